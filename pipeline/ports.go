@@ -1,0 +1,89 @@
+package pipeline
+
+import (
+	"context"
+	"iter"
+)
+
+// Keys makes key pairs. Generate may be called by many workers at once; a
+// source with scarce sessions makes them wait. The private key is a PKCS#8 PEM
+// that the caller wipes after use, nil where the key stays in the device's own
+// token. The public key is an SPKI in DER. label names the device for sources
+// that name their objects. An *Outage says that the source itself is gone.
+type Keys interface {
+	Generate(ctx context.Context, label string) (private, public []byte, err error)
+}
+
+// Images puts keys into images. All methods may be called by many workers at
+// once. Errors of the disk are an *Outage, others are the device's own.
+type Images interface {
+	// Stage makes the device's overlay, private key included, durable.
+	Stage(ctx context.Context, dev *Device, private []byte) (PackRef, error)
+	// Release publishes the image of a staged device and reads it back: it
+	// returns what is out, and the private key found there (nil for keys in
+	// tokens). Calling it again for the same record publishes the same bytes.
+	Release(ctx context.Context, rec *Record) (Output, []byte, error)
+	// Settle is called after the release is recorded: it destroys the overlay
+	// where the pack is not the product.
+	Settle(ctx context.Context, rec *Record) error
+	// Destroy destroys an overlay and the key in it.
+	Destroy(ctx context.Context, ref PackRef) error
+}
+
+// OnConflict says what to do when the server holds another key for an identity.
+type OnConflict string
+
+// The policies.
+const (
+	// ConflictFail records the conflict.
+	ConflictFail OnConflict = "fail"
+	// ConflictReplace removes the other auth set first, then preauthorizes.
+	// Accepted devices stay a conflict.
+	ConflictReplace OnConflict = "replace"
+)
+
+// Preauth is one device to preauthorize.
+type Preauth struct {
+	Identity Identity
+	SPKI     []byte // DER
+	// Replaces is an earlier key of our own (SPKI, DER) whose auth set may be
+	// removed whatever the policy; nil if there is none.
+	Replaces []byte
+	Policy   OnConflict
+}
+
+// Server is the conversation with the Mender server. Preauthorize retries what
+// is worth retrying by itself and returns when the server holds exactly this
+// key for the identity. It is idempotent. It returns a *ConflictError when the
+// server holds another key, an *Outage when the server is gone or refuses us,
+// and any other error for what is the device's own fault.
+type Server interface {
+	Preauthorize(ctx context.Context, req Preauth) (AuthSet, error)
+}
+
+// Change is one state change of one device and the event that says so.
+type Change struct {
+	// From is the state that the record must have in the ledger, with the
+	// lease of Record; else nothing is written and ErrLost is returned.
+	From State
+	// Record is what the ledger shall hold afterwards.
+	Record *Record
+	// Event needs all fields but Seq and Time, which the ledger gives.
+	Event Event
+}
+
+// Ledger keeps lots, records and events. All methods may be called by many
+// workers at once.
+type Ledger interface {
+	// Commit writes one change and its event in one transaction. It returns
+	// when both are durable; many callers share one durable commit. Any error
+	// but ErrLost means that the ledger is gone.
+	Commit(ctx context.Context, c Change) error
+	// Append writes an event that changes no record, durably, and returns its Seq.
+	Append(ctx context.Context, e Event) (int64, error)
+	// Records yields the lot's records in the given states (all if none is
+	// given), ordered by row. It holds no lock while the caller works.
+	Records(ctx context.Context, lot string, states ...State) iter.Seq2[*Record, error]
+	// Totals returns the lot's balance.
+	Totals(ctx context.Context, lot string) (Totals, error)
+}

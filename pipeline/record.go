@@ -1,0 +1,181 @@
+package pipeline
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+)
+
+// State is where a device stands. ARCHITECTURE.md draws the transitions.
+type State string
+
+// The states of a device, in the order in which a device passes them.
+const (
+	// Planned: in the ledger, nothing made yet.
+	Planned State = "planned"
+	// Staged: key and overlay are durable in the pack; public key and pack
+	// reference are in the ledger.
+	Staged State = "staged"
+	// Preauthorized: the server answered 201, or showed the same key.
+	Preauthorized State = "preauthorized"
+	// Released: the image is out, was read back, and holds the recorded key.
+	Released State = "released"
+	// Failed: retryable; Record.Reason says why.
+	Failed State = "failed"
+	// Conflicted: the server holds another key for this identity. Only a retry
+	// with a policy touches it.
+	Conflicted State = "conflict"
+)
+
+// States lists all states in the order in which reports show them.
+var States = []State{Planned, Staged, Preauthorized, Released, Failed, Conflicted}
+
+// PackRef says where in a lot's pack a device's overlay lies. The zero value
+// means that there is none (never staged, or destroyed).
+type PackRef struct {
+	Offset int64 // bytes from the start of the pack
+	Length int64 // bytes
+}
+
+// IsZero reports whether there is no overlay.
+func (r PackRef) IsZero() bool { return r == PackRef{} }
+
+// Output describes a released image.
+type Output struct {
+	Name   string // file name below the lot's images folder; empty for packs
+	Bytes  int64  // length of the image in bytes
+	SHA256 string // of the image, hexadecimal; empty where it was not computed
+}
+
+// AuthSet is what the server said about a device's identity and key.
+type AuthSet struct {
+	DeviceID   string // server's id of the device; may be empty after a forced heal
+	AuthSetID  string // known only where the server was asked for details
+	Status     string // "preauthorized" or "accepted"
+	RequestID  string // X-MEN-RequestID of the deciding answer
+	HTTPStatus int    // of the deciding answer
+	Attempts   int    // HTTP requests that it took
+}
+
+// Record is what the ledger knows of one device of one lot.
+type Record struct {
+	Lot string
+	Device
+
+	State  State
+	Reason string // why the device failed or conflicts; empty otherwise
+
+	// Set when staged; kept for ever, also through failures.
+	PublicKey []byte // SubjectPublicKeyInfo, DER
+	Algorithm string
+	Pack      PackRef
+
+	// Replaces is the public key (SPKI, DER) of an earlier key of our own
+	// making for this identity, whose auth set must be removed from the server
+	// before this record's key is preauthorized. Empty for a first key.
+	Replaces []byte
+
+	// Set when preauthorized.
+	Auth AuthSet
+
+	// Set when released.
+	Output Output
+
+	Attempts      int // times that a worker took the device up
+	KeysGenerated int // keys that were staged for this record
+	KeysDestroyed int // of these, keys that were destroyed unused
+
+	Station string
+	Lease   string    // empty unless a station works on it
+	Updated time.Time // UTC, of the last state change
+}
+
+// Fingerprint returns the SHA-256 of the record's SPKI in hexadecimal, and ""
+// before a key was staged.
+func (r *Record) Fingerprint() string { return Fingerprint(r.PublicKey) }
+
+// Fingerprint returns the SHA-256 of an SPKI (DER) in hexadecimal, and "" for
+// none.
+func Fingerprint(spki []byte) string {
+	if len(spki) == 0 {
+		return ""
+	}
+	sum := sha256.Sum256(spki)
+	return hex.EncodeToString(sum[:])
+}
+
+// Progress returns the state that the record's contents vouch for, whatever
+// failure was recorded: where a worker goes on.
+func (r *Record) Progress() State {
+	switch {
+	case r.State == Released:
+		return Released
+	case r.Pack.IsZero():
+		return Planned
+	case r.Auth.Status == "":
+		return Staged
+	default:
+		return Preauthorized
+	}
+}
+
+// Lot is one production run of one manifest. All fields but Closed are fixed
+// when the lot is planned: a run that differs in one of them is refused.
+type Lot struct {
+	Name           string
+	ManifestPath   string
+	ManifestSHA256 string // hexadecimal
+	Devices        int
+	GoldenPath     string
+	GoldenSHA256   string // of the unpacked image, hexadecimal
+	GoldenBytes    int64
+	InjectSHA256   string // of the canonical injection list, hexadecimal
+	Format         string
+	Keys           string // source of the keys: software, hsm, ..
+	Algorithm      string
+	Server         string // URL
+	Out            string // absolute path of out/LOT
+	Station        string
+	Created        time.Time // UTC
+	Closed         time.Time // UTC; zero while the lot is open
+}
+
+// KeyTotals is the balance of a lot's keys: Generated equals Released plus
+// Destroyed plus those that lie staged.
+type KeyTotals struct {
+	Generated int `json:"generated"`
+	Released  int `json:"released"`
+	Destroyed int `json:"destroyed"`
+}
+
+// Totals is a lot's balance; its JSON is the contract of `status --json`.
+type Totals struct {
+	Lot           string    `json:"lot"`
+	Devices       int       `json:"devices"`
+	Planned       int       `json:"planned"`
+	Staged        int       `json:"staged"`
+	Preauthorized int       `json:"preauthorized"`
+	Released      int       `json:"released"`
+	Failed        int       `json:"failed"`
+	Conflict      int       `json:"conflict"`
+	Keys          KeyTotals `json:"keys"`
+}
+
+// Count returns a pointer to the counter of a state, nil for an unknown one.
+func (t *Totals) Count(s State) *int {
+	switch s {
+	case Planned:
+		return &t.Planned
+	case Staged:
+		return &t.Staged
+	case Preauthorized:
+		return &t.Preauthorized
+	case Released:
+		return &t.Released
+	case Failed:
+		return &t.Failed
+	case Conflicted:
+		return &t.Conflict
+	}
+	return nil
+}
