@@ -98,3 +98,12 @@ func LeafHash(canonical []byte) [sha256.Size]byte {
 	h.Sum(sum[:0])
 	return sum
 }
+
+// StoredEvent is an event as the ledger keeps it.
+type StoredEvent struct {
+	Station   string
+	Seq       int64
+	Lot       string
+	Canonical []byte // RFC 8785 JSON
+	Leaf      [sha256.Size]byte
+}
