@@ -26,8 +26,25 @@ type Images interface {
 	// Settle is called after the release is recorded: it destroys the overlay
 	// where the pack is not the product.
 	Settle(ctx context.Context, rec *Record) error
-	// Destroy destroys an overlay and the key in it.
+	// Destroy destroys an overlay and the key in it. It is idempotent.
 	Destroy(ctx context.Context, ref PackRef) error
+	// Entries yields what lies in the pack, ordered by offset.
+	Entries(ctx context.Context) iter.Seq2[PackEntry, error]
+}
+
+// PackEntry is one overlay in a pack.
+type PackEntry struct {
+	Identity  IdentitySum
+	Ref       PackRef
+	Destroyed bool
+}
+
+// PackedRecord is a record's claim to a pack entry.
+type PackedRecord struct {
+	Identity   IdentitySum
+	Ref        PackRef
+	State      State
+	Superseded string
 }
 
 // OnConflict says what to do when the server holds another key for an identity.
@@ -84,6 +101,11 @@ type Ledger interface {
 	// Records yields the lot's records in the given states (all if none is
 	// given), ordered by row. It holds no lock while the caller works.
 	Records(ctx context.Context, lot string, states ...State) iter.Seq2[*Record, error]
+	// Record returns the lot's record of an identity.
+	Record(ctx context.Context, lot string, id IdentitySum) (*Record, error)
+	// Packed yields the records of the lot that have a pack reference, ordered
+	// by its offset.
+	Packed(ctx context.Context, lot string) iter.Seq2[PackedRecord, error]
 	// Totals returns the lot's balance.
 	Totals(ctx context.Context, lot string) (Totals, error)
 }

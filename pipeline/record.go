@@ -85,6 +85,10 @@ type Record struct {
 	KeysGenerated int // keys that were staged for this record
 	KeysDestroyed int // of these, keys that were destroyed unused
 
+	// Superseded names the lot that took the device over after it failed here;
+	// empty while this record is the identity's live one.
+	Superseded string
+
 	Station string
 	Lease   string    // empty unless a station works on it
 	Updated time.Time // UTC, of the last state change

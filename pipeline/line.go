@@ -1,0 +1,252 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+)
+
+// Drain is how long devices that are under way may take to end their current
+// step after the run was told to stop. Every step can be repeated, so what
+// takes longer is cut off.
+const Drain = 5 * time.Second
+
+// Limits bounds the scarce things. Zero values take the defaults.
+type Limits struct {
+	// Devices is how many devices are under way at once, default 256. They
+	// share durable commits, so more of them means fewer syncs a device.
+	Devices int
+	// CPU is how many goroutines make or check keys at once, default one a core.
+	CPU int
+	// Images is how many images are written at once, default twice the cores.
+	Images int
+}
+
+func (l Limits) withDefaults() Limits {
+	cores := runtime.GOMAXPROCS(0)
+	if l.Devices <= 0 {
+		l.Devices = 256
+	}
+	if l.CPU <= 0 {
+		l.CPU = cores
+	}
+	if l.Images <= 0 {
+		l.Images = 2 * cores
+	}
+	return l
+}
+
+// Line is the production line of one lot at one station. Its fields are set by
+// the caller before Run and not changed afterwards.
+type Line struct {
+	Lot     Lot
+	Station string
+	Run     int64 // Seq of the run-started event, repeated in each device's events
+
+	Ledger Ledger
+	Keys   Keys
+	Images Images
+	Server Server
+	Policy OnConflict
+	Limits Limits
+	Log    *slog.Logger
+	// Reached is told each state change after it is durable. It is called by
+	// many goroutines at once; nil is allowed.
+	Reached func(from, to State)
+
+	cpu, images *semaphore.Weighted
+}
+
+// Resumable lists the states that a run takes up.
+var Resumable = []State{Planned, Staged, Preauthorized, Failed}
+
+// reins are the two grades of stopping. When soft ends no device begins a new
+// step or waits for one; when hard ends the steps under way are cut off.
+type reins struct {
+	soft, hard context.Context
+	stop       context.CancelCauseFunc // ends soft
+}
+
+// Carry takes the lot's devices that are in the given states to their release.
+// One device's failure is recorded and the run goes on. An *Outage stops it
+// and is returned. When drain is closed no device begins a new step, and Carry
+// returns nil within Drain; cancelling ctx stops at once with its error.
+func (l *Line) Carry(ctx context.Context, drain <-chan struct{}, states ...State) error {
+	limits := l.Limits.withDefaults()
+	l.cpu = semaphore.NewWeighted(int64(limits.CPU))
+	l.images = semaphore.NewWeighted(int64(limits.Images))
+
+	soft, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	hard, kill := context.WithCancel(ctx)
+	defer kill()
+	r := &reins{soft: soft, hard: hard, stop: stop}
+	done := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() { watchDrain(drain, done, stop) })
+	watch.Go(func() { watchSoft(soft, done, kill) })
+	defer watch.Wait()
+	defer close(done)
+
+	feed := make(chan *Record)
+	var group errgroup.Group
+	group.Go(func() error {
+		defer close(feed)
+		return l.feed(r, feed, states)
+	})
+	for range limits.Devices {
+		group.Go(func() error { return l.work(r, feed) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// errDrain is the cause of a soft stop that was asked for.
+var errDrain = errors.New("asked to stop")
+
+func watchDrain(drain, done <-chan struct{}, stop context.CancelCauseFunc) {
+	select {
+	case <-drain:
+		stop(errDrain)
+	case <-done:
+	}
+}
+
+// watchSoft kills the steps that outlast a soft stop by Drain.
+func watchSoft(soft context.Context, done <-chan struct{}, kill context.CancelFunc) {
+	select {
+	case <-soft.Done():
+	case <-done:
+		return
+	}
+	timer := time.NewTimer(Drain)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		kill()
+	case <-done:
+	}
+}
+
+// feed hands out records until there are no more or the run stops.
+func (l *Line) feed(r *reins, feed chan<- *Record, states []State) error {
+	for rec, err := range l.Ledger.Records(r.soft, l.Lot.Name, states...) {
+		if r.soft.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			r.stop(err)
+			return storageOutage(err)
+		}
+		if rec.Superseded != "" {
+			continue
+		}
+		select {
+		case feed <- rec:
+		case <-r.soft.Done():
+			return nil
+		}
+	}
+	return nil
+}
+
+func storageOutage(err error) error {
+	if _, ok := errors.AsType[*Outage](err); ok {
+		return err
+	}
+	return &Outage{Part: PartStorage, Err: fmt.Errorf("ledger: %w", err),
+		Hint: "Check the disk and the ledger file, then run the same command again: it goes on from here."}
+}
+
+// work carries records until the feed ends. It returns an error only for what
+// stops the whole run, and stops it.
+func (l *Line) work(r *reins, feed <-chan *Record) error {
+	for rec := range feed {
+		if err := l.carry(r, rec); err != nil {
+			r.stop(err)
+			return err
+		}
+	}
+	return nil
+}
+
+// carry takes one device from its recorded state to its release. It returns
+// nil also when the device failed, or when the run stopped between two steps.
+func (l *Line) carry(r *reins, rec *Record) error {
+	rec.Attempts++
+	for _, step := range []struct {
+		from State
+		do   func(*reins, *Record) error
+	}{
+		{Planned, l.stage},
+		{Staged, l.preauthorize},
+		{Preauthorized, l.release},
+	} {
+		if rec.Progress() != step.from {
+			continue
+		}
+		if r.soft.Err() != nil {
+			return nil
+		}
+		if err := step.do(r, rec); err != nil {
+			return l.judge(r, rec, err)
+		}
+	}
+	return nil
+}
+
+// judge decides what a step's error means: stop the run, or record the
+// device's own failure and go on.
+func (l *Line) judge(r *reins, rec *Record, err error) error {
+	if _, ok := errors.AsType[*Outage](err); ok {
+		return err
+	}
+	if r.soft.Err() != nil && (r.hard.Err() != nil || errors.Is(err, context.Canceled)) {
+		return nil // cut off, not failed: the record stands where it stood
+	}
+	if errors.Is(err, ErrLost) {
+		l.Log.Warn("another worker has this device", "device", rec.Identity.Name(), "row", rec.Row)
+		return nil
+	}
+	to, event := Failed, Event{Action: ActionFail, Reason: err.Error()}
+	if conflict, ok := errors.AsType[*ConflictError](err); ok {
+		to, event.Action = Conflicted, ActionConflict
+		event.Auth = AuthSet{DeviceID: conflict.DeviceID, RequestID: conflict.RequestID, HTTPStatus: conflict.HTTPStatus}
+	}
+	l.Log.Warn("device "+event.Action, "device", rec.Identity.Name(), "row", rec.Row, "reason", event.Reason)
+	return l.commit(r, rec, to, event, func(next *Record) { next.Reason = event.Reason })
+}
+
+// commit records a change of rec to the state to, and updates rec when it is
+// durable. It does not heed cancellation: what was done is recorded.
+func (l *Line) commit(r *reins, rec *Record, to State, event Event, change func(next *Record)) error {
+	next := *rec
+	next.State, next.Reason, next.Station = to, "", l.Station
+	change(&next)
+	event.Station, event.Lot, event.Run = l.Station, l.Lot.Name, l.Run
+	event.Row, event.Device, event.Attempt = rec.Row, rec.Identity, rec.Attempts
+	event.From, event.To = rec.State, to
+	event.Algorithm, event.SPKI = next.Algorithm, next.Fingerprint()
+	err := l.Ledger.Commit(context.WithoutCancel(r.hard), Change{From: rec.State, Record: &next, Event: event})
+	if errors.Is(err, ErrLost) {
+		return err
+	}
+	if err != nil {
+		return storageOutage(err)
+	}
+	from := rec.State
+	*rec = next
+	if l.Reached != nil && from != to {
+		l.Reached(from, to)
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package pipeline
+
+import (
+	"context"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// KeysInToken is the Lot.Keys of lots whose private keys stay in the devices'
+// own tokens: their images hold none.
+const KeysInToken = "token"
+
+// What became of a private key, as events say it.
+const (
+	keyInPack    = "in-pack"
+	keyInImage   = "in-image"
+	keyInToken   = "in-token"
+	keyDestroyed = "destroyed"
+)
+
+// stage makes a key, makes it durable in the pack, and only then records it. A
+// crash before the pack has it loses a key that nobody knows; a crash between
+// pack and ledger leaves an entry that Recover destroys.
+func (l *Line) stage(r *reins, rec *Record) error {
+	private, public, err := l.generate(r, rec)
+	if err != nil {
+		return err
+	}
+	defer clear(private)
+	ref, err := l.Images.Stage(r.hard, &rec.Device, private)
+	if err != nil {
+		return err
+	}
+	event := Event{Action: ActionStage, Key: keyInPack}
+	if l.Lot.Keys == KeysInToken {
+		event.Key = keyInToken
+	}
+	// Where the commit's fate is unknown, or another worker had the record, the
+	// entry stays in the pack: the next start compares pack and ledger.
+	return l.commit(r, rec, Staged, event, func(next *Record) {
+		next.PublicKey, next.Algorithm, next.Pack = public, l.Lot.Algorithm, ref
+		next.Auth = AuthSet{}
+		next.KeysGenerated++
+	})
+}
+
+func (l *Line) generate(r *reins, rec *Record) (private, public []byte, err error) {
+	if err := acquire(r, l.cpu); err != nil {
+		return nil, nil, err
+	}
+	defer l.cpu.Release(1)
+	return l.Keys.Generate(r.hard, rec.Identity.Name())
+}
+
+// preauthorize tells the server the public key and records what it said.
+func (l *Line) preauthorize(r *reins, rec *Record) error {
+	auth, err := l.Server.Preauthorize(r.hard, Preauth{
+		Identity: rec.Identity, SPKI: rec.PublicKey, Replaces: rec.Replaces, Policy: l.Policy,
+	})
+	if err != nil {
+		return err
+	}
+	return l.commit(r, rec, Preauthorized, Event{Action: ActionPreauthorize, Auth: auth}, func(next *Record) {
+		next.Auth = auth
+	})
+}
+
+// release publishes the image, reads it back and records it. The record says
+// released only if the image's key is the one that was preauthorized.
+func (l *Line) release(r *reins, rec *Record) error {
+	out, private, err := l.publish(r, rec)
+	if err != nil {
+		return err
+	}
+	defer clear(private)
+	event := Event{Action: ActionRelease, Output: out, Key: keyInImage, ReadBack: "match"}
+	if l.Lot.Keys == KeysInToken {
+		event.Key, event.ReadBack = keyInToken, ""
+	} else if err := l.compare(r, private, rec.PublicKey); err != nil {
+		return err
+	}
+	if err := l.commit(r, rec, Released, event, func(next *Record) { next.Output = out }); err != nil {
+		return err
+	}
+	return l.Images.Settle(context.WithoutCancel(r.hard), rec)
+}
+
+func (l *Line) publish(r *reins, rec *Record) (Output, []byte, error) {
+	if err := acquire(r, l.images); err != nil {
+		return Output{}, nil, err
+	}
+	defer l.images.Release(1)
+	return l.Images.Release(r.hard, rec)
+}
+
+func (l *Line) compare(r *reins, private, spki []byte) error {
+	if err := acquire(r, l.cpu); err != nil {
+		return err
+	}
+	defer l.cpu.Release(1)
+	return MatchKey(private, spki)
+}
+
+// acquire waits for one unit as long as new steps may begin.
+func acquire(r *reins, s *semaphore.Weighted) error { return s.Acquire(r.soft, 1) }
