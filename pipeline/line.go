@@ -235,7 +235,9 @@ func (l *Line) commit(r *reins, rec *Record, to State, event Event, change func(
 	event.Station, event.Lot, event.Run = l.Station, l.Lot.Name, l.Run
 	event.Row, event.Device, event.Attempt = rec.Row, rec.Identity, rec.Attempts
 	event.From, event.To = rec.State, to
-	event.Algorithm, event.SPKI = next.Algorithm, next.Fingerprint()
+	if event.Key != keyDestroyed { // the destroyed key is another one than the record's
+		event.Algorithm, event.SPKI = next.Algorithm, next.Fingerprint()
+	}
 	err := l.Ledger.Commit(context.WithoutCancel(r.hard), Change{From: rec.State, Record: &next, Event: event})
 	if errors.Is(err, ErrLost) {
 		return err
