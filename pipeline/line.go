@@ -145,7 +145,7 @@ func (l *Line) feed(r *reins, feed chan<- *Record, states []State) error {
 		}
 		if err != nil {
 			r.stop(err)
-			return storageOutage(err)
+			return storageOutage("ledger", err)
 		}
 		if rec.Superseded != "" {
 			continue
@@ -159,12 +159,13 @@ func (l *Line) feed(r *reins, feed chan<- *Record, states []State) error {
 	return nil
 }
 
-func storageOutage(err error) error {
+// storageOutage makes err an *Outage of the storage unless it is one already.
+func storageOutage(what string, err error) error {
 	if _, ok := errors.AsType[*Outage](err); ok {
 		return err
 	}
-	return &Outage{Part: PartStorage, Err: fmt.Errorf("ledger: %w", err),
-		Hint: "Check the disk and the ledger file, then run the same command again: it goes on from here."}
+	return &Outage{Part: PartStorage, Err: fmt.Errorf("%s: %w", what, err),
+		Hint: "Check the disk, then run the same command again: it goes on from here."}
 }
 
 // work carries records until the feed ends. It returns an error only for what
@@ -243,7 +244,7 @@ func (l *Line) commit(r *reins, rec *Record, to State, event Event, change func(
 		return err
 	}
 	if err != nil {
-		return storageOutage(err)
+		return storageOutage("ledger", err)
 	}
 	from := rec.State
 	*rec = next

@@ -30,7 +30,7 @@ func (l *Line) Recover(ctx context.Context, settle bool) (Recovered, error) {
 			claim, err, more = claims()
 		}
 		if more && err != nil {
-			return found, storageOutage(err)
+			return found, storageOutage("ledger", err)
 		}
 		if entry.Destroyed {
 			continue
@@ -61,7 +61,7 @@ func (l *Line) recoverEntry(ctx context.Context, found *Recovered, entry PackEnt
 func (l *Line) destroyUnclaimed(ctx context.Context, entry PackEntry) error {
 	rec, err := l.Ledger.Record(ctx, l.Lot.Name, entry.Identity)
 	if err != nil {
-		return storageOutage(err)
+		return storageOutage("ledger", err)
 	}
 	r := &reins{soft: ctx, hard: ctx}
 	event := Event{Action: ActionDestroyKey, Key: keyDestroyed, Reason: "made before an interruption, never recorded"}

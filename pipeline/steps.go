@@ -82,7 +82,12 @@ func (l *Line) release(r *reins, rec *Record) error {
 	if err := l.commit(r, rec, Released, event, func(next *Record) { next.Output = out }); err != nil {
 		return err
 	}
-	return l.Images.Settle(context.WithoutCancel(r.hard), rec)
+	// The device is released whatever happens here: what Settle leaves behind,
+	// Recover finds. But a disk that fails now fails the next device too.
+	if err := l.Images.Settle(context.WithoutCancel(r.hard), rec); err != nil {
+		return storageOutage("pack", err)
+	}
+	return nil
 }
 
 func (l *Line) publish(r *reins, rec *Record) (Output, []byte, error) {

@@ -1,0 +1,214 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func never() <-chan struct{} { return make(chan struct{}) }
+
+func TestCarryReleasesEveryDevice(t *testing.T) {
+	w := newWorld(t, 300)
+	var mu sync.Mutex
+	reached := map[State]int{}
+	line := w.line(32)
+	line.Reached = func(_, to State) { mu.Lock(); reached[to]++; mu.Unlock() }
+	if err := line.Carry(t.Context(), never(), Resumable...); err != nil {
+		t.Fatal(err)
+	}
+	w.checkComplete()
+	for _, state := range []State{Staged, Preauthorized, Released} {
+		if reached[state] != 300 {
+			t.Errorf("%d devices were said to be %s, want 300", reached[state], state)
+		}
+	}
+	before := len(w.events)
+	if err := line.Carry(t.Context(), never(), Resumable...); err != nil || len(w.events) != before {
+		t.Errorf("a second run of a finished lot did something: %v", err)
+	}
+}
+
+// TestFaultTable breaks each call once, before and after its effect, as a
+// device's fault and as the environment's, and runs the lot again: the
+// recovery is the ordinary path.
+func TestFaultTable(t *testing.T) {
+	calls := []string{"generate", "stage", "commit-staged", "preauthorize", "commit-preauthorized", "release", "commit-released", "settle"}
+	for _, call := range calls {
+		for _, after := range []bool{false, true} {
+			for _, outage := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s after=%v outage=%v", call, after, outage), func(t *testing.T) {
+					testFault(t, call, after, outage)
+				})
+			}
+		}
+	}
+}
+
+func testFault(t *testing.T, call string, after, outage bool) {
+	w := newWorld(t, 20)
+	fail := errors.New("broken on request")
+	if outage {
+		fail = &Outage{Part: PartStorage, Err: fail}
+	}
+	w.faults[call] = fault{nth: 7, after: after, err: fail}
+	line := w.line(4)
+	err := line.Carry(t.Context(), never(), Resumable...)
+	_, isOutage := errors.AsType[*Outage](err)
+	if stops := outage || call == "settle" || strings.HasPrefix(call, "commit"); stops != isOutage {
+		t.Fatalf("Carry returned %v; must it stop the run? %v", err, stops)
+	}
+	if !isOutage && w.records[w.order[0]].State != Released && w.calls["release"] < 19 {
+		t.Error("one device's failure kept others from their release")
+	}
+	w.faults = map[string]fault{}
+	if _, err := line.Recover(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	if err := line.Carry(t.Context(), never(), Resumable...); err != nil {
+		t.Fatal(err)
+	}
+	w.checkComplete()
+}
+
+func TestConflictWaitsForAPolicy(t *testing.T) {
+	w := newWorld(t, 3)
+	name := w.records[w.order[1]].Identity.String()
+	w.sets[name] = [][]byte{[]byte("another key")}
+	line := w.line(2)
+	for range 2 { // a second run leaves it alone
+		if err := line.Carry(t.Context(), never(), Resumable...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rec := w.records[w.order[1]]
+	if rec.State != Conflicted || rec.Reason == "" || rec.Attempts != 1 {
+		t.Errorf("state %s, reason %q, attempts %d; want one recorded conflict", rec.State, rec.Reason, rec.Attempts)
+	}
+	if rec.Pack.IsZero() || len(w.sets[name]) != 1 {
+		t.Error("the conflicting device lost its staged key, or the server got a second one")
+	}
+	delete(w.sets, name)
+	if err := line.Carry(t.Context(), never(), Failed, Conflicted); err != nil {
+		t.Fatal(err)
+	}
+	w.checkComplete()
+}
+
+// TestWrongKeyInImage: an image that holds another key than the recorded one
+// is never released.
+func TestWrongKeyInImage(t *testing.T) {
+	w := newWorld(t, 2)
+	line := w.line(1)
+	line.Images = swapped{fakeImages{w}}
+	if err := line.Carry(t.Context(), never(), Resumable...); err != nil {
+		t.Fatal(err)
+	}
+	for _, rec := range w.records {
+		if rec.Row == 3 && rec.State != Failed {
+			t.Errorf("row %d is %s with another device's key in its image", rec.Row, rec.State)
+		}
+	}
+}
+
+type swapped struct{ fakeImages }
+
+func (s swapped) Release(ctx context.Context, rec *Record) (Output, []byte, error) {
+	out, _, err := s.fakeImages.Release(ctx, rec)
+	return out, s.pack[0].private, err
+}
+
+func TestDrainEndsBetweenSteps(t *testing.T) {
+	w := newWorld(t, 1000)
+	drain := make(chan struct{})
+	var once sync.Once
+	line := w.line(8)
+	line.Reached = func(_, to State) {
+		if to == Preauthorized {
+			once.Do(func() { close(drain) })
+		}
+	}
+	if err := line.Carry(t.Context(), drain, Resumable...); err != nil {
+		t.Fatalf("a drained run is no error: %v", err)
+	}
+	totals, err := w.Totals(t.Context(), "lot")
+	if err != nil || totals.Planned < 900 {
+		t.Fatalf("%d of 1000 devices were left alone after the drain, err %v", totals.Planned, err)
+	}
+	if err := line.Carry(t.Context(), never(), Resumable...); err != nil {
+		t.Fatal(err)
+	}
+	w.checkComplete()
+}
+
+// TestDrainCutsOffWhatHangs: a server that never answers does not hold a drain.
+func TestDrainCutsOffWhatHangs(t *testing.T) { synctest.Test(t, testDrainHanging) }
+
+func testDrainHanging(t *testing.T) {
+	w := newWorld(t, 4)
+	line := w.line(4)
+	asked := make(chan struct{}, 4)
+	line.Server = hanging{asked}
+	drain := make(chan struct{})
+	go func() { <-asked; close(drain) }()
+	if err := line.Carry(t.Context(), drain, Resumable...); err != nil {
+		t.Fatal(err)
+	}
+	for _, rec := range w.records {
+		if rec.State != Staged && rec.State != Planned {
+			t.Errorf("row %d is %s (%s); cut off is not failed", rec.Row, rec.State, rec.Reason)
+		}
+	}
+}
+
+type hanging struct{ asked chan struct{} }
+
+func (h hanging) Preauthorize(ctx context.Context, _ Preauth) (AuthSet, error) {
+	h.asked <- struct{}{}
+	<-ctx.Done()
+	return AuthSet{}, ctx.Err()
+}
+
+func TestCancelStopsAtOnce(t *testing.T) {
+	w := newWorld(t, 10)
+	ctx, cancel := context.WithCancel(t.Context())
+	line := w.line(2)
+	line.Reached = func(State, State) { cancel() }
+	if err := line.Carry(ctx, never(), Resumable...); !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v, want the context's error", err)
+	}
+}
+
+func TestRecoverDestroysWhatTheLedgerDoesNotKnow(t *testing.T) {
+	w := newWorld(t, 3)
+	line := w.line(1)
+	if err := line.Carry(t.Context(), never(), Resumable...); err != nil {
+		t.Fatal(err)
+	}
+	stray := w.order[1]
+	w.pack = append(w.pack, packed{id: stray, private: []byte("k")})
+	w.pack[0].destroyed = false // as if a crash had come before Settle
+	found, err := line.Recover(t.Context(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found.Destroyed != 1 || found.Settled != 1 {
+		t.Errorf("found %+v, want one stray and one leftover", found)
+	}
+	if rec := w.records[stray]; rec.KeysGenerated != 2 || rec.KeysDestroyed != 1 || rec.State != Released {
+		t.Errorf("the stray key is not in the balance: %+v", rec)
+	}
+	for i, p := range w.pack {
+		if !p.destroyed {
+			t.Errorf("entry %d is still there", i)
+		}
+	}
+}
