@@ -47,6 +47,9 @@ type Slot struct {
 	Inode *InodeSlot
 	// Bytes is the exact length the content must have where Inode is nil.
 	Bytes int64
+	// Shortest is the least length the content can have where Inode is not nil:
+	// one less, and the file would have a block that it doesn't need.
+	Shortest int64
 }
 
 // Overlay is the difference between one device's image and the golden image.
