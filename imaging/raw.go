@@ -1,0 +1,169 @@
+package imaging
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// rawWriter writes raw images: reflinks of golden where the file system has
+// them, sparse copies elsewhere.
+type rawWriter struct {
+	golden Image
+	data   []Span // golden's ranges that are not zero, found when first needed
+}
+
+func openRaw(_ context.Context, g Image, _ string) (Writer, error) {
+	return &rawWriter{golden: g}, g.Unchanged()
+}
+
+func (w *rawWriter) Close() error { return nil }
+
+func (w *rawWriter) View(path string) (View, error) { return os.Open(path) }
+
+func (w *rawWriter) Write(ctx context.Context, o *Overlay, dst string) (Result, error) {
+	return WriteRaw(ctx, w.golden, o, dst)
+}
+
+// WriteRaw publishes one raw image as Writer.Write says. It is a reflink of
+// golden where both lie in one file system that has reflinks (XFS, btrfs);
+// elsewhere it is a copy that leaves golden's holes out.
+func WriteRaw(ctx context.Context, g Image, o *Overlay, dst string) (Result, error) {
+	var result Result
+	err := publish(ctx, dst, func(f *os.File) error {
+		src, err := os.Open(g.Path())
+		if err != nil {
+			return err
+		}
+		defer src.Close()
+		if err := checkGolden(g, o); err != nil {
+			return err
+		}
+		result.Bytes = g.Size()
+		result.Shared = unix.IoctlFileClone(int(f.Fd()), int(src.Fd())) == nil
+		if !result.Shared {
+			if err := copySparse(ctx, f, src, g.Size()); err != nil {
+				return err
+			}
+		}
+		extents := o.Extents()
+		if err := patch(f, extents); err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
+		if err := readBack(f, extents); err != nil {
+			return err
+		}
+		return g.Unchanged()
+	})
+	if err != nil {
+		return Result{}, fmt.Errorf("write image %s: %w", dst, err)
+	}
+	return result, nil
+}
+
+// checkGolden returns an error unless the overlay belongs to the golden image,
+// and that is unchanged.
+func checkGolden(g Image, o *Overlay) error {
+	if o.Template.Golden != g.SHA256() || o.Template.GoldenBytes != g.Size() {
+		return fmt.Errorf("the overlay belongs to another golden image than %s", g.Path())
+	}
+	return g.Unchanged()
+}
+
+// patch writes extents over a file.
+func patch(f *os.File, extents []Extent) error {
+	for _, e := range extents {
+		if _, err := f.WriteAt(e.Data, e.Offset); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readBack compares a file's extents with what was written, as the disk has
+// them and not the cache, as far as the kernel lets us.
+func readBack(f *os.File, extents []Extent) error {
+	var buf []byte
+	defer func() { clear(buf[:cap(buf)]) }()
+	for _, e := range extents {
+		n := len(e.Data)
+		_ = unix.Fadvise(int(f.Fd()), e.Offset, int64(n), unix.FADV_DONTNEED) // advice only
+		if cap(buf) < n {
+			clear(buf[:cap(buf)])
+			buf = make([]byte, n)
+		}
+		buf = buf[:n]
+		if _, err := f.ReadAt(buf, e.Offset); err != nil {
+			return fmt.Errorf("read back: %w", err)
+		}
+		if string(buf) != string(e.Data) {
+			return fmt.Errorf("read back: %d bytes at offset %d are not what was written", n, e.Offset)
+		}
+	}
+	return nil
+}
+
+// copySparse copies size bytes of src, leaving out its holes.
+func copySparse(ctx context.Context, dst, src *os.File, size int64) error {
+	if err := dst.Truncate(size); err != nil {
+		return err
+	}
+	for span, err := range dataSpans(src, size) {
+		if err != nil {
+			return err
+		}
+		if err := copyRange(ctx, dst, src, span); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyStep is how much is copied between two looks at the context, in bytes.
+const copyStep = 16 << 20
+
+// copyRange copies one range within the kernel where it can.
+func copyRange(ctx context.Context, dst, src *os.File, span Span) error {
+	from, to, end := span.Offset, span.Offset, span.Offset+span.Length
+	for from < end {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := unix.CopyFileRange(int(src.Fd()), &from, int(dst.Fd()), &to, int(min(copyStep, end-from)), 0)
+		switch {
+		case err == unix.EINTR:
+		case from == span.Offset && (err == unix.EXDEV || err == unix.EINVAL || err == unix.EOPNOTSUPP || err == unix.ENOSYS):
+			return copyPlain(ctx, dst, src, span)
+		case err != nil:
+			return os.NewSyscallError("copy_file_range", err)
+		case n == 0:
+			return io.ErrUnexpectedEOF
+		}
+	}
+	return nil
+}
+
+// copyPlain copies one range by reading and writing.
+func copyPlain(ctx context.Context, dst, src *os.File, span Span) error {
+	buf := make([]byte, min(1<<20, span.Length))
+	for done := int64(0); done < span.Length; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		part := buf[:min(int64(len(buf)), span.Length-done)]
+		if _, err := src.ReadAt(part, span.Offset+done); err != nil {
+			return err
+		}
+		if _, err := dst.WriteAt(part, span.Offset+done); err != nil {
+			return err
+		}
+		done += int64(len(part))
+	}
+	return nil
+}
