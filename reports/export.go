@@ -1,0 +1,264 @@
+package reports
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"keymill/pipeline"
+)
+
+// Export writes a lot's bundle to the folder dir. It is written to a temporary
+// folder beside dir and renamed when it is complete, so that under dir there is
+// never half a bundle. Folders are 0700, files 0600. The same ledger gives the
+// same bytes, but for signatures of ECDSA keys, which are random. A lot that
+// changes while it is exported is an error.
+func Export(ctx context.Context, src Source, lot, dir string, opt Options) (Result, error) {
+	chosen, err := chooseFormats(opt.Formats)
+	if err != nil {
+		return Result{}, err
+	}
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := checkTarget(dir, opt.Replace); err != nil {
+		return Result{}, err
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return Result{}, storage(err)
+	}
+	temp, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+".partial-")
+	if err != nil {
+		return Result{}, storage(err)
+	}
+	defer os.RemoveAll(temp)
+
+	e := &export{src: src, lot: lot, dir: temp, opt: opt, formats: chosen}
+	if err := e.write(ctx); err != nil {
+		return Result{}, err
+	}
+	e.result.Dir = dir
+	if opt.Record != nil {
+		if err := opt.Record(ctx, e.event()); err != nil {
+			return Result{}, fmt.Errorf("record the export: %w", err)
+		}
+	}
+	return e.result, publish(temp, dir)
+}
+
+// storage marks an error of the disk as the environment's.
+func storage(err error) error {
+	return &pipeline.Outage{Part: pipeline.PartStorage, Err: fmt.Errorf("export: %w", err),
+		Hint: "check that the folder exists, is writable and has room"}
+}
+
+// export is one export under way.
+type export struct {
+	src     Source
+	lot     string
+	dir     string // temporary
+	opt     Options
+	formats []format
+	summary *Summary
+	result  Result
+}
+
+func (e *export) write(ctx context.Context) error {
+	var err error
+	if e.summary, err = survey(ctx, e.src, e.lot); err != nil {
+		return err
+	}
+	if err := e.writeEvents(ctx); err != nil {
+		return err
+	}
+	if err := e.writeDevices(ctx); err != nil {
+		return err
+	}
+	totals, err := e.src.Totals(ctx, e.lot)
+	if err != nil {
+		return err
+	}
+	if totals != e.summary.Totals || e.result.Devices != e.summary.Balance.Rows {
+		return pipeline.WithHint(fmt.Errorf("lot %s changed while it was exported", e.lot),
+			"export it again when no run works on it")
+	}
+	e.result.Time = e.summary.Time
+	e.result.Files, err = listFiles(e.dir)
+	return err
+}
+
+// writeEvents writes events.jsonl, the lot's events verbatim, where it is
+// wanted, and gathers the statistics.
+func (e *export) writeEvents(ctx context.Context) error {
+	var out *outFile
+	if e.has("jsonl") {
+		var err error
+		if out, err = createFile(e.dir, "events.jsonl"); err != nil {
+			return storage(err)
+		}
+		defer out.Abort()
+	}
+	for stored, err := range e.src.Events(ctx, e.lot) {
+		if err != nil {
+			return fmt.Errorf("events of lot %s: %w", e.lot, err)
+		}
+		line, err := parseEvent(stored.Canonical)
+		if err != nil {
+			return fmt.Errorf("station %s, seq %d: %w", stored.Station, stored.Seq, err)
+		}
+		e.summary.Stats.add(line)
+		e.result.Events++
+		if out != nil {
+			_, _ = out.Write(stored.Canonical) // a bufio.Writer keeps its error
+			if err := out.WriteByte('\n'); err != nil {
+				return storage(err)
+			}
+		}
+	}
+	if out == nil {
+		return nil
+	}
+	return out.Close()
+}
+
+// writeDevices hands every record to every chosen format, in one pass.
+func (e *export) writeDevices(ctx context.Context) error {
+	var writers []deviceWriter
+	defer func() {
+		for _, w := range writers {
+			w.Abort()
+		}
+	}()
+	for _, f := range e.formats {
+		w, err := f.open(e.dir, e.summary)
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+		writers = append(writers, w)
+	}
+	for r, err := range e.src.Records(ctx, e.lot) {
+		if err != nil {
+			return fmt.Errorf("records of lot %s: %w", e.lot, err)
+		}
+		e.result.Devices++
+		for i, w := range writers {
+			if err := w.Device(r); err != nil {
+				return fmt.Errorf("%s, row %d: %w", e.formats[i].name, r.Row, err)
+			}
+		}
+	}
+	for i, w := range writers {
+		if err := w.Close(); err != nil {
+			return fmt.Errorf("%s: %w", e.formats[i].name, err)
+		}
+	}
+	return nil
+}
+
+func (e *export) has(name string) bool {
+	for _, f := range e.formats {
+		if f.name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// event is what the ledger shall remember of this export.
+func (e *export) event() pipeline.Event {
+	return pipeline.Event{Station: e.opt.Station, Lot: e.lot, Action: pipeline.ActionExport}
+}
+
+// checkTarget refuses to write where something is that no export made.
+func checkTarget(dir string, replace bool) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
+		return nil
+	}
+	if err != nil {
+		return storage(err)
+	}
+	if !replace {
+		return pipeline.WithHint(fmt.Errorf("%s exists already", dir), "choose another folder, or allow it to be replaced")
+	}
+	for _, entry := range entries {
+		if !bundleName(entry.Name()) {
+			return pipeline.WithHint(fmt.Errorf("%s holds %q, which no export wrote", dir, entry.Name()),
+				"choose another folder")
+		}
+	}
+	return nil
+}
+
+// bundleName reports whether an export writes a file or folder of this name.
+func bundleName(name string) bool {
+	if name == "events.jsonl" {
+		return true
+	}
+	for _, f := range formats() {
+		for _, file := range f.files {
+			if file == name {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// publish moves a complete bundle to its name. An earlier bundle there changes
+// places with it in one step, and is then removed.
+func publish(temp, dir string) error {
+	_ = os.Remove(dir) // an empty folder may be in the way
+	err := unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EEXIST) {
+		err = unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE)
+	}
+	if err != nil {
+		return storage(fmt.Errorf("rename to %s: %w", dir, err))
+	}
+	parent, err := os.Open(filepath.Dir(dir))
+	if err != nil {
+		return storage(err)
+	}
+	defer parent.Close()
+	return parent.Sync()
+}
+
+// listFiles returns the files below dir with their hashes, by name.
+func listFiles(dir string) ([]File, error) {
+	var files []File
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		rel, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		n, sum, err := hashFile(path)
+		files = append(files, File{filepath.ToSlash(rel), n, sum})
+		return err
+	})
+	return files, err
+}
+
+// hashFile returns a file's length and its SHA-256 in hexadecimal.
+func hashFile(path string) (int64, string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	n, err := io.Copy(h, f)
+	return n, hex.EncodeToString(h.Sum(nil)), err
+}

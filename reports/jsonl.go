@@ -1,0 +1,74 @@
+package reports
+
+import (
+	"encoding/json"
+	"time"
+
+	"keymill/pipeline"
+)
+
+// deviceLine is one line of devices.jsonl. Members are in the order of their
+// names.
+type deviceLine struct {
+	Algorithm      string            `json:"algorithm,omitempty"`
+	Attempts       int               `json:"attempts"`
+	Attributes     map[string]string `json:"attributes,omitempty"`
+	AuthSetID      string            `json:"auth_set_id,omitempty"`
+	AuthStatus     string            `json:"auth_status,omitempty"`
+	HTTPStatus     int               `json:"http_status,omitempty"`
+	Identity       map[string]string `json:"identity"`
+	KeysDestroyed  int               `json:"keys_destroyed"`
+	KeysGenerated  int               `json:"keys_generated"`
+	OutputBytes    int64             `json:"output_bytes,omitempty"`
+	OutputName     string            `json:"output_name,omitempty"`
+	OutputSHA256   string            `json:"output_sha256,omitempty"`
+	PublicKey      []byte            `json:"public_key,omitempty"` // SPKI, DER; base64 in JSON
+	Reason         string            `json:"reason,omitempty"`
+	RequestID      string            `json:"request_id,omitempty"`
+	Row            int               `json:"row"`
+	ServerDeviceID string            `json:"server_device_id,omitempty"`
+	SPKISHA256     string            `json:"spki_sha256,omitempty"`
+	State          pipeline.State    `json:"state"`
+	Station        string            `json:"station,omitempty"`
+	Updated        time.Time         `json:"updated"`
+}
+
+func lineOf(r *pipeline.Record) deviceLine {
+	return deviceLine{
+		Algorithm: r.Algorithm, Attempts: r.Attempts, Attributes: attrMap(r.Attrs),
+		AuthSetID: r.Auth.AuthSetID, AuthStatus: r.Auth.Status, HTTPStatus: r.Auth.HTTPStatus,
+		Identity: attrMap(r.Identity), KeysDestroyed: r.KeysDestroyed, KeysGenerated: r.KeysGenerated,
+		OutputBytes: r.Output.Bytes, OutputName: r.Output.Name, OutputSHA256: r.Output.SHA256,
+		PublicKey: r.PublicKey, Reason: r.Reason, RequestID: r.Auth.RequestID, Row: r.Row,
+		ServerDeviceID: r.Auth.DeviceID, SPKISHA256: r.Fingerprint(), State: r.State,
+		Station: r.Station, Updated: r.Updated.UTC(),
+	}
+}
+
+func attrMap(attrs []pipeline.Attr) map[string]string {
+	m := make(map[string]string, len(attrs))
+	for _, a := range attrs {
+		m[a.Name] = a.Value
+	}
+	return m
+}
+
+// jsonlWriter writes devices.jsonl: one JSON object a line, one line a device.
+type jsonlWriter struct {
+	file *outFile
+	enc  *json.Encoder
+}
+
+func openJSONL(dir string, _ *Summary) (deviceWriter, error) {
+	file, err := createFile(dir, "devices.jsonl")
+	if err != nil {
+		return nil, err
+	}
+	enc := json.NewEncoder(file)
+	enc.SetEscapeHTML(false)
+	return &jsonlWriter{file, enc}, nil
+}
+
+func (w *jsonlWriter) Device(r *pipeline.Record) error { return w.enc.Encode(lineOf(r)) }
+func (w *jsonlWriter) Close() error                    { return w.file.Close() }
+func (w *jsonlWriter) Abort()                          { w.file.Abort() }

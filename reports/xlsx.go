@@ -1,0 +1,203 @@
+package reports
+
+import (
+	"archive/zip"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/xuri/excelize/v2"
+
+	"keymill/pipeline"
+)
+
+// sheetRows is how many rows a worksheet holds (ECMA-376, as Excel limits it).
+const sheetRows = 1_048_576
+
+// xlsxWriter writes devices.xlsx: a summary sheet with charts, then the
+// devices with typed columns, frozen header and filter, on as many sheets as
+// they need. Rows are streamed: memory does not grow with the lot.
+type xlsxWriter struct {
+	dir     string
+	book    *excelize.File
+	summary *Summary
+	cols    []column
+	rows    int // that a sheet may hold, header included
+
+	header, date int // style ids
+	sheet        string
+	sheets       int
+	stream       *excelize.StreamWriter
+	row          int // last row written on the sheet
+	values       []any
+}
+
+func openXLSX(dir string, s *Summary) (deviceWriter, error) {
+	return newXLSX(dir, s, sheetRows)
+}
+
+func newXLSX(dir string, s *Summary, rows int) (*xlsxWriter, error) {
+	w := &xlsxWriter{dir: dir, summary: s, cols: columns(s), rows: rows,
+		book: excelize.NewFile(excelize.Options{TmpDir: dir})}
+	w.values = make([]any, len(w.cols))
+	var err error
+	w.header, err = w.book.NewStyle(&excelize.Style{
+		Font:   &excelize.Font{Bold: true, Color: "FFFFFF"},
+		Fill:   excelize.Fill{Type: "pattern", Pattern: 1, Color: []string{"1F4E5F"}},
+		Border: []excelize.Border{{Type: "bottom", Color: "1F4E5F", Style: 1}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	format := "yyyy-mm-dd hh:mm:ss"
+	if w.date, err = w.book.NewStyle(&excelize.Style{CustomNumFmt: &format}); err != nil {
+		return nil, err
+	}
+	if err := w.book.SetSheetName("Sheet1", "Summary"); err != nil {
+		return nil, err
+	}
+	return w, w.nextSheet()
+}
+
+// nextSheet finishes the sheet at hand and begins another.
+func (w *xlsxWriter) nextSheet() error {
+	if err := w.finishSheet(); err != nil {
+		return err
+	}
+	w.sheets++
+	w.sheet = "Devices"
+	if w.sheets > 1 {
+		w.sheet = fmt.Sprintf("Devices %d", w.sheets)
+	}
+	if _, err := w.book.NewSheet(w.sheet); err != nil {
+		return err
+	}
+	var err error
+	if w.stream, err = w.book.NewStreamWriter(w.sheet); err != nil {
+		return err
+	}
+	for i, c := range w.cols {
+		if err := w.stream.SetColWidth(i+1, i+1, c.width); err != nil {
+			return err
+		}
+		w.values[i] = excelize.Cell{StyleID: w.header, Value: neutral(c.name)}
+	}
+	if err := w.stream.SetPanes(&excelize.Panes{Freeze: true, YSplit: 1, TopLeftCell: "A2", ActivePane: "bottomLeft"}); err != nil {
+		return err
+	}
+	w.row = 1
+	return w.stream.SetRow("A1", w.values)
+}
+
+// finishSheet gives the sheet its filter, now that its last row is known.
+func (w *xlsxWriter) finishSheet() error {
+	if w.stream == nil {
+		return nil
+	}
+	last, err := excelize.CoordinatesToCellName(len(w.cols), w.row)
+	if err != nil {
+		return err
+	}
+	if err := w.book.AutoFilter(w.sheet, "A1:"+last, nil); err != nil {
+		return err
+	}
+	return w.stream.Flush()
+}
+
+func (w *xlsxWriter) Device(r *pipeline.Record) error {
+	if w.row == w.rows {
+		if err := w.nextSheet(); err != nil {
+			return err
+		}
+	}
+	for i, c := range w.cols {
+		w.values[i] = w.typed(c.value(r))
+	}
+	w.row++
+	return w.stream.SetRow(fmt.Sprintf("A%d", w.row), w.values)
+}
+
+// typed returns a cell that keeps its type: numbers and dates can be computed
+// with, texts stay texts.
+func (w *xlsxWriter) typed(v any) any {
+	switch v := v.(type) {
+	case string:
+		if v == "" {
+			return nil
+		}
+		return neutral(v)
+	case time.Time:
+		if v.IsZero() {
+			return nil
+		}
+		return excelize.Cell{StyleID: w.date, Value: v.UTC()}
+	}
+	return v
+}
+
+// Close writes the summary and the file.
+func (w *xlsxWriter) Close() error {
+	defer w.book.Close()
+	if err := w.finishSheet(); err != nil {
+		return err
+	}
+	if err := w.writeSummary(); err != nil {
+		return fmt.Errorf("summary sheet: %w", err)
+	}
+	raw, err := os.CreateTemp(w.dir, ".xlsx-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(raw.Name())
+	defer raw.Close()
+	if err := w.book.Write(raw); err != nil {
+		return err
+	}
+	return sortZip(raw, w.dir, "devices.xlsx")
+}
+
+func (w *xlsxWriter) Abort() { _ = w.book.Close() }
+
+// sortZip copies a zip with its members in a fixed order: excelize writes
+// streamed sheets in the order of a map, and an export must give the same
+// bytes twice. Nothing is compressed again.
+func sortZip(raw *os.File, dir, name string) error {
+	size, err := raw.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	src, err := zip.NewReader(raw, size)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(src.File, func(a, b *zip.File) int { return strings.Compare(a.Name, b.Name) })
+	// Readers that sniff the type expect the content types first.
+	slices.SortStableFunc(src.File, func(a, b *zip.File) int {
+		return boolRank(a.Name == "[Content_Types].xml") - boolRank(b.Name == "[Content_Types].xml")
+	})
+	out, err := createFile(dir, filepath.ToSlash(name))
+	if err != nil {
+		return err
+	}
+	dst := zip.NewWriter(out)
+	for _, f := range src.File {
+		if err := dst.Copy(f); err != nil {
+			out.Abort()
+			return err
+		}
+	}
+	return errors.Join(dst.Close(), out.Close())
+}
+
+// boolRank orders true before false.
+func boolRank(b bool) int {
+	if b {
+		return 0
+	}
+	return 1
+}
