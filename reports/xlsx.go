@@ -1,14 +1,8 @@
 package reports
 
 import (
-	"archive/zip"
-	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/xuri/excelize/v2"
@@ -158,46 +152,7 @@ func (w *xlsxWriter) Close() error {
 	if err := w.book.Write(raw); err != nil {
 		return err
 	}
-	return sortZip(raw, w.dir, "devices.xlsx")
+	return settleXLSX(raw, w.dir, "devices.xlsx")
 }
 
 func (w *xlsxWriter) Abort() { _ = w.book.Close() }
-
-// sortZip copies a zip with its members in a fixed order: excelize writes
-// streamed sheets in the order of a map, and an export must give the same
-// bytes twice. Nothing is compressed again.
-func sortZip(raw *os.File, dir, name string) error {
-	size, err := raw.Seek(0, io.SeekEnd)
-	if err != nil {
-		return err
-	}
-	src, err := zip.NewReader(raw, size)
-	if err != nil {
-		return err
-	}
-	slices.SortFunc(src.File, func(a, b *zip.File) int { return strings.Compare(a.Name, b.Name) })
-	// Readers that sniff the type expect the content types first.
-	slices.SortStableFunc(src.File, func(a, b *zip.File) int {
-		return boolRank(a.Name == "[Content_Types].xml") - boolRank(b.Name == "[Content_Types].xml")
-	})
-	out, err := createFile(dir, filepath.ToSlash(name))
-	if err != nil {
-		return err
-	}
-	dst := zip.NewWriter(out)
-	for _, f := range src.File {
-		if err := dst.Copy(f); err != nil {
-			out.Abort()
-			return err
-		}
-	}
-	return errors.Join(dst.Close(), out.Close())
-}
-
-// boolRank orders true before false.
-func boolRank(b bool) int {
-	if b {
-		return 0
-	}
-	return 1
-}

@@ -1,0 +1,176 @@
+package reports
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"iter"
+	"slices"
+	"testing"
+	"time"
+
+	"keymill/pipeline"
+)
+
+// fakeLedger is an in-memory ledger. It asserts the contract of Source: nobody
+// changes what it hands out.
+type fakeLedger struct {
+	t       testing.TB
+	lots    map[string]pipeline.Lot
+	records map[string][]*pipeline.Record
+	events  []pipeline.StoredEvent // one station, by seq
+	clock   time.Time
+}
+
+func newLedger(t testing.TB) *fakeLedger {
+	return &fakeLedger{t: t, lots: map[string]pipeline.Lot{}, records: map[string][]*pipeline.Record{},
+		clock: time.Date(2026, 3, 14, 8, 0, 0, 0, time.UTC)}
+}
+
+func (l *fakeLedger) Lot(_ context.Context, name string) (pipeline.Lot, error) {
+	lot, ok := l.lots[name]
+	if !ok {
+		return lot, fmt.Errorf("no lot %q", name)
+	}
+	return lot, nil
+}
+
+func (l *fakeLedger) Totals(_ context.Context, lot string) (pipeline.Totals, error) {
+	t := pipeline.Totals{Lot: lot}
+	for _, r := range l.records[lot] {
+		t.Devices++
+		if n := t.Count(r.State); n != nil {
+			*n++
+		}
+		t.Keys.Generated += r.KeysGenerated
+		t.Keys.Destroyed += r.KeysDestroyed
+		if r.State == pipeline.Released {
+			t.Keys.Released++
+		}
+	}
+	return t, nil
+}
+
+func (l *fakeLedger) Records(ctx context.Context, lot string, states ...pipeline.State) iter.Seq2[*pipeline.Record, error] {
+	return func(yield func(*pipeline.Record, error) bool) {
+		for _, r := range l.records[lot] {
+			if len(states) > 0 && !slices.Contains(states, r.State) {
+				continue
+			}
+			clone := *r
+			if ctx.Err() != nil {
+				yield(nil, ctx.Err())
+				return
+			}
+			if !yield(&clone, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (l *fakeLedger) Events(_ context.Context, lot string) iter.Seq2[pipeline.StoredEvent, error] {
+	return func(yield func(pipeline.StoredEvent, error) bool) {
+		for _, e := range l.events {
+			if (lot == "" || e.Lot == lot) && !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Append gives an event its seq and time, as a ledger does.
+func (l *fakeLedger) Append(_ context.Context, e pipeline.Event) error {
+	l.clock = l.clock.Add(1700 * time.Microsecond)
+	e.Time = l.clock
+	if e.Station == "" {
+		e.Station = "line-3"
+	}
+	for _, old := range l.events {
+		if old.Station == e.Station {
+			e.Seq = old.Seq
+		}
+	}
+	e.Seq++
+	line := e.Canonical()
+	l.events = append(l.events, pipeline.StoredEvent{Station: e.Station, Seq: e.Seq, Lot: e.Lot,
+		Canonical: line, Leaf: pipeline.LeafHash(line)})
+	return nil
+}
+
+// spki returns the SPKI of an Ed25519 public key that depends on the seed only.
+func spki(t testing.TB, seed string) []byte {
+	t.Helper()
+	sum := sha256.Sum256([]byte(seed)) // a report never uses the key, so any 32 bytes do
+	der, err := x509.MarshalPKIXPublicKey(ed25519.PublicKey(sum[:]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+// fill makes a lot of n devices as a run leaves it: every 50th device failed
+// after it was staged, every 73rd conflicts, every 10th took a retry.
+func (l *fakeLedger) fill(lot string, n int) {
+	ctx := l.t.Context()
+	sum := func(s string) string { h := sha256.Sum256([]byte(s)); return hex.EncodeToString(h[:]) }
+	l.lots[lot] = pipeline.Lot{Name: lot, Devices: n, ManifestSHA256: sum(lot), GoldenSHA256: sum("golden"),
+		InjectSHA256: sum("inject"), Format: "raw", Keys: "software", Algorithm: "ed25519",
+		Server: "https://mender.example", Station: "line-3", Created: l.clock}
+	l.append(pipeline.Event{Lot: lot, Action: pipeline.ActionPlan, Facts: []pipeline.Attr{{Name: "manifest_sha256", Value: sum(lot)}}})
+	l.append(pipeline.Event{Lot: lot, Action: pipeline.ActionRun, Facts: []pipeline.Attr{
+		{Name: "operator", Value: "r. müller"}, {Name: "tool_version", Value: "1.0"}}})
+	run := l.events[len(l.events)-1].Seq
+	for i := range n {
+		l.carry(ctx, lot, run, i)
+	}
+	l.append(pipeline.Event{Lot: lot, Run: run, Action: pipeline.ActionRunEnd})
+}
+
+func (l *fakeLedger) append(e pipeline.Event) {
+	if err := l.Append(l.t.Context(), e); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// carry takes one device as far as its row says and appends its events.
+func (l *fakeLedger) carry(_ context.Context, lot string, run int64, i int) {
+	mac := fmt.Sprintf("02:12:61:%02x:%02x:%02x", byte(i>>16), byte(i>>8), byte(i))
+	r := &pipeline.Record{Lot: lot, State: pipeline.Planned, Attempts: 1, Station: "line-3"}
+	r.Row = i + 2
+	r.Identity = pipeline.Identity{{Name: "mac", Value: mac}}
+	r.Attrs = []pipeline.Attr{{Name: "mac", Value: mac}, {Name: "serial", Value: fmt.Sprintf("SN%07d", i)}, {Name: "note", Value: notes[i%len(notes)]}}
+	to := func(s pipeline.State, e pipeline.Event) {
+		e.Lot, e.Run, e.Row, e.Device, e.Attempt = lot, run, r.Row, r.Identity, r.Attempts
+		e.From, e.To, e.Algorithm, e.SPKI = r.State, s, r.Algorithm, r.Fingerprint()
+		l.append(e)
+		r.State, r.Updated, r.Reason = s, l.clock, e.Reason
+	}
+	defer func() { l.records[lot] = append(l.records[lot], r) }()
+	r.PublicKey, r.Algorithm = spki(l.t, lot+mac), "ed25519"
+	r.Pack, r.KeysGenerated = pipeline.PackRef{Offset: int64(i) * 8192, Length: 4096}, 1
+	to(pipeline.Staged, pipeline.Event{Action: pipeline.ActionStage, Key: "in-pack"})
+	switch {
+	case i%50 == 49:
+		to(pipeline.Failed, pipeline.Event{Action: pipeline.ActionFail, Reason: "=the server said 400: bad identity"})
+		return
+	case i%73 == 72:
+		to(pipeline.Conflicted, pipeline.Event{Action: pipeline.ActionConflict, Reason: "the server holds another key"})
+		return
+	case i%10 == 9:
+		to(pipeline.Failed, pipeline.Event{Action: pipeline.ActionFail, Reason: "timeout"})
+		r.Attempts++
+	}
+	r.Auth = pipeline.AuthSet{DeviceID: fmt.Sprintf("dev-%d", i), Status: "preauthorized",
+		RequestID: fmt.Sprintf("req-%d", i), HTTPStatus: 201, Attempts: 1 + i%3/2}
+	to(pipeline.Preauthorized, pipeline.Event{Action: pipeline.ActionPreauthorize, Auth: r.Auth})
+	h := sha256.Sum256([]byte(mac))
+	r.Output = pipeline.Output{Name: fmt.Sprintf("images/%d.sdimg", i), Bytes: 1 << 20, SHA256: hex.EncodeToString(h[:])}
+	to(pipeline.Released, pipeline.Event{Action: pipeline.ActionRelease, Output: r.Output, Key: "in-image", ReadBack: "match"})
+}
+
+// notes are attribute values that a table must not choke on.
+var notes = []string{"", "=1+1", "+49 30", "-5", "@SUM(A1)", "\ttab", "\rcr", "comma, \"quote\"", "two\nlines", "＝full", "<b>&amp;</b>", "ünïcödé 測試"}
