@@ -1,0 +1,210 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"mime"
+	"net/http"
+	"time"
+)
+
+// request is a call on its way through the sandbox.
+type request struct {
+	*http.Request
+	id    string // X-MEN-RequestID, the client's or ours
+	body  []byte
+	fault Fault
+}
+
+// call does a call's work.
+type call func(*request) answer
+
+// routes builds the handler.
+func (s *Sandbox) routes() http.Handler {
+	mux := http.NewServeMux()
+	const users, devauth, field = "/api/management/v1/useradm", "/api/management/v2/devauth", "/api/devices/"
+	for pattern, do := range map[string]struct {
+		op Op
+		do call
+	}{
+		"POST " + devauth + "/devices":                       {OpPreauthorize, asJSON(s.preauthorize)},
+		"GET " + devauth + "/devices":                        {OpList, s.list},
+		"POST " + devauth + "/devices/search":                {OpSearch, asJSON(s.search)},
+		"GET " + devauth + "/devices/count":                  {OpCount, s.count},
+		"GET " + devauth + "/devices/{id}":                   {OpGet, s.get},
+		"DELETE " + devauth + "/devices/{id}":                {OpDelete, s.delete},
+		"DELETE " + devauth + "/devices/{id}/auth/{aid}":     {OpDeleteSet, s.deleteSet},
+		"GET " + devauth + "/devices/{id}/auth/{aid}/status": {OpGetStatus, s.getStatus},
+		"PUT " + devauth + "/devices/{id}/auth/{aid}/status": {OpPutStatus, asJSON(s.putStatus)},
+		"GET " + devauth + "/limits/{name}":                  {OpLimit, s.limit},
+	} {
+		mux.Handle(pattern, s.answering(do.op, s.faulty(do.op, s.managed(do.do))))
+	}
+	mux.Handle("POST "+users+"/auth/login", s.answering(OpLogin, s.login))
+	mux.Handle("POST "+field+"v1/authentication/auth_requests", s.answering(OpAuthorize, asJSON(s.authorize)))
+	for pattern, status := range map[string]int{
+		"GET " + field + "v1/deployments/device/deployments/next":           http.StatusNoContent,
+		"POST " + field + "v1/deployments/device/deployments/next":          http.StatusNoContent,
+		"POST " + field + "v2/deployments/device/deployments/next":          http.StatusNoContent,
+		"PUT " + field + "v1/deployments/device/deployments/{id}/{what}":    http.StatusNoContent,
+		"PUT " + field + "v1/inventory/device/attributes":                   http.StatusOK,
+		"PATCH " + field + "v1/inventory/device/attributes":                 http.StatusOK,
+		"GET " + field + "v1/deviceconfig/configuration":                    http.StatusNotFound,
+		"GET " + field + "v1/deployments/artifacts/{id}/update_control_map": http.StatusNotFound,
+	} {
+		mux.Handle(pattern, s.answering(OpDevice, s.fromDevice(status)))
+	}
+	return mux
+}
+
+// maxBody is the largest body that the service reads.
+const maxBody = 1 << 20
+
+// answering makes an HTTP handler of a call: it gives it an id, reads its body,
+// counts and logs it.
+func (s *Sandbox) answering(op Op, do call) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
+		r := &request{Request: hr, id: requestID(hr)}
+		s.stats.begin(op)
+		status := 0
+		defer func() {
+			s.stats.end(status, r.fault)
+			s.record(r, op, status)
+		}()
+		now := time.Now()
+		s.store.reap(now)
+		a := s.read(w, r)
+		if a.status == 0 {
+			a = do(r)
+		}
+		if a.status == 0 {
+			// net/http offers no other way to end a connection of either protocol
+			// without an answer, and recovers from this value in silence.
+			panic(http.ErrAbortHandler) //nolint:forbidigo // the documented way to cut a connection
+		}
+		status = a.status
+		a.write(w, r.id)
+	})
+}
+
+// record logs a call.
+func (s *Sandbox) record(r *request, op Op, status int) {
+	ctx := r.Context()
+	if s.log.Enabled(ctx, slog.LevelDebug) {
+		s.log.LogAttrs(ctx, slog.LevelDebug, "sandbox call", slog.String("call", string(op)),
+			slog.Int("status", status), slog.String("fault", string(r.fault)), slog.String("request_id", r.id))
+	}
+}
+
+// read reads the body; an answer with a status says why it could not.
+func (s *Sandbox) read(w http.ResponseWriter, r *request) answer {
+	if r.ContentLength == 0 || r.Method == http.MethodGet {
+		return answer{}
+	}
+	if r.ContentLength > maxBody {
+		return r.failure(http.StatusRequestEntityTooLarge, "request body too large")
+	}
+	body, err := readBody(http.MaxBytesReader(w, r.Body, maxBody), r.ContentLength)
+	if _, large := errors.AsType[*http.MaxBytesError](err); large {
+		return r.failure(http.StatusRequestEntityTooLarge, "request body too large")
+	}
+	if err != nil {
+		return r.failure(http.StatusBadRequest, "cannot read the request body")
+	}
+	r.body = body
+	return answer{}
+}
+
+// requestID takes over the client's X-MEN-RequestID, as the service does, or
+// makes one.
+func requestID(r *http.Request) string {
+	if ids := r.Header["X-Men-Requestid"]; len(ids) == 1 && ids[0] != "" && len(ids[0]) <= 64 {
+		return ids[0]
+	}
+	return newRequestID()
+}
+
+// managed lets only calls with a management token through.
+func (s *Sandbox) managed(do call) call {
+	return func(r *request) answer {
+		if err := s.tokens.checkManagement(r.Header.Get("Authorization"), time.Now()); err != nil {
+			a := r.failure(http.StatusUnauthorized, err.Error())
+			a.challenge = true
+			return a
+		}
+		return do(r)
+	}
+}
+
+// asJSON refuses bodies that don't say they are JSON.
+func asJSON(do call) call {
+	return func(r *request) answer {
+		mimeType := r.Header.Get("Content-Type")
+		if mimeType != "application/json" {
+			if t, _, err := mime.ParseMediaType(mimeType); err != nil || t != "application/json" {
+				return r.failure(http.StatusUnsupportedMediaType, "Content-Type must be application/json")
+			}
+		}
+		return do(r)
+	}
+}
+
+// faulty injects faults around a call.
+func (s *Sandbox) faulty(op Op, do call) call {
+	return func(r *request) answer {
+		in := s.faults.Load()
+		leave, err := in.enter(r.Context())
+		if err != nil {
+			return answer{} // the client has gone
+		}
+		defer leave()
+		if wait := in.quota.take(time.Now()); wait > 0 {
+			r.fault = FaultQuota
+			a := r.failure(http.StatusTooManyRequests, "too many requests")
+			a.retryAfter = wait
+			return a
+		}
+		r.fault = in.draw(op)
+		switch r.fault {
+		case FaultFail:
+			return r.internal()
+		case FaultResetBefore:
+			return answer{}
+		case FaultResetAfter:
+			do(r)
+			return answer{}
+		case FaultStored500:
+			if a := do(r); a.status >= http.StatusBadRequest {
+				return a // refused: nothing came to be stored
+			}
+			return r.internal()
+		}
+		return do(r)
+	}
+}
+
+// enter waits for a place and for the latency. leave frees the place.
+func (in *injector) enter(ctx context.Context) (leave func(), err error) {
+	leave = func() {}
+	if in.places != nil {
+		select {
+		case in.places <- struct{}{}:
+			leave = func() { <-in.places }
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if in.faults.Latency <= 0 {
+		return leave, nil
+	}
+	t := time.NewTimer(in.faults.Latency)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return leave, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
+}
