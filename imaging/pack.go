@@ -43,6 +43,7 @@ type Pack struct {
 
 	mu      sync.Mutex // guards what follows
 	gather  *batch     // the batch that is being gathered
+	spare   []byte     // memory for a batch, wiped
 	durable int64      // the file is durable up to this offset
 	ids     map[[32]byte]int64
 	offsets map[*Template]int64

@@ -180,21 +180,23 @@ func (p *Pack) commit(b *batch) {
 	}
 	end := b.base + int64(len(b.buf))
 	p.gather = newBatch(end)
+	p.gather.buf, p.spare = p.spare, nil
 	durable, err := p.durable, p.err
 	p.mu.Unlock()
 
 	if err == nil {
 		err = p.write(b, durable)
-		p.mu.Lock()
-		if err == nil {
-			p.durable = end
-		} else {
-			p.err = err
-		}
-		p.mu.Unlock()
 	}
-	b.err = err
 	clear(b.buf)
+	p.mu.Lock()
+	if err == nil {
+		p.durable = end
+	} else {
+		p.err = err
+	}
+	p.spare = b.buf[:0]
+	p.mu.Unlock()
+	b.err = err
 	close(b.done)
 }
 
