@@ -57,6 +57,9 @@ const (
 	// ConflictReplace removes the other auth set first, then preauthorizes.
 	// Accepted devices stay a conflict.
 	ConflictReplace OnConflict = "replace"
+	// ConflictReplaceAccepted removes the auth sets of accepted devices too:
+	// devices in the field that use them are locked out.
+	ConflictReplaceAccepted OnConflict = "replace-accepted"
 )
 
 // Preauth is one device to preauthorize.
