@@ -1,0 +1,147 @@
+package mender
+
+import (
+	"context"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/go-retryablehttp"
+
+	"keymill/pipeline"
+)
+
+const (
+	// maxFailures is how often one call may fail while the server serves
+	// others, before the fault is taken to be the device's own.
+	maxFailures = 20
+
+	backoffBase = 100 * time.Millisecond
+	backoffCap  = 10 * time.Second
+
+	maxBody     = 1 << 20  // of an answer about one device, bytes
+	maxListBody = 16 << 20 // of a page of devices, bytes
+)
+
+// call is one call of the API: what to ask, which answers settle it, and what
+// came of it. It travels to the wire inside the request's context.
+type call struct {
+	method string
+	path   string
+	query  string
+	body   []byte // JSON; nil for none
+
+	// settles lists the statuses that answer the call; all others are trouble
+	// with the device, the server or something in between.
+	settles []int
+	// decode reads the body of a settling answer. An error means that the
+	// answer is cut or comes from somebody else, and the call is made again.
+	decode func(*answer) error
+
+	maxFailures    int // 0: the default
+	maxBody        int64
+	timeout        time.Duration
+	user, password string // HTTP Basic in place of the token, for the login
+
+	answer       // the last one
+	attempts int // HTTP requests that it took
+	failures int // of these, that failed while the server was up
+	refusals int // of these, answered by 401
+	used     *bearer
+	again    bool  // the last attempt is worth repeating
+	err      error // why there is no settling answer, when again is false
+}
+
+// answer is what came back.
+type answer struct {
+	status    int
+	header    http.Header
+	body      []byte
+	requestID string // X-MEN-RequestID
+}
+
+type callKey struct{}
+
+// newRetryClient wires go-retryablehttp so that it only repeats: the wire
+// decides whether, the gate when. The library's own way with Retry-After has
+// no cap and holds one worker only; its default error handler loses the last
+// answer; and it closes all idle connections after any failure, which the wire
+// prevents by not having CloseIdleConnections.
+func newRetryClient(w *wire) *retryablehttp.Client {
+	return &retryablehttp.Client{
+		HTTPClient: &http.Client{
+			Transport: w,
+			// A redirected POST would arrive as a GET; the wire reports it.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		RetryMax:     math.MaxInt,
+		RetryWaitMin: backoffBase,
+		RetryWaitMax: backoffCap,
+		Backoff:      backoff,
+		ErrorHandler: retryablehttp.PassthroughErrorHandler,
+		CheckRetry: func(ctx context.Context, _ *http.Response, _ error) (bool, error) {
+			k, ok := ctx.Value(callKey{}).(*call)
+			return ok && k.again && ctx.Err() == nil, nil
+		},
+	}
+}
+
+// backoff waits for a random part of a span that doubles (full jitter), and not
+// at all after an answer that made the gate stop everybody.
+func backoff(base, most time.Duration, attempt int, resp *http.Response) time.Duration {
+	if resp != nil && resp.StatusCode == http.StatusTooManyRequests {
+		return 0
+	}
+	span := most
+	if attempt < 16 {
+		span = min(most, base<<attempt)
+	}
+	return rand.N(span)
+}
+
+// do carries the call until an answer settles it. Its errors: ctx.Err(), an
+// *pipeline.Outage, or the trouble of this one call.
+func (c *Client) do(ctx context.Context, k *call) error {
+	if k.maxFailures == 0 {
+		k.maxFailures = maxFailures
+	}
+	if k.maxBody == 0 {
+		k.maxBody = maxBody
+	}
+	if k.timeout == 0 {
+		k.timeout = c.timeout
+	}
+	u := *c.base
+	u.Path += k.path
+	u.RawQuery = k.query
+	plain := &http.Request{
+		Method: k.method, URL: &u, Host: u.Host,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: http.Header{}, // the wire puts in the shared one that has the token
+	}
+	req := &retryablehttp.Request{Request: plain.WithContext(context.WithValue(ctx, callKey{}, k))}
+	if k.body != nil {
+		if err := req.SetBody(k.body); err != nil {
+			return err
+		}
+	}
+	resp, err := c.retry.Do(req)
+	if resp != nil && resp.Body != nil {
+		_ = resp.Body.Close() // the wire has read it
+	}
+	switch {
+	case ctx.Err() != nil && k.err == nil && !k.settled():
+		return ctx.Err()
+	case k.err != nil:
+		return k.err
+	case k.settled():
+		return nil
+	case err != nil:
+		return err
+	}
+	return pipeline.WithHint(errUnsettled, "This is a fault in keymill; please report it.")
+}
+
+func (k *call) settled() bool { return slices.Contains(k.settles, k.status) }

@@ -1,0 +1,153 @@
+package mender
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+
+	"keymill/pipeline"
+)
+
+// LoginFunc asks the server for a token with user and password.
+type LoginFunc func(ctx context.Context, user, password string) (string, error)
+
+// TokenSource says where the bearer token comes from. It is asked at the first
+// request and again after a 401, by one goroutine at a time. Errors must not
+// contain the token.
+type TokenSource interface {
+	Token(ctx context.Context, login LoginFunc) (string, error)
+}
+
+type tokenFile string
+
+// TokenFile reads the token from a file, again after every 401, so that a
+// token that is renewed beside a running lot is picked up.
+func TokenFile(path string) TokenSource { return tokenFile(path) }
+
+func (f tokenFile) Token(context.Context, LoginFunc) (string, error) {
+	return readSecret(string(f), "token")
+}
+
+type tokenValue string
+
+// TokenValue is a token that somebody else has read, from the environment or a
+// credential store.
+func TokenValue(token string) TokenSource { return tokenValue(token) }
+
+func (v tokenValue) Token(context.Context, LoginFunc) (string, error) {
+	token := strings.TrimSpace(string(v))
+	return token, checkToken(token)
+}
+
+type userLogin struct{ user, passwordFile string }
+
+// Login asks the server for a token with a user's name and the password in a
+// file, again when the token has expired.
+func Login(user, passwordFile string) TokenSource { return userLogin{user, passwordFile} }
+
+func (l userLogin) Token(ctx context.Context, login LoginFunc) (string, error) {
+	password, err := readSecret(l.passwordFile, "password")
+	if err != nil {
+		return "", err
+	}
+	return login(ctx, l.user, password)
+}
+
+var (
+	errNoToken  = errors.New("no token for the Mender server is configured")
+	errBadToken = errors.New("the token is empty or holds characters that no token has")
+	errBadURL   = errors.New("the address of the Mender server is not usable")
+)
+
+func readSecret(path, what string) (string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", pipeline.WithHint(fmt.Errorf("the %s can't be read: %w", what, err),
+			"Put the %s of the Mender server into that file (mode 0600), or name another one.", what)
+	}
+	secret := strings.TrimSpace(string(data))
+	if secret == "" {
+		return "", pipeline.WithHint(fmt.Errorf("the %s file %s is empty", what, path),
+			"Put the %s of the Mender server into it.", what)
+	}
+	if what == "token" {
+		err = checkToken(secret)
+	}
+	return secret, err
+}
+
+// checkToken accepts what may stand in an Authorization header (RFC 6750,
+// section 2.1, and a little more), so that a wrong file is found out before it
+// is sent anywhere.
+func checkToken(token string) error {
+	bad := strings.IndexFunc(token, func(r rune) bool { return r <= ' ' || r > '~' })
+	if token == "" || bad >= 0 || len(token) > 64<<10 {
+		return pipeline.WithHint(errBadToken, "The file must hold the token and nothing else, on one line.")
+	}
+	return nil
+}
+
+// bearer is a token in use, with the headers that carry it. It is never changed
+// once it is made, so that all requests share it.
+type bearer struct {
+	token string
+	plain http.Header // for requests without a body
+	json  http.Header // for requests with a JSON body
+}
+
+// tokenKeeper hands out the token in use and renews it when it is refused.
+type tokenKeeper struct {
+	source TokenSource
+	login  LoginFunc
+	log    *slog.Logger
+	agent  string
+
+	renewing sync.Mutex // held while the source is asked
+	mu       sync.Mutex // guards now
+	now      *bearer
+}
+
+func (k *tokenKeeper) current() *bearer {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.now
+}
+
+// renew asks the source again unless somebody else has done so since old was
+// handed out. old is nil for the first token.
+func (k *tokenKeeper) renew(ctx context.Context, old *bearer) (*bearer, error) {
+	k.renewing.Lock()
+	defer k.renewing.Unlock()
+	if b := k.current(); b != old {
+		return b, nil
+	}
+	token, err := k.source.Token(ctx, k.login)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, asOutage(err)
+	}
+	if old != nil {
+		k.log.WarnContext(ctx, "the server refused the token; it was read again", "changed", token != old.token)
+	}
+	b := &bearer{token: token, plain: k.headers(token), json: k.headers(token)}
+	b.json.Set("Content-Type", "application/json")
+	k.mu.Lock()
+	k.now = b
+	k.mu.Unlock()
+	return b, nil
+}
+
+func (k *tokenKeeper) headers(token string) http.Header {
+	return http.Header{
+		"Accept":        {"application/json"},
+		"User-Agent":    {k.agent},
+		"Authorization": {"Bearer " + token},
+	}
+}

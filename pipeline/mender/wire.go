@@ -1,0 +1,233 @@
+package mender
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"keymill/pipeline"
+)
+
+// wire carries single attempts: it waits at the gate, adds the token, sends,
+// reads the whole answer and judges it. The answer goes into the call, so the
+// response that it returns has no body left.
+type wire struct {
+	inner http.RoundTripper
+	gate  *gate
+	token *tokenKeeper
+	log   *slog.Logger
+}
+
+// RoundTrip implements http.RoundTripper for requests made by Client.do.
+func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx := req.Context()
+	k, ok := ctx.Value(callKey{}).(*call)
+	if !ok {
+		return nil, errUnsettled
+	}
+	k.again, k.err, k.answer = false, nil, answer{}
+	header, err := w.header(ctx, k)
+	if err != nil {
+		return nil, k.fail(ctx, err)
+	}
+	pass, err := w.gate.enter(ctx)
+	if err != nil {
+		return nil, k.fail(ctx, err)
+	}
+	if k.attempts++; k.attempts > 1 {
+		w.gate.retried()
+	}
+	err = w.attempt(req, header, k)
+	out := w.judge(ctx, k, err)
+	if w.gate.leave(pass, out) && k.again {
+		k.again, k.err = false, w.gate.outage()
+	}
+	if out.kind == outFailed && !pass.trial {
+		k.failures++
+	}
+	if k.again && k.failures >= k.maxFailures {
+		k.again, k.err = false, w.exhausted(k, err)
+	}
+	w.logAttempt(ctx, k, pass, err)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Response{StatusCode: k.status, Header: k.header, Body: http.NoBody, Request: req}, nil
+}
+
+// fail ends the call with err, unless its caller has gone.
+func (k *call) fail(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		k.err = err
+	}
+	return err
+}
+
+// header returns the headers of the next attempt, with a new token where the
+// last was refused.
+func (w *wire) header(ctx context.Context, k *call) (http.Header, error) {
+	if k.user != "" {
+		h := http.Header{"User-Agent": {w.token.agent}}
+		r := http.Request{Header: h}
+		r.SetBasicAuth(k.user, k.password)
+		return h, nil
+	}
+	b := w.token.current()
+	if b == nil || (b == k.used && k.refusals > 0) {
+		var err error
+		if b, err = w.token.renew(ctx, b); err != nil {
+			return nil, err
+		}
+	}
+	k.used = b
+	if k.body != nil {
+		return b.json, nil
+	}
+	return b.plain, nil
+}
+
+// attempt sends the request once and fills in the call's answer.
+func (w *wire) attempt(req *http.Request, header http.Header, k *call) error {
+	ctx, cancel := context.WithTimeout(req.Context(), k.timeout)
+	defer cancel()
+	out := req.WithContext(ctx)
+	out.Header = header
+	resp, err := w.inner.RoundTrip(out)
+	if err != nil {
+		return err
+	}
+	body, err := readBody(resp, k.maxBody)
+	if err != nil {
+		return err
+	}
+	k.answer = answer{status: resp.StatusCode, header: resp.Header, body: body, requestID: resp.Header.Get("X-Men-Requestid")}
+	return nil
+}
+
+// readBody reads all of the body, so that the connection can be used again.
+func readBody(resp *http.Response, most int64) ([]byte, error) {
+	defer resp.Body.Close()
+	if resp.ContentLength == 0 {
+		return nil, nil
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, most+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(body)) > most {
+		return nil, errTooLong
+	}
+	return body, nil
+}
+
+// judge decides what an attempt means for the call and what the gate learns
+// from it.
+func (w *wire) judge(ctx context.Context, k *call, err error) outcome {
+	if err != nil {
+		return w.judgeError(ctx, k, err)
+	}
+	switch s := k.status; {
+	case k.settled():
+		if k.decode == nil || k.decode(&k.answer) == nil {
+			return outcome{kind: outAlive}
+		}
+		return k.repeat(errGarbled)
+	case s == http.StatusUnauthorized:
+		return w.judgeRefusal(k)
+	case s == http.StatusTooManyRequests:
+		k.again = true
+		after, told := retryAfter(k.header, time.Now())
+		return outcome{kind: outQuota, after: after, told: told, err: statusError(k)}
+	case s == http.StatusServiceUnavailable:
+		out := k.repeat(statusError(k))
+		out.after, out.told = retryAfter(k.header, time.Now())
+		out.overload = true
+		return out
+	case s >= 500, s == http.StatusRequestTimeout, s == http.StatusTooEarly, s >= 200 && s < 300:
+		return k.repeat(statusError(k))
+	case s == http.StatusNotFound && !k.fromAPI() && w.gate.knowsServer():
+		// A gateway whose backend is just being restarted says so.
+		return k.repeat(statusError(k))
+	case s < 400, s == http.StatusForbidden, s == http.StatusNotFound,
+		s == http.StatusMethodNotAllowed, s == http.StatusProxyAuthRequired:
+		k.err = w.down(statusError(k), statusHint(s))
+		return outcome{kind: outAnswered}
+	}
+	k.err = statusError(k)
+	return outcome{kind: outAlive}
+}
+
+func (k *call) repeat(err error) outcome {
+	k.again = true
+	return outcome{kind: outFailed, err: err}
+}
+
+func (w *wire) judgeError(ctx context.Context, k *call, err error) outcome {
+	switch {
+	case ctx.Err() != nil:
+		return outcome{kind: outAborted}
+	case errors.Is(err, errTooLong):
+		k.err = err
+		return outcome{kind: outAlive}
+	case isTLSRefusal(err):
+		// A certificate doesn't heal by asking again.
+		k.err = w.down(err, errorHint(err))
+		return outcome{kind: outFailed, err: err}
+	}
+	out := k.repeat(err)
+	out.overload = errors.Is(err, context.DeadlineExceeded)
+	return out
+}
+
+// judgeRefusal allows one more attempt with the token read again.
+func (w *wire) judgeRefusal(k *call) outcome {
+	k.refusals++
+	if k.refusals > 1 || k.user != "" {
+		k.err = w.down(statusError(k), statusHint(http.StatusUnauthorized))
+	} else {
+		k.again = true
+	}
+	return outcome{kind: outAnswered}
+}
+
+func (w *wire) down(err error, hint string) error {
+	return &pipeline.Outage{Part: pipeline.PartServer, Err: err, Hint: hint}
+}
+
+func (w *wire) logAttempt(ctx context.Context, k *call, p pass, err error) {
+	if !w.log.Enabled(ctx, slog.LevelDebug) {
+		return
+	}
+	w.log.DebugContext(ctx, "request", "method", k.method, "path", k.path, "query", k.query,
+		"status", k.status, "request_id", k.requestID, "attempt", k.attempts,
+		"took", time.Since(p.started), "again", k.again, "err", err)
+}
+
+const (
+	// retryAfterCap bounds what is believed about the time of the next answer.
+	retryAfterCap = 24 * time.Hour
+)
+
+// retryAfter reads Retry-After (RFC 9110, section 10.2.3): whole seconds, or a
+// date. It reports whether there is one that makes sense.
+func retryAfter(h http.Header, now time.Time) (time.Duration, bool) {
+	v := h.Get("Retry-After")
+	if v == "" {
+		return 0, false
+	}
+	if secs, err := strconv.ParseInt(v, 10, 64); err == nil {
+		if secs < 0 {
+			return 0, false
+		}
+		return time.Duration(min(secs, int64(retryAfterCap/time.Second))) * time.Second, true
+	}
+	at, err := http.ParseTime(v)
+	if err != nil {
+		return 0, false
+	}
+	return min(max(at.Sub(now), 0), retryAfterCap), true
+}
