@@ -1,0 +1,252 @@
+package sources
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"keymill/pipeline"
+)
+
+// checker looks at every row of one pass. With report nil it only normalises,
+// and counts problems.
+type checker struct {
+	l        *layout
+	cfg      Config
+	report   func(Problem)
+	seen     *seen // nil where only normalising
+	rows     int
+	problems int
+	warnings int
+	lot      string
+	filled   []bool // columns in which a value was seen
+	gap      int    // last row number
+	values   []string
+	id       pipeline.Identity
+}
+
+func newChecker(l *layout, cfg Config, report func(Problem)) *checker {
+	c := &checker{l: l, cfg: cfg, report: report, gap: l.row,
+		filled: make([]bool, len(l.cols)), values: make([]string, len(l.cols)), id: make(pipeline.Identity, len(l.identity))}
+	for i, col := range l.identity {
+		c.id[i].Name = l.cols[col].Attribute
+	}
+	if report != nil {
+		c.seen = newSeen(cfg.Taken, c.identityHeaders())
+	}
+	return c
+}
+
+// header reports what is wrong with the header itself.
+func (c *checker) header() {
+	c.reportAll(c.l.problems)
+	if c.l.row > 1 {
+		c.add(Problem{Row: c.l.row, What: fmt.Sprintf("the header is in row %d, the rows above are empty", c.l.row), Warning: true,
+			Remedy: "delete the empty rows if row numbers shall agree with the line's own lists"})
+	}
+}
+
+// row checks one row. ok says that dev is sound; its values are then copies
+// that outlive the row.
+func (c *checker) row(ctx context.Context, r *rawRow) (dev pipeline.Device, ok bool, err error) {
+	c.rows++
+	before := c.problems
+	c.gaps(r.number)
+	switch {
+	case r.fault != nil:
+		c.add(*r.fault)
+	case c.width(r):
+		for i := range c.l.cols {
+			c.value(r, i)
+		}
+		c.own(r)
+	}
+	if r.hidden {
+		c.add(Problem{Row: r.number, What: "the row is hidden, by hand or by a filter",
+			Remedy: "clear the filter or show the row; delete it if it is no device of this lot"})
+	}
+	if c.problems > before || len(c.l.identity) == 0 {
+		return dev, false, nil
+	}
+	for i, col := range c.l.identity {
+		c.id[i].Value = c.values[col]
+	}
+	if c.seen != nil {
+		p, err := c.seen.add(ctx, r.number, c.id)
+		c.reportAll(p)
+		return dev, false, err
+	}
+	return c.device(r.number), true, nil
+}
+
+// device builds the device of the row just checked.
+func (c *checker) device(row int) pipeline.Device {
+	dev := pipeline.Device{Row: row, Identity: make(pipeline.Identity, len(c.id)), Attrs: make([]pipeline.Attr, 0, len(c.values))}
+	copy(dev.Identity, c.id)
+	for i, col := range c.l.cols {
+		if col.Attribute != "" {
+			dev.Attrs = append(dev.Attrs, pipeline.Attr{Name: col.Attribute, Value: c.values[i]})
+		}
+	}
+	return dev
+}
+
+// gaps warns of empty rows between devices.
+func (c *checker) gaps(row int) {
+	if n := row - c.gap - 1; n > 0 {
+		what := fmt.Sprintf("rows %d to %d are empty", c.gap+1, row-1)
+		if n == 1 {
+			what = fmt.Sprintf("row %d is empty", row-1)
+		}
+		c.add(Problem{Row: c.gap + 1, What: what, Remedy: "make sure that no device was lost there", Warning: true})
+	}
+	c.gap = row
+}
+
+// width reports whether the row has the header's number of cells. Rows of
+// workbooks end with their last filled cell.
+func (c *checker) width(r *rawRow) bool {
+	n := len(r.values)
+	for n > len(c.l.cols) && r.values[n-1] == "" {
+		n--
+	}
+	if n == len(c.l.cols) || n < len(c.l.cols) && r.cells != nil {
+		return true
+	}
+	c.add(Problem{Row: r.number, What: fmt.Sprintf("the row has %s, the header has %d", plural(n, "value"), len(c.l.cols)),
+		Remedy: "look for a missing or surplus separator, or a value with a separator in it that is not quoted"})
+	return false
+}
+
+// value checks the row's value in column i and keeps it normalised.
+func (c *checker) value(r *rawRow, i int) {
+	col := &c.l.cols[i]
+	v := ""
+	if i < len(r.values) {
+		v = r.values[i]
+	}
+	if c.l.ours && col.Attribute != "" {
+		v = restore(v)
+	}
+	c.values[i] = v
+	if r.cells != nil && c.cell(r, i, v) {
+		return
+	}
+	if v == "" {
+		if col.required {
+			c.flaw(r, i, "", flaw{what: "the value is missing", remedy: "fill in the " + col.Attribute + ", or delete the row if it is no device"})
+		}
+		return
+	}
+	c.filled[i] = true
+	if col.Attribute == "" {
+		if col.Header == "" {
+			c.flaw(r, i, v, flaw{what: "the column has no header", remedy: "give it one, or clear the cell"})
+		}
+		return
+	}
+	if kind := holdsKey(v); kind != "" {
+		c.flaw(r, i, firstRunes(v, 12)+"…", flaw{what: "the value is " + kind, remedy: "take keys and certificates out of the manifest: keymill makes the keys, and every value goes to the server and into reports"})
+		return
+	}
+	if f := textFlaw(v, col.Identity); f != nil {
+		c.flaw(r, i, v, *f)
+		if !f.warning {
+			return
+		}
+	}
+	if col.mac {
+		c.macValue(r, i, v)
+	}
+}
+
+// macValue checks and normalises a MAC address.
+func (c *checker) macValue(r *rawRow, i int, v string) {
+	m, err := ParseMAC(v)
+	if err != nil {
+		c.flaw(r, i, v, flaw{what: "the value is not a MAC address", remedy: "write 12 hexadecimal digits, such as 02:12:61:13:6c:42"})
+		return
+	}
+	if what := m.unusable(); what != "" {
+		c.flaw(r, i, v, flaw{what: what, remedy: "find out the device's own address"})
+		return
+	}
+	if m.Local() && c.seen != nil {
+		c.flaw(r, i, v, flaw{what: "the MAC address is locally administered: no manufacturer's, perhaps a random one", remedy: "make sure that the device keeps it", warning: true})
+	}
+	if !canonicalMAC(v) {
+		c.values[i] = m.String()
+	}
+}
+
+// own reads what keymill itself added to a failures.csv.
+func (c *checker) own(r *rawRow) {
+	if i := c.l.lot; i >= 0 && i < len(r.values) && c.lot == "" {
+		c.lot = restore(r.values[i])
+	}
+}
+
+// finish reports what only the end of the file shows.
+func (c *checker) finish(ctx context.Context) error {
+	last, err := c.seen.flush(ctx)
+	c.reportAll(last)
+	for i, col := range c.l.cols {
+		if c.rows > 0 && col.Attribute != "" && !c.filled[i] && !col.required {
+			c.add(Problem{Row: c.l.row, Column: col.Header, Cell: cellName(i, c.l.row), What: "the column is empty", Remedy: "delete it if it is not needed", Warning: true})
+		}
+	}
+	if c.rows == 0 {
+		c.add(Problem{What: "the manifest has a header but no devices", Remedy: "add one row for each device"})
+	}
+	if c.cfg.Expect > 0 && c.rows != c.cfg.Expect {
+		c.add(Problem{Value: strconv.Itoa(c.rows), What: fmt.Sprintf("the manifest has %s, the control total is %d", plural(c.rows, "device"), c.cfg.Expect),
+			Remedy: "find the rows that are missing or too many; or correct the control total (--expect, manifest.expect)"})
+	}
+	return err
+}
+
+func (c *checker) flaw(r *rawRow, i int, v string, f flaw) {
+	c.add(Problem{Row: r.number, Column: c.l.cols[i].Header, Cell: cellName(i, r.number), Value: shown(v), What: f.what, Remedy: f.remedy, Warning: f.warning})
+}
+
+func (c *checker) reportAll(ps []Problem) {
+	for _, p := range ps {
+		c.add(p)
+	}
+}
+
+func (c *checker) add(p Problem) {
+	if p.Warning {
+		c.warnings++
+	} else {
+		c.problems++
+	}
+	if c.report != nil {
+		c.report(p)
+	}
+}
+
+func (c *checker) identityHeaders() string {
+	s := ""
+	for n, i := range c.l.identity {
+		if n > 0 {
+			s += " + "
+		}
+		s += c.l.cols[i].Header
+	}
+	return s
+}
+
+func (c *checker) summary() Summary {
+	return Summary{Rows: c.rows, Problems: c.problems, Warnings: c.warnings, Columns: c.l.columns(), Identity: c.l.identityNames(), Lot: c.lot}
+}
+
+// cellName returns the spreadsheet reference of a column (from 0) and a row
+// (from 1): "B7".
+func cellName(col, row int) string {
+	var name []byte
+	for col++; col > 0; col = (col - 1) / 26 {
+		name = append([]byte{byte('A' + (col-1)%26)}, name...)
+	}
+	return string(name) + strconv.Itoa(row)
+}

@@ -1,0 +1,116 @@
+package sources
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+)
+
+// The attributes that headers are guessed to be.
+const (
+	attrMAC    = "mac"
+	attrSerial = "serial"
+)
+
+// The columns that FailuresWriter adds; a manifest's columns with the prefix
+// are ignored.
+const (
+	ownPrefix = "keymill_"
+	ownState  = "keymill_state"
+	ownReason = "keymill_reason"
+	ownLot    = "keymill_lot"
+	ownRow    = "keymill_row"
+)
+
+// fold makes header texts comparable: case and spaces do not count.
+func fold(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsSpace(r) {
+			return -1
+		}
+		return unicode.ToLower(r)
+	}, s)
+}
+
+// guess returns the attribute that a header most likely means: mac or serial
+// for what manifests usually call them, else the header made safe.
+func guess(header string) string {
+	letters := strings.Map(func(r rune) rune {
+		if unicode.IsLetter(r) || unicode.IsDigit(r) {
+			return unicode.ToLower(r)
+		}
+		return -1
+	}, header)
+	switch letters {
+	case "mac", "macaddress", "macadresse", "macaddr", "macadr", "macid", "macnr", "macno",
+		"adressemac", "direccionmac", "direcciónmac", "indirizzomac", "macadres", "macadress",
+		"ethernetmac", "ethmac", "ethernetaddress", "hwaddr", "hwaddress", "hardwareaddress":
+		return attrMAC
+	case "sn", "snr", "serial", "serialno", "serialnr", "serialnum", "serialnumber", "ser", "serno", "sernr",
+		"seriennummer", "seriennr", "serienummer", "serienr", "serienumber", "numérodesérie", "numerodeserie",
+		"nºdeserie", "númerodeserie", "numerodiserie", "deviceserial", "deviceserialnumber":
+		return attrSerial
+	}
+	return safeName(header)
+}
+
+// safeName turns a header into an attribute name: lower case, everything but
+// letters and digits one underscore. It is empty for a header without any.
+func safeName(header string) string {
+	var b strings.Builder
+	gap := false
+	for _, r := range strings.ToLower(header) {
+		if !unicode.IsLetter(r) && !unicode.IsDigit(r) {
+			gap = true
+			continue
+		}
+		if gap && b.Len() > 0 {
+			b.WriteByte('_')
+		}
+		gap = false
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+// badName says why the server or keymill cannot take an attribute's name. The
+// inventory skips attributes called status, names with . or $ are trouble in
+// the server's store.
+func badName(name, header string) (what, remedy string) {
+	rename := func(to string) string {
+		return fmt.Sprintf("map the column to another name in manifest.columns, such as {%s: %q}", to, header)
+	}
+	switch {
+	case strings.EqualFold(name, "status"):
+		return "an attribute cannot be called status: the server's inventory skips it", rename("device_status")
+	case strings.ContainsAny(name, ".$"):
+		return fmt.Sprintf("the attribute's name %q has a . or $, which the server cannot store", name), rename(safeName(name))
+	case strings.HasPrefix(strings.ToLower(name), ownPrefix):
+		return fmt.Sprintf("the attribute's name %q begins with %s, which is kept for keymill's own columns", name, ownPrefix), rename(safeName(name[len(ownPrefix):]))
+	case strings.TrimSpace(name) != name || strings.IndexFunc(name, unprintable) >= 0 || strings.Contains(name, "\uFFFD"):
+		return fmt.Sprintf("the attribute's name %q has spaces at its ends or characters that cannot be printed", name), rename(safeName(name))
+	case safeName(name) == "":
+		return fmt.Sprintf("the attribute's name %q has no letter or digit", name), rename("note")
+	}
+	return "", ""
+}
+
+// keyName says why an attribute of this name cannot belong to an identity.
+func keyName(name string) string {
+	switch strings.ReplaceAll(safeName(name), "_", "") {
+	case "key", "pubkey", "publickey", "privkey", "privatekey", "devicekey", "cert", "certificate", "sshkey", "fingerprint", "keyfingerprint":
+		return fmt.Sprintf("the attribute %s cannot belong to the identity: keys change, identities never do", name)
+	}
+	return ""
+}
+
+// isMACName reports whether an attribute holds MAC addresses by its name: mac,
+// wifi_mac, mac_address_2.
+func isMACName(attr string) bool {
+	for part := range strings.SplitSeq(safeName(attr), "_") {
+		if part == attrMAC || part == "macaddress" {
+			return true
+		}
+	}
+	return false
+}

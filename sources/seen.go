@@ -1,0 +1,84 @@
+package sources
+
+import (
+	"context"
+	"fmt"
+
+	"keymill/pipeline"
+)
+
+// takenBatch is how many identities Config.Taken is asked about at once.
+const takenBatch = 500
+
+// halfSum is the first half of an identity's SHA-256: 128 bits tell a million
+// devices apart as surely as 256, in half the memory.
+type halfSum [16]byte
+
+// seen finds identities that occur twice, in this file and in the ledger.
+type seen struct {
+	header string // of the identity's columns
+	first  map[halfSum]int32
+	// names finds devices of a composite identity that share its first value,
+	// which names their files; nil for simple ones.
+	names map[string]int32
+	taken func(ctx context.Context, ids []pipeline.IdentitySum) (map[pipeline.IdentitySum]string, error)
+	batch []pipeline.IdentitySum
+	rows  []Problem // of the batch, without What
+}
+
+func newSeen(taken func(context.Context, []pipeline.IdentitySum) (map[pipeline.IdentitySum]string, error), header string) *seen {
+	return &seen{header: header, first: map[halfSum]int32{}, taken: taken}
+}
+
+// add notes a device and returns what is wrong with its identity, and with
+// those of earlier rows that the ledger was now asked about.
+func (s *seen) add(ctx context.Context, row int, id pipeline.Identity) ([]Problem, error) {
+	sum := id.Sum()
+	key := halfSum(sum[:16])
+	if first, dup := s.first[key]; dup {
+		p := s.problem(row, id)
+		p.What = fmt.Sprintf("the identity is the same as in row %d", first)
+		p.Remedy = "correct one of the rows, or delete one if it is the same device twice"
+		return []Problem{p}, nil
+	}
+	s.first[key] = int32(row) //nolint:gosec // rows are counted to 2^31 at most, see csvRows
+	if s.taken == nil {
+		return nil, nil
+	}
+	s.batch = append(s.batch, sum)
+	s.rows = append(s.rows, s.problem(row, id))
+	if len(s.batch) < takenBatch {
+		return nil, nil
+	}
+	return s.flush(ctx)
+}
+
+// flush asks the ledger about the identities that wait.
+func (s *seen) flush(ctx context.Context) ([]Problem, error) {
+	if len(s.batch) == 0 {
+		return nil, nil
+	}
+	where, err := s.taken(ctx, s.batch)
+	if err != nil {
+		return nil, err
+	}
+	var found []Problem
+	for i, sum := range s.batch {
+		if at, ok := where[sum]; ok {
+			p := s.rows[i]
+			p.What = "the identity belongs to a device that was made already: " + at
+			p.Remedy = "take the row out; to make the device anew, undo it there first"
+			found = append(found, p)
+		}
+	}
+	s.batch, s.rows = s.batch[:0], s.rows[:0]
+	return found, nil
+}
+
+func (s *seen) problem(row int, id pipeline.Identity) Problem {
+	v := id.Name()
+	if len(id) > 1 {
+		v = id.String()
+	}
+	return Problem{Row: row, Column: s.header, Value: shown(v)}
+}
