@@ -1,6 +1,7 @@
 package imaging
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -101,18 +102,22 @@ func putLength(header []byte, length int64) {
 	binary.LittleEndian.PutUint32(header[4:], uint32(length))
 }
 
+// zeros is what zeros are compared with and written from; nothing changes it.
+var zeros [64 << 10]byte
+
+// allZero reports whether b holds nothing but zeros.
 func allZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
+	for len(b) > len(zeros) {
+		if !bytes.Equal(b[:len(zeros)], zeros[:]) {
 			return false
 		}
+		b = b[len(zeros):]
 	}
-	return true
+	return bytes.Equal(b, zeros[:len(b)])
 }
 
 // zero overwrites n bytes at offset with zeros.
 func zero(f *os.File, offset, n int64) error {
-	zeros := make([]byte, min(n, 64<<10))
 	for n > 0 {
 		part := zeros[:min(n, int64(len(zeros)))]
 		if _, err := f.WriteAt(part, offset); err != nil {

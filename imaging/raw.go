@@ -5,15 +5,19 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
 // rawWriter writes raw images: reflinks of golden where the file system has
-// them, sparse copies elsewhere.
+// them, elsewhere copies that leave out what is zero.
 type rawWriter struct {
 	golden Image
-	data   []Span // golden's ranges that are not zero, found when first needed
+
+	mu    sync.Mutex
+	known bool
+	data  []Span // golden's ranges that are not zero; guarded by mu, then constant
 }
 
 func openRaw(_ context.Context, g Image, _ string) (Writer, error) {
@@ -24,30 +28,20 @@ func (w *rawWriter) Close() error { return nil }
 
 func (w *rawWriter) View(path string) (View, error) { return os.Open(path) }
 
-func (w *rawWriter) Write(ctx context.Context, o *Overlay, dst string) (Result, error) {
-	return WriteRaw(ctx, w.golden, o, dst)
+// WriteRaw publishes one raw image as Writer.Write says; for many of one golden
+// image, a Writer of the format raw is faster.
+func WriteRaw(ctx context.Context, g Image, o *Overlay, dst string) (Result, error) {
+	return (&rawWriter{golden: g}).Write(ctx, o, dst)
 }
 
-// WriteRaw publishes one raw image as Writer.Write says. It is a reflink of
-// golden where both lie in one file system that has reflinks (XFS, btrfs);
-// elsewhere it is a copy that leaves golden's holes out.
-func WriteRaw(ctx context.Context, g Image, o *Overlay, dst string) (Result, error) {
-	var result Result
-	err := publish(ctx, dst, func(f *os.File) error {
-		src, err := os.Open(g.Path())
-		if err != nil {
+func (w *rawWriter) Write(ctx context.Context, o *Overlay, dst string) (Result, error) {
+	result := Result{Bytes: w.golden.Size()}
+	err := publish(ctx, dst, func(f *os.File) (err error) {
+		if err := checkGolden(w.golden, o); err != nil {
 			return err
 		}
-		defer src.Close()
-		if err := checkGolden(g, o); err != nil {
+		if result.Shared, err = w.fill(ctx, f); err != nil {
 			return err
-		}
-		result.Bytes = g.Size()
-		result.Shared = unix.IoctlFileClone(int(f.Fd()), int(src.Fd())) == nil
-		if !result.Shared {
-			if err := copySparse(ctx, f, src, g.Size()); err != nil {
-				return err
-			}
 		}
 		extents := o.Extents()
 		if err := patch(f, extents); err != nil {
@@ -59,12 +53,50 @@ func WriteRaw(ctx context.Context, g Image, o *Overlay, dst string) (Result, err
 		if err := readBack(f, extents); err != nil {
 			return err
 		}
-		return g.Unchanged()
+		return w.golden.Unchanged()
 	})
 	if err != nil {
 		return Result{}, fmt.Errorf("write image %s: %w", dst, err)
 	}
 	return result, nil
+}
+
+// fill makes an empty file equal to golden, and reports whether the two share
+// their blocks.
+func (w *rawWriter) fill(ctx context.Context, f *os.File) (shared bool, err error) {
+	src, err := os.Open(w.golden.Path())
+	if err != nil {
+		return false, err
+	}
+	defer src.Close()
+	if unix.IoctlFileClone(int(f.Fd()), int(src.Fd())) == nil {
+		return true, nil
+	}
+	spans, err := w.spans(ctx, src)
+	if err != nil {
+		return false, err
+	}
+	if err := f.Truncate(w.golden.Size()); err != nil {
+		return false, err
+	}
+	for _, span := range spans {
+		if err := copyRange(ctx, f, src, span); err != nil {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// spans returns golden's ranges that are not zero.
+func (w *rawWriter) spans(ctx context.Context, src *os.File) ([]Span, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.known {
+		return w.data, nil
+	}
+	data, err := filledSpans(ctx, src, w.golden.Size())
+	w.data, w.known = data, err == nil
+	return data, err
 }
 
 // checkGolden returns an error unless the overlay belongs to the golden image,
@@ -104,22 +136,6 @@ func readBack(f *os.File, extents []Extent) error {
 		}
 		if string(buf) != string(e.Data) {
 			return fmt.Errorf("read back: %d bytes at offset %d are not what was written", n, e.Offset)
-		}
-	}
-	return nil
-}
-
-// copySparse copies size bytes of src, leaving out its holes.
-func copySparse(ctx context.Context, dst, src *os.File, size int64) error {
-	if err := dst.Truncate(size); err != nil {
-		return err
-	}
-	for span, err := range dataSpans(src, size) {
-		if err != nil {
-			return err
-		}
-		if err := copyRange(ctx, dst, src, span); err != nil {
-			return err
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package imaging
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -76,4 +77,50 @@ func dataSpans(f *os.File, size int64) iter.Seq2[Span, error] {
 			at = hole
 		}
 	}
+}
+
+// zeroStep is the granularity in which zeros are left out, in bytes: the
+// block size of usual file systems.
+const zeroStep = 4096
+
+// filledSpans returns the ranges of the first size bytes of a file that are
+// not zero, in steps of 4 KiB. It reads what is not a hole.
+func filledSpans(ctx context.Context, f *os.File, size int64) ([]Span, error) {
+	var spans []Span
+	buf := make([]byte, streamBuffer)
+	for data, err := range dataSpans(f, size) {
+		if err != nil {
+			return nil, err
+		}
+		for at, end := data.Offset, data.Offset+data.Length; at < end; {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			part := buf[:min(int64(len(buf)), end-at)]
+			if _, err := f.ReadAt(part, at); err != nil {
+				return nil, err
+			}
+			spans = appendFilled(spans, part, at)
+			at += int64(len(part))
+		}
+	}
+	return spans, nil
+}
+
+// appendFilled appends the steps of part that are not zero, joined with the
+// last span where they follow it.
+func appendFilled(spans []Span, part []byte, at int64) []Span {
+	for len(part) > 0 {
+		n := min(zeroStep, len(part))
+		if !allZero(part[:n]) {
+			if last := len(spans) - 1; last >= 0 && spans[last].Offset+spans[last].Length == at {
+				spans[last].Length += int64(n)
+			} else {
+				spans = append(spans, Span{at, int64(n)})
+			}
+		}
+		part = part[n:]
+		at += int64(n)
+	}
+	return spans
 }

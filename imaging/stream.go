@@ -83,30 +83,14 @@ func (r *Reader) after(off int64) int {
 // NewSeeker returns the image as a file to read from its start.
 func (r *Reader) NewSeeker() io.ReadSeeker { return io.NewSectionReader(r, 0, r.size) }
 
-// streamBuffer is how much Stream reads at a time, in bytes: it fits the
-// processor's second-level cache.
-const streamBuffer = 256 << 10
-
 // Stream writes a device's whole image to w.
 func Stream(ctx context.Context, g Image, o *Overlay, w io.Writer) error {
 	r, err := NewReader(g, o)
 	if err != nil {
 		return err
 	}
-	buf := make([]byte, streamBuffer)
-	defer clear(buf)
-	for off := int64(0); off < r.size; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		part := buf[:min(int64(len(buf)), r.size-off)]
-		if _, err := r.ReadAt(part, off); err != nil {
-			return err
-		}
-		if _, err := w.Write(part); err != nil {
-			return err
-		}
-		off += int64(len(part))
+	if err := copyTo(ctx, w, r, 0, r.size); err != nil {
+		return err
 	}
 	return g.Unchanged()
 }
