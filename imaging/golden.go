@@ -4,6 +4,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
 )
 
 // GoldenOptions say how a golden image is read.
@@ -12,7 +19,7 @@ type GoldenOptions struct {
 	// made with mode 0700. Empty: nothing is kept.
 	CacheDir string
 	// Partition is the data partition: a number, a label or a PARTUUID. Empty:
-	// found as the documentation of Golden.Data says.
+	// found as Golden.Data says.
 	Partition string
 	// SectorSize is 512 or 4096 bytes; 0 means that it is found out.
 	SectorSize int
@@ -20,31 +27,189 @@ type GoldenOptions struct {
 
 // Golden is an open golden image. It is safe for use by many goroutines.
 type Golden struct {
+	path  string
+	file  *os.File
+	state fileState
+	sum   [sha256.Size]byte
+	table *Table
+	data  int // index of the data partition; -1: see dataErr
+	why   error
 }
 
-var errSoon = errors.New("imaging: this is not there yet")
+// fileState is what tells a file from another one, and from itself changed.
+type fileState struct {
+	device, inode uint64
+	size          int64
+	modified      syscall.Timespec
+	changed       syscall.Timespec
+}
 
-// OpenGolden opens the image at path, reads its partition table, finds the data
-// partition and hashes the whole.
+func stateOf(info os.FileInfo) (fileState, error) {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fileState{}, errors.New("this system does not number its files")
+	}
+	return fileState{stat.Dev, stat.Ino, info.Size(), stat.Mtim, stat.Ctim}, nil
+}
+
+// OpenGolden opens the raw image at path, reads its partition table, finds the
+// data partition and hashes the whole. An image without a data partition is
+// accepted as long as nothing asks for that partition.
 func OpenGolden(ctx context.Context, path string, opt GoldenOptions) (*Golden, error) {
-	return nil, errSoon
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, &Error{Remedy: "Set image.golden to the image that every device of the lot shares.", Err: err}
+	}
+	g := &Golden{path: path, file: file, data: -1}
+	if err := g.open(ctx, opt); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("golden image %s: %w", path, err)
+	}
+	return g, nil
+}
+
+func (g *Golden) open(ctx context.Context, opt GoldenOptions) error {
+	info, err := g.file.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return refuse("Copy it to a file first.", "not a regular file")
+	}
+	if g.state, err = stateOf(info); err != nil {
+		return err
+	}
+	if g.table, err = readTable(g.file, g.state.size, opt.SectorSize); err != nil {
+		return err
+	}
+	g.data, g.why = findData(g.file, g.table, opt.Partition)
+	if opt.Partition != "" && g.why != nil {
+		return g.why
+	}
+	if g.sum, err = cachedSum(ctx, g.path, g.state, opt.CacheDir); err != nil {
+		return err
+	}
+	return g.Unchanged()
+}
+
+// findData returns the index of the data partition; see Golden.Data.
+func findData(file *os.File, t *Table, setting string) (int, error) {
+	if setting != "" {
+		return namedPartition(t, setting)
+	}
+	numberFour := slices.IndexFunc(t.Partitions, func(p Partition) bool { return p.Number == 4 })
+	if len(t.Partitions) == 4 && numberFour >= 0 || t.Kind == TableNone {
+		return max(numberFour, 0), nil
+	}
+	if i, n := matching(t, func(p *Partition) bool { return p.Label == "data" || p.FSLabel == "data" }); n == 1 {
+		return i, nil
+	}
+	if i, n := matching(t, func(p *Partition) bool { return holdsMender(file, p) }); n == 1 {
+		return i, nil
+	}
+	return -1, refuse("Set image.partition to the number, label or PARTUUID of the data partition.",
+		"no partition shows itself as the data partition; there are: %s", t.list())
+}
+
+func matching(t *Table, is func(*Partition) bool) (index, count int) {
+	for i := range t.Partitions {
+		if is(&t.Partitions[i]) {
+			index = i
+			count++
+		}
+	}
+	return index, count
+}
+
+func holdsMender(file *os.File, p *Partition) bool {
+	if !strings.HasPrefix(p.FileSystem, "ext") {
+		return false
+	}
+	fs, err := openExt(file, p.Offset, p.Bytes)
+	if err != nil {
+		return false
+	}
+	n, err := fs.find("/mender", dataMount)
+	return err == nil && n.kind() == modeDir
+}
+
+// namedPartition finds a partition by number, label or PARTUUID.
+func namedPartition(t *Table, setting string) (int, error) {
+	number, err := strconv.Atoi(setting)
+	if err != nil {
+		number = -1
+	}
+	i, n := matching(t, func(p *Partition) bool { return p.Number == number })
+	if n == 0 {
+		i, n = matching(t, func(p *Partition) bool {
+			return p.Label == setting || p.FSLabel == setting || strings.EqualFold(p.PARTUUID, setting)
+		})
+	}
+	switch n {
+	case 1:
+		return i, nil
+	case 0:
+		return -1, refuse("Set image.partition to the number, label or PARTUUID of one of them.",
+			"there is no partition %q; there are: %s", setting, t.list())
+	}
+	return -1, refuse("Set image.partition to the number or PARTUUID instead.",
+		"%d partitions are called %q; there are: %s", n, setting, t.list())
 }
 
 // Path returns the path of the raw image.
-func (g *Golden) Path() string { return "" }
+func (g *Golden) Path() string { return g.path }
 
 // SHA256 returns the hash of the whole raw image.
-func (g *Golden) SHA256() [sha256.Size]byte { return [sha256.Size]byte{} }
+func (g *Golden) SHA256() [sha256.Size]byte { return g.sum }
 
 // Size returns the image's length in bytes.
-func (g *Golden) Size() int64 { return 0 }
+func (g *Golden) Size() int64 { return g.state.size }
+
+// Table returns the partition table.
+func (g *Golden) Table() *Table { return g.table }
+
+// Data returns the data partition: the one that GoldenOptions names; else
+// number 4 of exactly 4; else the only one labelled "data"; else the only one
+// that holds a folder /mender. Else the error lists the partitions.
+func (g *Golden) Data() (*Partition, error) {
+	if g.why != nil {
+		return nil, g.why
+	}
+	return &g.table.Partitions[g.data], nil
+}
+
+// partition returns a partition by number, 0 for the data partition.
+func (g *Golden) partition(number int) (*Partition, error) {
+	if number == 0 {
+		return g.Data()
+	}
+	i, n := matching(g.table, func(p *Partition) bool { return p.Number == number })
+	if n == 0 {
+		return nil, refuse("Use one of these numbers.", "there is no partition %d; there are: %s", number, g.table.list())
+	}
+	return &g.table.Partitions[i], nil
+}
 
 // ReadAt implements io.ReaderAt.
-func (g *Golden) ReadAt(p []byte, off int64) (int, error) { return 0, errSoon }
+func (g *Golden) ReadAt(p []byte, off int64) (int, error) { return g.file.ReadAt(p, off) }
 
-// Unchanged returns an error if the file is no longer the one that was opened:
-// another inode, length, or time of change. It costs one stat.
-func (g *Golden) Unchanged() error { return errSoon }
+// Unchanged returns an error if the file at Path is no longer the one that was
+// hashed: another inode, length, or time of change. It costs one stat.
+func (g *Golden) Unchanged() error {
+	const remedy = "Start again; a lot that was begun with another golden image is refused."
+	info, err := os.Stat(g.path)
+	if err != nil {
+		return &Error{Message: "the golden image is gone", Remedy: remedy, Err: err}
+	}
+	if now, err := stateOf(info); err != nil || now != g.state {
+		return refuse(remedy, "the golden image %s was changed while it was in use", g.path)
+	}
+	return nil
+}
 
 // Close closes the image.
-func (g *Golden) Close() error { return nil }
+func (g *Golden) Close() error { return g.file.Close() }

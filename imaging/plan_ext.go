@@ -1,0 +1,214 @@
+package imaging
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+)
+
+// newFilesystem returns how files get into the partition, or says why they
+// cannot.
+func newFilesystem(t *tools, p *Partition, mount string, files []volumeFile) (filesystem, error) {
+	switch p.FileSystem {
+	case "ext2", "ext3", "ext4":
+		return &extVolume{tools: t, partition: p, mount: mount, files: files}, nil
+	case "":
+		return nil, refuse("Set image.partition to a partition with ext4.", "it holds no known file system")
+	}
+	return nil, refuse("Use ext4 for the partition that gets the files.", "files cannot be put into %s", p.FileSystem)
+}
+
+// extVolume puts files into ext2, ext3 and ext4 by debugfs.
+type extVolume struct {
+	tools     *tools
+	partition *Partition
+	mount     string
+	files     []volumeFile
+
+	sb     *superblock
+	mkdirs []string   // in the order of making
+	places []extPlace // one for each file
+}
+
+// extPlace is a target after symbolic links were resolved.
+type extPlace struct {
+	path string
+	old  bool // a file is there, and is replaced
+}
+
+func (v *extVolume) prepare(ctx context.Context, base string) error {
+	if err := v.tools.repair(ctx, base); err != nil {
+		return err
+	}
+	file, err := os.Open(base)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	fs, err := openExt(file, 0, v.partition.Bytes)
+	if err != nil {
+		return err
+	}
+	v.sb = fs.sb
+	for _, f := range v.files {
+		if err := v.place(fs, f.path); err != nil {
+			return fmt.Errorf("%s: %w", f.Path, err)
+		}
+	}
+	return nil
+}
+
+// place resolves one target.
+func (v *extVolume) place(fs *extFS, name string) error {
+	real, inodes, missing, err := fs.walk(name, v.mount)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(missing, "..") || strings.ContainsAny(real, "\"\n") {
+		return errors.New("a symbolic link leads to a place that does not exist")
+	}
+	for _, p := range v.places {
+		if p.path == real {
+			return errors.New("two of the files to inject are the same file")
+		}
+	}
+	last := inodes[len(inodes)-1]
+	if len(missing) == 0 {
+		if kind := last.kind(); kind != modeRegular && kind != modeSymlink {
+			return errors.New("something that is not a file is there already")
+		}
+		last = inodes[len(inodes)-2]
+	}
+	if last.kind() != modeDir {
+		return fmt.Errorf("%s cannot be made: a part of the path is a file", path.Dir(real))
+	}
+	if last.flags()&flagEncrypt != 0 {
+		return refuse("Choose a folder that is not encrypted.", "%s is encrypted with a key that only the device has", path.Dir(real))
+	}
+	var dirs []string
+	for dir, n := path.Dir(real), len(missing)-1; n > 0; dir, n = path.Dir(dir), n-1 {
+		if !slices.Contains(v.mkdirs, dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	slices.Reverse(dirs)
+	v.mkdirs = append(v.mkdirs, dirs...)
+	v.places = append(v.places, extPlace{real, len(missing) == 0})
+	return nil
+}
+
+// lengths: blocks beyond the length fail e2fsck, so there is one template for
+// each number of blocks. Where content can lie in the inode, small lengths
+// stand for themselves.
+func (v *extVolume) lengths(length int64) (least, most int64) {
+	block := v.sb.blockSize
+	inline := v.sb.incompat&incompatInlineData != 0
+	if length == 0 || inline && length < v.sb.inodeSize {
+		return length, length
+	}
+	most = (length + block - 1) / block * block
+	least = most - block + 1
+	if inline {
+		least = max(least, v.sb.inodeSize)
+	}
+	return least, most
+}
+
+func (v *extVolume) render(ctx context.Context, work, scratch string, contents [][]byte) error {
+	var commands []string
+	for _, dir := range v.mkdirs {
+		commands = append(commands, mkdirCommands(dir)...)
+	}
+	for i, place := range v.places {
+		host, err := hostFile(scratch, i, contents[i])
+		if err != nil {
+			return err
+		}
+		defer os.Remove(host)
+		commands = append(commands, writeCommands(host, place.path, place.old, &v.files[i].Target)...)
+	}
+	if err := v.tools.debugfs(ctx, work, commands); err != nil {
+		return err
+	}
+	return v.tools.clean(ctx, work)
+}
+
+func (v *extVolume) slot(work *os.File, i int, content []byte) (Slot, error) {
+	fs, err := openExt(work, 0, v.partition.Bytes)
+	if err != nil {
+		return Slot{}, err
+	}
+	n, err := fs.find(v.places[i].path, "")
+	if err != nil {
+		return Slot{}, fmt.Errorf("debugfs did not write it: %w", err)
+	}
+	target := &v.files[i].Target
+	got, err := fs.content(n, maxContent)
+	if err != nil {
+		return Slot{}, err
+	}
+	if n.mode() != modeRegular|target.Mode || n.uid() != target.UID || n.gid() != target.GID || !bytes.Equal(got, content) {
+		return Slot{}, errors.New("debugfs wrote something else than it was told")
+	}
+	return v.slotOf(fs, n, int64(len(content)))
+}
+
+// slotOf describes how the file at inode n is patched.
+func (v *extVolume) slotOf(fs *extFS, n *extInode, length int64) (Slot, error) {
+	least, most := v.lengths(length)
+	slot := Slot{Shortest: least, Inode: &InodeSlot{
+		Offset: n.offset, Size: len(n.raw), Kind: InodeExt, Image: bytes.Clone(n.raw),
+		Checksum: fs.sb.roCompat&roCompatMetadataCsum != 0, Seed: fs.sb.inodeSeed(n.number, n.generation()),
+	}}
+	inode := slot.Inode
+	if n.flags()&flagInline != 0 {
+		spans, err := inlineSpans(n)
+		if err != nil {
+			return Slot{}, err
+		}
+		slot.Content, inode.Inline = trimSpans(spans, length), true
+		for k := range slot.Content {
+			s := &slot.Content[k]
+			clear(inode.Image[s.Offset : s.Offset+s.Length])
+			s.Offset += n.offset
+		}
+	} else {
+		runs, err := fs.runs(n, (most+fs.sb.blockSize-1)/fs.sb.blockSize)
+		if err != nil {
+			return Slot{}, err
+		}
+		var spans []Span
+		for _, r := range runs {
+			spans = append(spans, Span{r.physical * fs.sb.blockSize, r.count * fs.sb.blockSize})
+		}
+		slot.Content = trimSpans(spans, most)
+	}
+	if slot.capacity() != most {
+		return Slot{}, fmt.Errorf("the file has room for %d bytes, not %d", slot.capacity(), most)
+	}
+	inode.setLength(inode.Image, 0)
+	if inode.Checksum {
+		clear(inode.Image[extChecksumLow : extChecksumLow+2])
+		if inode.highChecksum() {
+			clear(inode.Image[extChecksumHigh : extChecksumHigh+2])
+		}
+	}
+	return slot, nil
+}
+
+// trimSpans cuts spans to length bytes in total.
+func trimSpans(spans []Span, length int64) []Span {
+	var out []Span
+	for _, s := range spans {
+		if s.Length = min(s.Length, length); s.Length > 0 {
+			out = append(out, s)
+			length -= s.Length
+		}
+	}
+	return out
+}
