@@ -27,8 +27,8 @@ type preauthRequest struct {
 }
 
 var (
-	errNoIdentity = errors.New("identity_data: cannot be blank.")
-	errNoPubKey   = errors.New("pubkey: cannot be blank.")
+	errNoIdentity = errors.New("identity_data: cannot be blank")
+	errNoPubKey   = errors.New("pubkey: cannot be blank")
 )
 
 // parsePreauth reads the first JSON value of a body; the service ignores what

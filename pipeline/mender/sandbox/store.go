@@ -197,7 +197,6 @@ var (
 	errNoDevice = errors.New("device not found")
 	errNoSet    = errors.New("authentication set not found")
 	errStore    = errors.New("internal error")
-	errMismatch = errors.New("dev auth: dev ID and auth ID mismatch")
 	errStatus   = errors.New("dev auth: bad request")
 	errRefused  = errors.New("dev auth: unauthorized")
 	errTooMany  = errors.New("maximum number of accepted devices reached")

@@ -87,9 +87,9 @@ func (t *tokens) mac(head string) string {
 
 func (t *tokens) revoke() { t.generation.Add(1) }
 
-// Why a token is refused; the texts are the real service's where it has one.
+// Why a token is refused.
 var (
-	errNoToken      = errors.New("Authorization not present in header")
+	errNoToken      = errors.New("no Bearer token in the Authorization header")
 	errBadToken     = errors.New("token is invalid")
 	errExpiredToken = errors.New("token is expired")
 )
