@@ -55,15 +55,15 @@ func readTable(r io.ReaderAt, size int64, sector int) (*Table, error) {
 // detectTable prefers 512-byte sectors. An MBR does not say its unit, so one
 // that shows no known file system is read again with 4096.
 func detectTable(r io.ReaderAt, size int64) (*Table, error) {
-	small, err := readTableOf(r, size, 512)
-	if err == nil && (small.Kind != TableMBR || small.known() > 0) {
+	small, errSmall := readTableOf(r, size, 512)
+	if errSmall == nil && (small.Kind != TableMBR || small.known() > 0) {
 		return small, nil
 	}
-	large, errLarge := readTableOf(r, size, 4096)
-	if errLarge == nil && large.Kind != TableNone && (err != nil || large.known() > 0) {
-		return large, nil
+	large, err := readTableOf(r, size, 4096)
+	if err != nil || large.Kind == TableNone || errSmall == nil && large.known() == 0 {
+		return small, errSmall
 	}
-	return small, err
+	return large, nil
 }
 
 func readTableOf(r io.ReaderAt, size int64, sector int) (*Table, error) {

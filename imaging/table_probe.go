@@ -65,7 +65,7 @@ func probeFAT(b []byte, p *Partition) {
 	if len(b) < 512 || b[510] != 0x55 || b[511] != 0xAA {
 		return
 	}
-	label, id := 0, 0
+	var label, id int
 	switch {
 	case bytes.HasPrefix(b[82:], []byte("FAT32")):
 		label, id = 71, 67
