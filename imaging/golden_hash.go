@@ -17,9 +17,9 @@ import (
 // copyBuffer is how much is read at once.
 const copyBuffer = 1 << 20
 
-// dataSpans returns the parts of [from, to) that the file's holes leave over.
+// dataWithin returns the parts of [from, to) that the file's holes leave over.
 // A file system that knows no holes has one span. It moves the file's offset.
-func dataSpans(file *os.File, from, to int64) ([]Span, error) {
+func dataWithin(file *os.File, from, to int64) ([]Span, error) {
 	var out []Span
 	for from < to {
 		start, err := unix.Seek(int(file.Fd()), from, unix.SEEK_DATA)
@@ -53,7 +53,7 @@ func sumFile(ctx context.Context, path string, size int64) (sum [sha256.Size]byt
 		return sum, err
 	}
 	defer file.Close()
-	spans, err := dataSpans(file, 0, size)
+	spans, err := dataWithin(file, 0, size)
 	if err != nil {
 		return sum, err
 	}
@@ -129,7 +129,7 @@ func writeWhole(name string, data []byte) error {
 // copySparse copies size bytes at from of src to the start of dst, which must
 // be new, and leaves holes where src has holes or blocks of zeros.
 func copySparse(ctx context.Context, dst, src *os.File, from, size int64) error {
-	spans, err := dataSpans(src, from, from+size)
+	spans, err := dataWithin(src, from, from+size)
 	if err != nil {
 		return err
 	}

@@ -167,7 +167,7 @@ func (p *samplePart) fill(ctx context.Context, image *os.File, scratch, tree str
 	if _, stderr, err := t.run(ctx, pkg, "", p.mkfs[0], append(args[:len(args):len(args)], scratch)...); err != nil {
 		return fmt.Errorf("%s: %w%s", p.mkfs[0], err, firstLine(stderr))
 	}
-	spans, err := dataSpans(file, 0, p.bytes)
+	spans, err := dataWithin(file, 0, p.bytes)
 	if err != nil {
 		return err
 	}

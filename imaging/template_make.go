@@ -175,11 +175,11 @@ const diffUnit = 512
 // in the partition.
 func (r *rendered) diff(ctx context.Context) ([]Span, error) {
 	size := r.partition.Bytes
-	places, err := dataSpans(r.work, 0, size)
+	places, err := dataWithin(r.work, 0, size)
 	if err != nil {
 		return nil, err
 	}
-	golden, err := dataSpans(r.golden, r.partition.Offset, r.partition.Offset+size)
+	golden, err := dataWithin(r.golden, r.partition.Offset, r.partition.Offset+size)
 	if err != nil {
 		return nil, err
 	}
