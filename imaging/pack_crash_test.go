@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -190,7 +191,9 @@ func TestPackKilled(t *testing.T) {
 		lines := bufio.NewScanner(out)
 		for stop := 50 + rand.IntN(400); lines.Scan(); stop-- {
 			if stop == 0 {
-				cmd.Process.Signal(syscall.SIGKILL)
+				if err := cmd.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
 			}
 			var ref Ref
 			var n int
@@ -199,7 +202,7 @@ func TestPackKilled(t *testing.T) {
 				base = max(base, n+1000)
 			}
 		}
-		cmd.Wait()
+		_ = cmd.Wait() // it was killed
 		p := reopen(t, nil, path)
 		for ref, n := range acked {
 			wantEntry(t, p.Read, ref, n)
@@ -223,8 +226,10 @@ func appendForever(t *testing.T, path string) {
 	}
 	sum, size := p.Golden()
 	tmpl := handTemplate(sum, size)
-	var base int
-	fmt.Sscan(os.Getenv(crashHelper+"_BASE"), &base)
+	base, err := strconv.Atoi(os.Getenv(crashHelper + "_BASE"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var next, out sync.Mutex
 	var wg sync.WaitGroup
 	for range 32 {
@@ -283,6 +288,6 @@ func smallDisk(t testing.TB, bytes int64) string {
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", bytes)); err != nil {
 		t.Skipf("needs to mount a tmpfs (root): %v", err)
 	}
-	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	return dir
 }

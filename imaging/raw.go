@@ -50,7 +50,7 @@ func (w *rawWriter) Write(ctx context.Context, o *Overlay, dst string) (Result, 
 		if err := f.Sync(); err != nil {
 			return err
 		}
-		if err := readBack(f, extents); err != nil {
+		if err := checkWritten(f, extents); err != nil {
 			return err
 		}
 		return w.golden.Unchanged()
@@ -118,9 +118,9 @@ func patch(f *os.File, extents []Extent) error {
 	return nil
 }
 
-// readBack compares a file's extents with what was written, as the disk has
+// checkWritten compares a file's extents with what was written, as the disk has
 // them and not the cache, as far as the kernel lets us.
-func readBack(f *os.File, extents []Extent) error {
+func checkWritten(f *os.File, extents []Extent) error {
 	var buf []byte
 	defer func() { clear(buf[:cap(buf)]) }()
 	for _, e := range extents {

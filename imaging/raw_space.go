@@ -2,10 +2,7 @@ package imaging
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"iter"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -48,37 +45,6 @@ func AllocatedBytes(path string) (int64, error) {
 	return s.Blocks * 512, nil
 }
 
-// dataSpans yields the ranges of the first size bytes of a file that are not
-// holes. File systems that know no holes show one range.
-func dataSpans(f *os.File, size int64) iter.Seq2[Span, error] {
-	return func(yield func(Span, error) bool) {
-		for at := int64(0); at < size; {
-			data, err := f.Seek(at, unix.SEEK_DATA)
-			if errors.Is(err, unix.ENXIO) {
-				return
-			}
-			if err != nil {
-				yield(Span{}, err)
-				return
-			}
-			hole, err := f.Seek(data, unix.SEEK_HOLE)
-			if err != nil {
-				yield(Span{}, err)
-				return
-			}
-			hole = min(hole, size)
-			if data >= hole {
-				yield(Span{}, io.ErrUnexpectedEOF)
-				return
-			}
-			if !yield(Span{data, hole - data}, nil) {
-				return
-			}
-			at = hole
-		}
-	}
-}
-
 // zeroStep is the granularity in which zeros are left out, in bytes: the
 // block size of usual file systems.
 const zeroStep = 4096
@@ -88,10 +54,11 @@ const zeroStep = 4096
 func filledSpans(ctx context.Context, f *os.File, size int64) ([]Span, error) {
 	var spans []Span
 	buf := make([]byte, streamBuffer)
-	for data, err := range dataSpans(f, size) {
-		if err != nil {
-			return nil, err
-		}
+	filled, err := dataWithin(f, 0, size)
+	if err != nil {
+		return nil, err
+	}
+	for _, data := range filled {
 		for at, end := data.Offset, data.Offset+data.Length; at < end; {
 			if err := ctx.Err(); err != nil {
 				return nil, err

@@ -77,7 +77,7 @@ func smallGolden(t testing.TB, dir string) (*handGolden, *Template) {
 func wantImage(t testing.TB, g Image, o *Overlay) []byte {
 	t.Helper()
 	image := make([]byte, g.Size())
-	if _, err := g.ReadAt(image, 0); err != nil && err != io.EOF {
+	if _, err := g.ReadAt(image, 0); err != nil && !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
 	for _, e := range append(o.Template.Constant[:len(o.Template.Constant):len(o.Template.Constant)], o.Slots...) {
@@ -224,7 +224,9 @@ func TestRawRefuses(t *testing.T) {
 		},
 		"a golden image that was changed": func(dir string) error {
 			other, tmpl := smallGolden(t, t.TempDir())
-			other.WriteAt([]byte("x"), 4<<20)
+			if err := other.Truncate(other.size + 1); err != nil {
+				return nil
+			}
 			_, err := WriteRaw(t.Context(), other, handOverlay(t, tmpl, 1), filepath.Join(dir, "d"))
 			return err
 		},
@@ -312,12 +314,16 @@ func TestPublishKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		cmd.Process.Kill()
-		cmd.Wait()
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait() // it was killed
 		images, _ := filepath.Glob(filepath.Join(dir, "device-*.img"))
 		for _, path := range images {
 			var n int
-			fmt.Sscanf(filepath.Base(path), "device-%d.img", &n)
+			if _, err := fmt.Sscanf(filepath.Base(path), "device-%d.img", &n); err != nil {
+				t.Fatal(err)
+			}
 			wantFile(t, path, wantImage(t, g, handOverlay(t, tmpl, n)))
 			os.Remove(path)
 		}
@@ -339,7 +345,9 @@ func publishForever(t *testing.T, dir string) {
 	}
 	g := &handGolden{File: f, size: 4 << 20}
 	h := sha256.New()
-	io.Copy(h, f)
+	if _, err := io.Copy(h, f); err != nil {
+		t.Fatal(err)
+	}
 	h.Sum(g.sum[:0])
 	g.info, _ = f.Stat()
 	tmpl := handTemplate(g.sum, g.size)
@@ -355,8 +363,8 @@ func publishForever(t *testing.T, dir string) {
 // xfsDisk mounts an sparse XFS of 3 GiB, which has reflinks.
 func xfsDisk(t testing.TB) string {
 	t.Helper()
-	mkfs := tool(t, "mkfs.xfs", "xfsprogs")
-	mount := tool(t, "mount", "mount")
+	mkfs := program(t, "mkfs.xfs", "xfsprogs")
+	mount := program(t, "mount", "mount")
 	file := filepath.Join(t.TempDir(), "xfs")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -373,15 +381,15 @@ func xfsDisk(t testing.TB) string {
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, 0); err != nil {
-			unix.Unmount(dir, unix.MNT_DETACH)
+			_ = unix.Unmount(dir, unix.MNT_DETACH)
 		}
 	})
 	return dir
 }
 
-// tool returns the path of a program that judges: its absence fails the test
+// program returns the path of a program that judges: its absence fails the test
 // where CI is set, and skips it elsewhere.
-func tool(t testing.TB, name, debianPackage string) string {
+func program(t testing.TB, name, debianPackage string) string {
 	t.Helper()
 	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin") {
 		path := filepath.Join(dir, name)

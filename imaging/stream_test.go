@@ -28,11 +28,11 @@ func TestReaderShowsTheImage(t *testing.T) {
 		}
 	}
 	tail := make([]byte, 100)
-	if n, err := r.ReadAt(tail, r.Size()-60); n != 60 || err != io.EOF {
+	if n, err := r.ReadAt(tail, r.Size()-60); n != 60 || !errors.Is(err, io.EOF) {
 		t.Fatalf("at the end: %d, %v", n, err)
 	}
 	for _, off := range []int64{-1, r.Size(), r.Size() + 1} {
-		if n, err := r.ReadAt(tail, off); n != 0 || err != io.EOF {
+		if n, err := r.ReadAt(tail, off); n != 0 || !errors.Is(err, io.EOF) {
 			t.Fatalf("at %d: %d, %v", off, n, err)
 		}
 	}
