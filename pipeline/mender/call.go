@@ -2,6 +2,7 @@ package mender
 
 import (
 	"context"
+	"crypto/tls"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -60,6 +61,10 @@ type answer struct {
 	header    http.Header
 	body      []byte
 	requestID string // X-MEN-RequestID
+	proto     string
+	tls       *tls.ConnectionState // nil for transports without
+	received  time.Time
+	took      time.Duration // from the request's first byte to the answer's last
 }
 
 type callKey struct{}

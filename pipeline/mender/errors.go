@@ -47,13 +47,20 @@ func statusError(k *call) error {
 		Error string `json:"error"`
 	}
 	if json.Unmarshal(k.body, &body) == nil {
-		e.Message = body.Error
-		if k.used != nil { // a proxy may echo what it was sent
-			e.Message = strings.ReplaceAll(e.Message, k.used.token, "[token]")
-		}
-		e.Message = clean(e.Message, 200)
+		e.Message = clean(k.redact(body.Error), 200)
 	}
 	return e
+}
+
+// redact takes out the secrets that were sent, should something echo them.
+func (k *call) redact(s string) string {
+	if k.used != nil {
+		s = strings.ReplaceAll(s, k.used.token, "[token]")
+	}
+	if k.password != "" {
+		s = strings.ReplaceAll(s, k.password, "[password]")
+	}
+	return s
 }
 
 // fromAPI reports whether the answer has the form of the API's errors.

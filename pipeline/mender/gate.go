@@ -322,7 +322,7 @@ func (g *gate) outage() error {
 }
 
 func (g *gate) outageLocked() error {
-	err := error(errGiveUp)
+	err := errGiveUp
 	if g.cause != nil {
 		err = fmt.Errorf("%w (more than %s): %w", errGiveUp, g.giveUp, g.cause)
 	}

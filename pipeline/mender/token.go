@@ -70,7 +70,10 @@ func readSecret(path, what string) (string, error) {
 		return "", pipeline.WithHint(fmt.Errorf("the %s can't be read: %w", what, err),
 			"Put the %s of the Mender server into that file (mode 0600), or name another one.", what)
 	}
-	secret := strings.TrimSpace(string(data))
+	secret := strings.TrimRight(string(data), "\r\n") // a password may end in a space
+	if what == "token" {
+		secret = strings.TrimSpace(secret)
+	}
 	if secret == "" {
 		return "", pipeline.WithHint(fmt.Errorf("the %s file %s is empty", what, path),
 			"Put the %s of the Mender server into it.", what)

@@ -96,6 +96,7 @@ func (w *wire) attempt(req *http.Request, header http.Header, k *call) error {
 	defer cancel()
 	out := req.WithContext(ctx)
 	out.Header = header
+	sent := time.Now()
 	resp, err := w.inner.RoundTrip(out)
 	if err != nil {
 		return err
@@ -104,7 +105,12 @@ func (w *wire) attempt(req *http.Request, header http.Header, k *call) error {
 	if err != nil {
 		return err
 	}
-	k.answer = answer{status: resp.StatusCode, header: resp.Header, body: body, requestID: resp.Header.Get("X-Men-Requestid")}
+	now := time.Now()
+	k.answer = answer{
+		status: resp.StatusCode, header: resp.Header, body: body,
+		requestID: resp.Header.Get("X-Men-Requestid"), proto: resp.Proto, tls: resp.TLS,
+		received: now, took: now.Sub(sent),
+	}
 	return nil
 }
 
