@@ -123,3 +123,11 @@ type Origin struct {
 	// Warnings are what an auditor should know, in sentences.
 	Warnings []string `json:"warnings,omitempty"`
 }
+
+// Locator is what sources of ModeToken implement besides Source.
+type Locator interface {
+	// URI returns the PKCS#11 URI by which the device finds the private key
+	// that Generate made with this public key (SPKI, DER). It has neither
+	// module nor PIN. It is known until the source is closed.
+	URI(public []byte) (string, error)
+}

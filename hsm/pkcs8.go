@@ -42,6 +42,17 @@ var p384DER = curveDER{
 	oid:          "\x06\x05\x2b\x81\x04\x00\x22",
 }
 
+// curveOf returns the curve of an algorithm, nil for those without one.
+func curveOf(alg Algorithm) *curveDER {
+	switch alg {
+	case ECDSAP256:
+		return &p256DER
+	case ECDSAP384:
+		return &p384DER
+	}
+	return nil
+}
+
 // private returns the PKCS#8 of a scalar (size bytes, big-endian) and its
 // uncompressed point.
 func (c *curveDER) private(scalar, point []byte) []byte {

@@ -1,0 +1,145 @@
+//go:build cgo
+
+package hsm
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// entropyBatch is how many bytes are asked of the token at once: a call of a
+// networked HSM costs the same for 32 bytes.
+const entropyBatch = 2048
+
+// errRepeats is the failure of the only health test that makes sense at this
+// distance from the noise source.
+var errRepeats = errors.New("the token's random numbers repeat")
+
+// entropy is the source of ModeEntropy: keys made here, of the token's random numbers.
+type entropy struct {
+	pool   *pool
+	alg    Algorithm
+	budget budget
+
+	mu   sync.Mutex // guards the rest
+	rest []byte     // random bytes not yet used; wiped as they are
+	last []byte     // the last draw of 32 bytes, to notice repetition
+}
+
+func openEntropy(ctx context.Context, p *pool, alg Algorithm, cfg *Config) (Source, error) {
+	e := &entropy{pool: p, alg: alg}
+	e.budget.most = int64(cfg.Limits.Keys)
+	first, err := e.draw(ctx, 32)
+	Wipe(first)
+	if err != nil {
+		if _, isGone := errors.AsType[*GoneError](err); isGone || errors.Is(err, context.Canceled) {
+			return nil, err
+		}
+		return nil, refused("use --keys hsm or another token", "the token gives no random numbers: %w", err)
+	}
+	return e, nil
+}
+
+// draw returns n random bytes of the token, which the caller wipes.
+func (e *entropy) draw(ctx context.Context, n int) ([]byte, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.rest) < n {
+		fresh, err := tryTwice(ctx, e.pool, func(s *session) ([]byte, error) {
+			random, err := s.GenerateRandom(s.handle, entropyBatch)
+			if err == nil && len(random) != entropyBatch {
+				err = fmt.Errorf("the token gave %d random bytes, not %d", len(random), entropyBatch)
+			}
+			return random, err
+		})
+		if err != nil {
+			return nil, err
+		}
+		Wipe(e.rest)
+		e.rest = fresh
+	}
+	out := append([]byte(nil), e.rest[:n]...)
+	Wipe(e.rest[:n])
+	e.rest = e.rest[n:]
+	if bytes.Equal(out[:16], e.last) || allZero(out) {
+		return nil, gone("don't use this token any more until its maker has explained it", "%w", errRepeats)
+	}
+	e.last = append(e.last[:0], out[:16]...)
+	return out, nil
+}
+
+// Generate implements Source.
+func (e *entropy) Generate(ctx context.Context, _ string) (private, public []byte, err error) {
+	if err := e.budget.take(); err != nil {
+		return nil, nil, err
+	}
+	for {
+		size := 32
+		if e.alg == ECDSAP384 {
+			size = 48
+		}
+		seed, err := e.draw(ctx, size)
+		if err != nil {
+			return nil, nil, fmt.Errorf("random numbers of the token: %w", err)
+		}
+		private, public, err = keyFromSeed(e.alg, seed)
+		if err == nil {
+			return private, public, nil
+		}
+	}
+}
+
+// keyFromSeed makes a key of the seed, and wipes it. It fails for the one in
+// 2^32 seeds that is no scalar of P-256: rejecting them keeps the distribution even.
+func keyFromSeed(alg Algorithm, seed []byte) (private, public []byte, err error) {
+	defer Wipe(seed)
+	secretly(func() {
+		var der []byte
+		switch alg {
+		case Ed25519:
+			key := ed25519.NewKeyFromSeed(seed)
+			defer Wipe(key)
+			der, public = ed25519DER(key)
+		case ECDSAP256:
+			der, public, err = ecFromSeed(elliptic.P256(), &p256DER, seed)
+		default:
+			der, public, err = ecFromSeed(elliptic.P384(), &p384DER, seed)
+		}
+		if err == nil {
+			private = privatePEM(der)
+		}
+	})
+	return private, public, err
+}
+
+func ecFromSeed(curve elliptic.Curve, der *curveDER, seed []byte) (private, public []byte, err error) {
+	key, err := ecdsa.ParseRawPrivateKey(curve, seed)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer wipeEC(key)
+	return ecDER(key, der)
+}
+
+// Origin implements Source.
+func (e *entropy) Origin() Origin {
+	o := e.pool.origin(ModeEntropy, e.alg)
+	o.Mechanism = "C_GenerateRandom"
+	o.Warnings = []string{"only the random numbers are the token's: keys are made in this host's memory"}
+	return o
+}
+
+// Close implements Source.
+func (e *entropy) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	Wipe(e.rest)
+	Wipe(e.last)
+	return e.pool.close()
+}

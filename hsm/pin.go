@@ -1,0 +1,116 @@
+package hsm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/term"
+)
+
+// maxPIN bounds what is read as a PIN; tokens allow far less.
+const maxPIN = 1024
+
+// PINFile returns a Config.PIN that reads a file, such as a systemd credential.
+// A file that everybody may read is refused. A newline at the end is dropped.
+func PINFile(path string) func(context.Context) ([]byte, error) {
+	return func(context.Context) ([]byte, error) {
+		file, err := os.Open(path)
+		if err != nil {
+			return nil, fmt.Errorf("PIN: %w", err)
+		}
+		defer file.Close()
+		info, err := file.Stat()
+		if err != nil {
+			return nil, fmt.Errorf("PIN: %w", err)
+		}
+		if mode := info.Mode(); mode.IsRegular() && mode.Perm()&0o007 != 0 {
+			return nil, refused("chmod o= "+path, "PIN: everybody may read %s", path)
+		}
+		return readPIN(file)
+	}
+}
+
+// PINDescriptor returns a Config.PIN that reads an inherited file descriptor,
+// and closes it.
+func PINDescriptor(fd uintptr) func(context.Context) ([]byte, error) {
+	return func(context.Context) ([]byte, error) {
+		file := os.NewFile(fd, "PIN descriptor")
+		if file == nil {
+			return nil, fmt.Errorf("PIN: there is no descriptor %d", fd)
+		}
+		defer file.Close()
+		return readPIN(file)
+	}
+}
+
+// PINPrompt returns a Config.PIN that asks on the terminal, without echo.
+// Without a terminal it refuses.
+func PINPrompt(prompt string) func(context.Context) ([]byte, error) {
+	return func(context.Context) ([]byte, error) {
+		tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+		if err != nil {
+			return nil, refused("give the PIN by pin-source in the URI, or by a PIN file", "there is no terminal to ask for the PIN")
+		}
+		defer tty.Close()
+		fmt.Fprint(tty, prompt)
+		pin, err := term.ReadPassword(int(tty.Fd()))
+		fmt.Fprintln(tty)
+		if err == nil && len(pin) == 0 {
+			err = errors.New("no PIN was given")
+		}
+		return pin, err
+	}
+}
+
+func readPIN(r io.Reader) ([]byte, error) {
+	buf := make([]byte, maxPIN+1)
+	n, err := io.ReadFull(r, buf)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("PIN: %w", err)
+	}
+	pin := bytes.TrimRight(buf[:n], "\r\n")
+	if len(pin) == 0 || n > maxPIN {
+		Wipe(buf)
+		return nil, fmt.Errorf("PIN: %d bytes where 1 to %d are expected", n, maxPIN)
+	}
+	return pin, nil
+}
+
+// pin returns the PIN as the URI or the caller gives it, nil if neither does.
+// The caller wipes it.
+func (c *Config) pin(ctx context.Context, u *URI) ([]byte, error) {
+	switch {
+	case u.PINValue != "":
+		return []byte(u.PINValue), nil
+	case u.PINSource != "":
+		return pinFromSource(ctx, u.PINSource)
+	case c.PIN != nil:
+		return c.PIN(ctx)
+	}
+	return nil, nil
+}
+
+// pinFromSource reads pin-source: a path, a file: URI, or fd:N of ours. Commands
+// ("|..") are allowed by the RFC and refused here: a configuration file must not
+// be able to run programs.
+func pinFromSource(ctx context.Context, source string) ([]byte, error) {
+	if number, ok := strings.CutPrefix(source, "fd:"); ok {
+		fd, err := strconv.ParseUint(number, 10, 16)
+		if err != nil {
+			return nil, refused("write fd:3", "pin-source: %q is no descriptor", number)
+		}
+		return PINDescriptor(uintptr(fd))(ctx)
+	}
+	path := strings.TrimPrefix(source, "file://")
+	path = strings.TrimPrefix(path, "file:")
+	if strings.HasPrefix(path, "|") || strings.Contains(path, "://") {
+		return nil, refused("put the PIN into a file that only keymill may read", "pin-source: commands and remote sources are not run")
+	}
+	return PINFile(path)(ctx)
+}

@@ -1,0 +1,310 @@
+//go:build cgo
+
+package hsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/pkcs11"
+)
+
+// defaultSessions suits software tokens, which gain nothing from more; `hsm bench` finds a better number.
+const defaultSessions = 4
+
+// session is one open session of a token. One goroutine uses it at a time.
+type session struct {
+	*pkcs11.Ctx
+	handle     pkcs11.SessionHandle
+	generation int64
+	kek        *kek // the wrapping key that lives in this session; nil if the source needs none
+}
+
+// pool hands out a bounded number of logged-in sessions. A session that saw an
+// error isn't used again: closing it also destroys the session objects that a
+// failed call may have left. A new one is opened in its place, after a
+// re-initialisation of the module if it takes that.
+type pool struct {
+	mod     *module
+	uri     *URI
+	pin     []byte // kept to log in again; wiped by close
+	log     *slog.Logger
+	token   pkcs11.TokenInfo
+	prepare func(*session) error // makes what a source needs in each session; may be nil
+
+	// idle holds a permit for every session that may exist: the session itself,
+	// or nil for one that isn't open. Taking from it is what workers wait for.
+	idle     chan *session
+	returned atomic.Int64 // sessions given back so far: the pool isn't stuck while this grows
+
+	mu   sync.Mutex // guards open
+	open int        // permits in circulation
+
+	opening sync.Mutex // guards fatal; held while a session is opened, so that a PIN is tried once
+	fatal   error      // a refused PIN: nobody tries again
+}
+
+// openPool loads the module, finds the token and logs one session in.
+func openPool(ctx context.Context, cfg *Config) (*pool, error) {
+	u, err := ParseURI(cfg.URI)
+	if err != nil {
+		return nil, &RefusedError{Err: err, Hint: "write pkcs11:token=LABEL?module-path=/path/to/module.so&pin-source=/path/to/pin"}
+	}
+	pin, err := cfg.pin(ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	u.PINValue = ""
+	mod, err := openModule(ctx, u, cfg.timeout())
+	if err != nil {
+		Wipe(pin)
+		return nil, err
+	}
+	p := &pool{mod: mod, uri: u, pin: pin, log: cfg.log()}
+	if err := p.start(ctx, cfg.Limits.Sessions); err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	return p, nil
+}
+
+func (p *pool) start(ctx context.Context, sessions int) error {
+	if sessions <= 0 {
+		sessions = defaultSessions
+	}
+	token, err := invoke(ctx, p.mod, func() (pkcs11.TokenInfo, error) {
+		_, token, err := p.mod.findToken(p.uri)
+		return token, err
+	}, nil)
+	if err != nil {
+		return asGone(err, p.uri)
+	}
+	p.token = token
+	if most := token.MaxRwSessionCount; most > 0 && most != pkcs11.CK_UNAVAILABLE_INFORMATION {
+		sessions = int(min(uint(sessions), most))
+	}
+	p.idle = make(chan *session, sessions)
+	p.open = sessions
+	for range sessions {
+		p.idle <- nil
+	}
+	s, err := p.get(ctx)
+	if err != nil {
+		return err
+	}
+	p.put(s, nil)
+	return nil
+}
+
+// use runs f with a session. f's error retires the session. The session goes
+// back by itself when f returns, also if the caller has left before.
+func use[T any](ctx context.Context, p *pool, f func(*session) (T, error)) (T, error) {
+	var zero T
+	s, err := p.get(ctx)
+	if err != nil {
+		return zero, err
+	}
+	if err := p.mod.enter(ctx, 1); err != nil {
+		p.put(s, nil)
+		return zero, err
+	}
+	return invokeEntered(ctx, p.mod, 1, func() (T, error) {
+		value, err := f(s)
+		p.put(s, err)
+		return value, err
+	}, nil)
+}
+
+// get waits for a session, and opens one where the permit has none.
+func (p *pool) get(ctx context.Context) (*session, error) {
+	for {
+		s, err := p.take(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if s != nil && s.generation == p.mod.generation.Load() {
+			return s, nil
+		}
+		if s, err = p.reopen(ctx); err == nil {
+			return s, nil
+		}
+		if isCKR(err, pkcs11.CKR_SESSION_COUNT) && p.shrink() {
+			p.log.Warn("the token has no more sessions; going on with those that are open")
+			continue
+		}
+		p.idle <- nil
+		return nil, asGone(err, p.uri)
+	}
+}
+
+func (p *pool) take(ctx context.Context) (*session, error) {
+	for {
+		before := p.returned.Load()
+		timer := time.NewTimer(p.mod.timeout)
+		select {
+		case s := <-p.idle:
+			timer.Stop()
+			return s, nil
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, ctx.Err()
+		case <-timer.C:
+			if p.returned.Load() == before {
+				return nil, asGone(errHung, p.uri)
+			}
+		}
+	}
+}
+
+// shrink gives a permit up for good, unless it is the last one.
+func (p *pool) shrink() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.open < 2 {
+		return false
+	}
+	p.open--
+	return true
+}
+
+// put gives a session back. Any error of its use retires it.
+func (p *pool) put(s *session, err error) {
+	if err != nil {
+		p.discard(s)
+		s = nil
+	}
+	p.returned.Add(1)
+	p.idle <- s
+}
+
+// drain closes the sessions that nobody uses.
+func (p *pool) drain() {
+	for range len(p.idle) {
+		p.discard(<-p.idle)
+		p.idle <- nil
+	}
+}
+
+// discard closes a session, if there is one.
+func (p *pool) discard(s *session) {
+	if s != nil && s.generation == p.mod.generation.Load() {
+		_ = s.CloseSession(s.handle) // a dead session can't be closed
+		s.kek.wipe()
+	}
+}
+
+// reopen opens a session, and re-initialises the module if it has to.
+func (p *pool) reopen(ctx context.Context) (*session, error) {
+	var err error
+	for attempt := range 3 {
+		seen := p.mod.generation.Load()
+		var s *session
+		s, err = invoke(ctx, p.mod, p.openSession, func(s *session, err error) {
+			if err == nil {
+				_ = s.CloseSession(s.handle)
+			}
+		})
+		if err == nil || !errors.Is(err, errNoToken) && !retryable(err) || isCKR(err, pkcs11.CKR_SESSION_COUNT) {
+			return s, err
+		}
+		p.log.Warn("the token's session is lost", "attempt", attempt+1, "error", err)
+		if errors.Is(err, errHung) {
+			break
+		}
+		if attempt == 0 {
+			continue // a passing error is not worth everybody's sessions
+		}
+		if reinitErr := p.mod.reinitialise(ctx, seen); reinitErr != nil {
+			return nil, fmt.Errorf("%w; starting the module again: %w", err, reinitErr)
+		}
+	}
+	return nil, err
+}
+
+// openSession opens a session, logs in and prepares it.
+func (p *pool) openSession() (*session, error) {
+	p.opening.Lock()
+	defer p.opening.Unlock()
+	if p.fatal != nil {
+		return nil, p.fatal
+	}
+	generation := p.mod.generation.Load()
+	slot, token, err := p.mod.findToken(p.uri)
+	if err != nil {
+		return nil, err
+	}
+	handle, err := p.mod.ctx.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+	if err != nil {
+		return nil, fmt.Errorf("open a session: %w", err)
+	}
+	s := &session{Ctx: p.mod.ctx, handle: handle, generation: generation}
+	if err = p.login(s, token); err == nil && p.prepare != nil {
+		err = p.prepare(s)
+	}
+	if err != nil {
+		_ = s.CloseSession(handle)
+		return nil, err
+	}
+	return s, nil
+}
+
+// login logs in, unless the token needs no login or knows us already. A refused
+// PIN is final. The caller holds opening.
+func (p *pool) login(s *session, token pkcs11.TokenInfo) error {
+	if p.pin == nil {
+		return nil
+	}
+	if info, err := s.GetSessionInfo(s.handle); err == nil && info.State == pkcs11.CKS_RW_USER_FUNCTIONS {
+		return nil
+	}
+	err := checkPIN(token)
+	if err == nil {
+		err = explainLogin(trimmed(token.Label), s.Login(s.handle, pkcs11.CKU_USER, string(p.pin)))
+	}
+	if _, refusal := errors.AsType[*GoneError](err); refusal {
+		p.fatal = err
+	}
+	return err
+}
+
+// asGone marks an error of opening sessions as the token's, with advice.
+func asGone(err error, u *URI) error {
+	if _, isGone := errors.AsType[*GoneError](err); isGone || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	if _, isRefused := errors.AsType[*RefusedError](err); isRefused {
+		return err
+	}
+	hint := "check that the token is connected and its service runs; then the same command goes on from here"
+	switch {
+	case isCKR(err, pkcs11.CKR_SESSION_COUNT):
+		hint = "all sessions of the token are in use: end the other programs that use it"
+	case errors.Is(err, errHung):
+		hint = "restart the token's service or reconnect it; then the same command goes on from here"
+	}
+	return gone(hint, "the token %s can't be used: %w", u, err)
+}
+
+// close gives back what the pool holds. Sessions that are still in use are
+// waited for as long as a call may take.
+func (p *pool) close() error {
+	defer Wipe(p.pin)
+	p.mu.Lock()
+	open := p.open
+	p.mu.Unlock()
+	timer := time.NewTimer(p.mod.timeout)
+	defer timer.Stop()
+	for range open {
+		select {
+		case s := <-p.idle:
+			p.discard(s)
+		case <-timer.C:
+			return errHung
+		}
+	}
+	return p.mod.close()
+}

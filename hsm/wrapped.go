@@ -1,0 +1,219 @@
+//go:build cgo
+
+package hsm
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+	"sync/atomic"
+)
+
+// openToken returns the source of a mode that needs a token.
+func openToken(ctx context.Context, mode Mode, alg Algorithm, cfg Config) (Source, error) {
+	if mode == ModeEntropy && alg.bits() > 0 {
+		return nil, refused("choose ed25519 or ecdsa-p256, or --keys hsm for RSA made in the token",
+			"hsm-entropy can't make %s: Go's crypto/rsa takes no random numbers from outside since Go 1.26", alg)
+	}
+	p, err := openPool(ctx, &cfg)
+	if err != nil {
+		return nil, err
+	}
+	var source Source
+	switch mode {
+	case ModeHSM:
+		source, err = openWrapped(ctx, p, alg, &cfg)
+	case ModeEntropy:
+		source, err = openEntropy(ctx, p, alg, &cfg)
+	default:
+		source, err = openDevice(ctx, p, alg, &cfg)
+	}
+	if err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	return source, nil
+}
+
+// budget is the limit of keys that a source may make.
+type budget struct {
+	most int64 // 0: no limit
+	made atomic.Int64
+}
+
+func (b *budget) take() error {
+	if n := b.made.Add(1); b.most > 0 && n > b.most {
+		b.made.Add(-1)
+		return gone("raise the limit of keys, or go on with another token", "the limit of %d keys from this token is reached", b.most)
+	}
+	return nil
+}
+
+// wrapped is the source of ModeHSM.
+type wrapped struct {
+	pool    *pool
+	exit    *exit
+	journal Journal
+	budget  budget
+	origin  Origin
+}
+
+// openWrapped tries out how keys leave the token. The host's RSA key, under which
+// the wrapping keys come out, lives as long as the source.
+func openWrapped(ctx context.Context, p *pool, alg Algorithm, cfg *Config) (Source, error) {
+	host, err := rsa.GenerateKey(rand.Reader, 3072)
+	if err != nil {
+		return nil, err
+	}
+	w := &wrapped{pool: p, journal: cfg.Journal, origin: p.origin(ModeHSM, alg)}
+	w.budget.most = int64(cfg.Limits.Keys)
+	way, err := tryTwice(ctx, p, func(s *session) (transport, error) {
+		t, err := s.probeTransport(host, ignore)
+		if err == nil {
+			w.exit, err = s.probeExit(alg, w.ids(ctx), ignore)
+		}
+		if err == nil {
+			w.exit.wrapsForbidden = s.probeForbidden(&w.exit.wrapping, alg, ignore)
+		}
+		s.kek.wipe()
+		s.kek = nil
+		return t, err
+	})
+	if err != nil {
+		return nil, refuseWrapped(alg, err)
+	}
+	w.describe(&way)
+	p.prepare = func(s *session) (err error) {
+		s.kek, err = way.make(s, host)
+		return err
+	}
+	p.drain() // sessions without a wrapping key are of no use
+	return w, nil
+}
+
+func ignore(string, error) {}
+
+// tryTwice runs a probe, and once more in a new session where the first failure
+// may have been a passing one.
+func tryTwice[T any](ctx context.Context, p *pool, probe func(*session) (T, error)) (T, error) {
+	value, err := use(ctx, p, probe)
+	if err != nil && retryable(err) {
+		value, err = use(ctx, p, probe)
+	}
+	return value, err
+}
+
+func refuseWrapped(alg Algorithm, err error) error {
+	if _, isGone := errors.AsType[*GoneError](err); isGone || errors.Is(err, context.Canceled) {
+		return err
+	}
+	if errors.Is(err, errHung) {
+		return gone("restart the token's service or reconnect it", "%w", err)
+	}
+	hint := "use --keys token to leave the keys in the device's own token, or --keys hsm-entropy to use this token's random numbers; `keymill hsm test` shows what works"
+	if alg == Ed25519 {
+		hint = "use --algorithm ecdsa-p256, or --keys hsm-entropy, which makes ed25519 from this token's random numbers"
+	}
+	return refused(hint, "this token can't make %s keys for export: %w", alg, err)
+}
+
+func (w *wrapped) describe(t *transport) {
+	o := &w.origin
+	o.Mechanism, o.Transport = w.exit.wrapping.name, t.name
+	o.AlwaysSensitive, o.NeverExtractable = w.exit.alwaysSensitive, w.exit.neverExtractable
+	o.Warnings = append(o.Warnings, "the plain key passes through this host's memory on its way into the image")
+	if t.warning != "" {
+		o.Warnings = append(o.Warnings, t.warning)
+	}
+	if w.exit.wrapsForbidden {
+		o.Warnings = append(o.Warnings, "the module also wraps keys that are marked as not extractable")
+	}
+	if w.exit.tokenObjects {
+		o.Warnings = append(o.Warnings, "the module has no session objects; keys lie in the token for a moment")
+	}
+}
+
+// ids returns the maker of token objects, nil if there is no journal for them.
+func (w *wrapped) ids(ctx context.Context) *idMaker {
+	if w.journal == nil {
+		return nil
+	}
+	return &idMaker{ctx: ctx, journal: w.journal}
+}
+
+// Generate makes the key in the token, takes it out, destroys it there, and
+// unwraps it here, the session being free again by then. A device whose session
+// was lost is tried once more.
+func (w *wrapped) Generate(ctx context.Context, _ string) (private, public []byte, err error) {
+	if err := w.budget.take(); err != nil {
+		return nil, nil, err
+	}
+	for attempt := 1; ; attempt++ {
+		private, public, err = w.once(ctx)
+		if err == nil {
+			return private, public, nil
+		}
+		if attempt == 2 || !retryable(err) {
+			break
+		}
+		w.pool.log.Warn("making a key failed; trying once more in a new session", "error", err)
+	}
+	if errors.Is(err, errHung) {
+		err = asGone(err, w.pool.uri)
+	}
+	return nil, nil, fmt.Errorf("make a key in the token: %w", err)
+}
+
+func (w *wrapped) once(ctx context.Context) (private, public []byte, err error) {
+	out, err := use(ctx, w.pool, func(s *session) (*parcel, error) { return w.cycle(ctx, s) })
+	if err != nil {
+		return nil, nil, err
+	}
+	der, err := out.open(&w.exit.wrapping, w.exit.alg)
+	if err != nil {
+		return nil, nil, err
+	}
+	return privatePEM(der), out.spki, nil
+}
+
+// cycle is what occupies a session: generate, wrap, destroy.
+func (w *wrapped) cycle(ctx context.Context, s *session) (*parcel, error) {
+	var (
+		p    *pair
+		done func() error
+		err  error
+	)
+	if w.exit.tokenObjects {
+		p, done, err = w.ids(ctx).generate(s, w.exit.alg)
+	} else {
+		p, err = s.generate(w.exit.alg, traits{extractable: true})
+		done = func() error { return s.destroy(p) }
+	}
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.wrap(&w.exit.wrapping, p)
+	if destroyErr := done(); err == nil {
+		err = destroyErr
+	}
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Origin implements Source.
+func (w *wrapped) Origin() Origin { return w.origin }
+
+// Close closes the sessions, with which the wrapping keys in the token end.
+func (w *wrapped) Close() error { return w.pool.close() }
+
+// origin fills in what the token says of itself.
+func (p *pool) origin(mode Mode, alg Algorithm) Origin {
+	o := Origin{Mode: mode, Algorithm: alg}
+	o.Module, o.ModuleVersion = p.mod.describe()
+	o.TokenLabel, o.TokenSerial, o.TokenModel = trimmed(p.token.Label), trimmed(p.token.SerialNumber), trimmed(p.token.Model)
+	o.Firmware = fmt.Sprintf("%d.%d", p.token.FirmwareVersion.Major, p.token.FirmwareVersion.Minor)
+	return o
+}
