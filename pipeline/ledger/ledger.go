@@ -6,8 +6,11 @@ package ledger
 
 import (
 	"context"
+	"database/sql"
 	"errors"
-	"iter"
+	"fmt"
+	"sync"
+	"time"
 
 	"keymill/pipeline"
 )
@@ -24,137 +27,163 @@ var ErrLotExists = errors.New("the ledger has a lot of this name already")
 // ErrLotClosed is returned by CloseLot for a lot that is closed already.
 var ErrLotClosed = errors.New("the lot is closed already")
 
-// Holder says which lot holds an identity.
-type Holder struct {
-	Lot   string
-	Row   int // manifest row in that lot
-	State pipeline.State
-}
+var errNoStation = errors.New("an event must name its station, whose log it goes to")
 
-// PackedRef is one overlay that the ledger believes to lie in a lot's pack.
-type PackedRef struct {
-	Identity pipeline.IdentitySum
-	Pack     pipeline.PackRef
-	Row      int
-	State    pipeline.State
+// backend is what differs between the databases.
+type backend interface {
+	// pool serves whatever reads.
+	pool() *sql.DB
+	// begin opens a transaction for Commit and Append, one at a time.
+	begin(ctx context.Context) (group, error)
+	// transact runs fn in a transaction of its own, durable when transact
+	// returns nil and undone when it returns an error.
+	transact(ctx context.Context, fn func(*sql.Tx) error) error
+	// explain turns the database's error into an *pipeline.Outage, and leaves
+	// all others as they are.
+	explain(err error) error
+	close() error
 }
 
 // Ledger is an open ledger. All methods may be called by many goroutines at
 // once, and several processes may have the same ledger open. It implements
-// pipeline.Ledger.
-type Ledger struct{}
+// pipeline.Ledger. What fails in the database is an *pipeline.Outage.
+type Ledger struct {
+	backend backend
+	db      *sql.DB // the backend's pool
+	writer  *writer
+	clock   func() time.Time
+
+	closing  sync.Once
+	closeErr error // written in closing
+
+	mu       sync.RWMutex
+	lotIDs   map[string]int64 // guarded by mu; lots and stations are never removed or renamed
+	lotNames map[int64]string // guarded by mu
+	stations map[int64]string // guarded by mu
+}
 
 // Open opens the ledger at path, and makes it (mode 0600) when there is none.
-// Every error is an *pipeline.Outage of pipeline.PartStorage with a hint: no
-// keymill ledger, made by a newer keymill, read-only, disk full, locked.
-func Open(ctx context.Context, path string) (*Ledger, error) { return nil, errors.ErrUnsupported }
+// Its errors are *pipeline.Outage with a hint: the file is no keymill ledger,
+// was made by a newer keymill, can't be written, is locked, the disk is full.
+func Open(ctx context.Context, path string) (*Ledger, error) {
+	b, err := openSQLite(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	return newLedger(ctx, b, time.Now), nil
+}
 
-// Close waits for the commits under way and closes the ledger.
-func (l *Ledger) Close() error { return nil }
+func newLedger(ctx context.Context, b backend, clock func() time.Time) *Ledger {
+	return &Ledger{
+		backend: b, db: b.pool(), clock: clock, writer: newWriter(ctx, b, clock),
+		lotIDs: map[string]int64{}, lotNames: map[int64]string{}, stations: map[int64]string{},
+	}
+}
+
+// Close waits for the commits under way and closes the ledger. Closing it again
+// does nothing.
+func (l *Ledger) Close() error {
+	l.closing.Do(func() {
+		l.writer.close()
+		l.closeErr = l.backend.explain(l.backend.close())
+	})
+	return l.closeErr
+}
 
 // Commit writes one change and its event; see pipeline.Ledger. The record is
-// addressed by its Lot and Row; it must be in state c.From under
+// addressed by its Lot and Row; it must be in state c.From, under
 // c.Record.Lease, and superseded or not as c.Record says, else
 // pipeline.ErrLost is returned and nothing is written. A context that ends
 // while Commit waits ends the wait: the change may be in the ledger or not.
-// Any other error is an *pipeline.Outage, after which the ledger takes no more.
-func (l *Ledger) Commit(ctx context.Context, c pipeline.Change) error { return errors.ErrUnsupported }
+// After an *pipeline.Outage the ledger takes no more.
+func (l *Ledger) Commit(ctx context.Context, c pipeline.Change) error {
+	if c.Event.Station == "" {
+		return errNoStation
+	}
+	c.Event.Seq = 0
+	lot, err := l.lotID(ctx, c.Record.Lot)
+	if err != nil {
+		return err
+	}
+	p := &pending{
+		id: deviceID(lot, c.Record.Row), lot: lot, from: c.From,
+		record: *c.Record, event: c.Event, done: make(chan struct{}, 1),
+	}
+	if by := c.Record.Superseded; by != "" {
+		if p.superseded, err = l.lotID(ctx, by); err != nil {
+			return err
+		}
+	}
+	return l.writer.submit(ctx, p)
+}
 
 // Append writes an event that changes no record and returns its Seq. An event
-// of a lot that was never planned is refused with ErrNoLot.
+// of a lot that was never planned is refused with ErrNoLot. A context that ends
+// while Append waits ends the wait: the event may be in the ledger or not.
 func (l *Ledger) Append(ctx context.Context, e pipeline.Event) (int64, error) {
-	return 0, errors.ErrUnsupported
+	if e.Station == "" {
+		return 0, errNoStation
+	}
+	e.Seq = 0
+	p := &pending{event: e, done: make(chan struct{}, 1)}
+	if e.Lot != "" {
+		var err error
+		if p.lot, err = l.lotID(ctx, e.Lot); err != nil {
+			return 0, err
+		}
+	}
+	if err := l.writer.submit(ctx, p); err != nil {
+		return 0, err
+	}
+	return p.event.Seq, nil
 }
 
-// Records yields the lot's records ordered by row. With states it yields the
-// records in these states that are not superseded: what there is to do. With
-// none it yields all records, superseded ones included: what reports show. It
-// reads page by page and holds no lock while the caller works, so a record that
-// changes meanwhile is seen in the one state or the other.
-func (l *Ledger) Records(ctx context.Context, lot string, states ...pipeline.State) iter.Seq2[*pipeline.Record, error] {
-	return nil
+// lotID returns the number of a lot, or ErrNoLot.
+func (l *Ledger) lotID(ctx context.Context, name string) (int64, error) {
+	l.mu.RLock()
+	id, ok := l.lotIDs[name]
+	l.mu.RUnlock()
+	if ok {
+		return id, nil
+	}
+	err := l.db.QueryRowContext(ctx, sqlLotID, name).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, fmt.Errorf("%w: %q", ErrNoLot, name)
+	}
+	if err != nil {
+		return 0, l.backend.explain(err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lotIDs[name], l.lotNames[id] = id, name
+	return id, nil
 }
 
-// Totals returns the lot's balance, superseded records counted in the state
-// they had. Keys.Released counts the released records that have a key.
-func (l *Ledger) Totals(ctx context.Context, lot string) (pipeline.Totals, error) {
-	return pipeline.Totals{}, errors.ErrUnsupported
+// lotName is the inverse of lotID; 0 is no lot.
+func (l *Ledger) lotName(ctx context.Context, id int64) (string, error) {
+	return l.name(ctx, l.lotNames, sqlLotName, id)
 }
 
-// Plan writes a lot, a planned record for each device, and the event, all or
-// nothing, in memory that doesn't grow with the lot. lot.Devices must be the number of
-// devices, or 0 to have it counted. A device that failed or conflicts in another lot is taken
-// over: its old record is marked as superseded, and its key is what the new record Replaces. A
-// device that another lot holds in any other state refuses the lot with a
-// *TakenError. An error that devices yields is returned as it is.
-func (l *Ledger) Plan(ctx context.Context, lot pipeline.Lot, event pipeline.Event, devices iter.Seq2[pipeline.Device, error]) error {
-	return errors.ErrUnsupported
+// stationName returns the name of a station.
+func (l *Ledger) stationName(ctx context.Context, id int64) (string, error) {
+	return l.name(ctx, l.stations, sqlStationName, id)
 }
 
-// TakenError says which devices of a lot other lots (or earlier rows of the
-// same lot) hold.
-type TakenError struct {
-	Count   int           // how many there are
-	Devices []TakenDevice // the first of them, 10 at most
-}
-
-// TakenDevice is a device that can't be planned.
-type TakenDevice struct {
-	Row      int // in the manifest that is being planned
-	Identity pipeline.Identity
-	Holder   Holder
-}
-
-func (e *TakenError) Error() string { return "taken" }
-
-// Lot returns one lot. The error is ErrNoLot when there is none of that name.
-func (l *Ledger) Lot(ctx context.Context, name string) (pipeline.Lot, error) {
-	return pipeline.Lot{}, errors.ErrUnsupported
-}
-
-// Lots returns all lots in the order in which they were planned.
-func (l *Ledger) Lots(ctx context.Context) ([]pipeline.Lot, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// CloseLot marks the lot as closed, with its event. The error is ErrNoLot or ErrLotClosed.
-func (l *Ledger) CloseLot(ctx context.Context, name string, event pipeline.Event) error {
-	return errors.ErrUnsupported
-}
-
-// Taken returns which of the identities are held by lots other than lot. A
-// device that failed or conflicts elsewhere is not held: Plan takes it over.
-func (l *Ledger) Taken(ctx context.Context, lot string, ids []pipeline.IdentitySum) (map[pipeline.IdentitySum]Holder, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Find returns the records of a lot ("" for all lots) that have value as one of
-// their identity values or as their attribute "serial", superseded ones last.
-// Letters may be of either case where the recorded value is lower case, as MACs are.
-func (l *Ledger) Find(ctx context.Context, lot, value string) ([]*pipeline.Record, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Record returns the lot's record of one identity, superseded or not. The error
-// is ErrNoLot or ErrNoRecord when there is none.
-func (l *Ledger) Record(ctx context.Context, lot string, id pipeline.IdentitySum) (*pipeline.Record, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Packed yields all overlays that the ledger believes to lie in the lot's pack,
-// ordered by offset, superseded records included. It reads one snapshot: the
-// caller should not dawdle, as the write-ahead log can't shrink meanwhile.
-func (l *Ledger) Packed(ctx context.Context, lot string) iter.Seq2[PackedRef, error] { return nil }
-
-// SupersededKeys yields the records that the lot by ("" for any) has superseded
-// and whose keys still lie in their own lots' packs: the caller destroys these and
-// commits that with the records' states unchanged.
-func (l *Ledger) SupersededKeys(ctx context.Context, by string) iter.Seq2[*pipeline.Record, error] {
-	return nil
-}
-
-// Events yields the events of a lot ("" for all) by station and Seq, page by
-// page, without a lock while the caller works.
-func (l *Ledger) Events(ctx context.Context, lot string) iter.Seq2[pipeline.StoredEvent, error] {
-	return nil
+func (l *Ledger) name(ctx context.Context, known map[int64]string, query string, id int64) (string, error) {
+	if id == 0 {
+		return "", nil
+	}
+	l.mu.RLock()
+	name, ok := known[id]
+	l.mu.RUnlock()
+	if ok {
+		return name, nil
+	}
+	if err := l.db.QueryRowContext(ctx, query, id).Scan(&name); err != nil {
+		return "", l.backend.explain(err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	known[id] = name
+	return name, nil
 }

@@ -1,0 +1,128 @@
+package ledger
+
+// All SQL that reads or writes ledgers is here, but for the tables themselves,
+// which are in migrations. It runs unchanged on SQLite and PostgreSQL.
+
+// A device's id is lot<<rowBits | row, an event's station<<seqBits | seq.
+const (
+	rowBits = 32
+	seqBits = 40
+)
+
+func deviceID(lot int64, row int) int64 { return lot<<rowBits | int64(row) }
+
+// deviceRow returns the row of a device id.
+func deviceRow(id int64) int { return int(id & (1<<rowBits - 1)) }
+
+// lotRange returns the bounds of the ids of a lot's devices, exclusive and
+// inclusive. Lot 0 stands for all lots.
+func lotRange(lot int64) (after, last int64) {
+	if lot == 0 {
+		return 0, 1<<63 - 1
+	}
+	return lot << rowBits, lot<<rowBits | (1<<rowBits - 1)
+}
+
+// Of the path of Commit and Append.
+const (
+	sqlUpdate = `UPDATE records SET state = $5, keys_generated = $6, keys_destroyed = $7,
+	updated = $8, attempts = $9, station = $10, pack_offset = $11, pack_length = $12,
+	algorithm = $13, public_key = $14, replaces = $15, reason = $16,
+	auth_device = $17, auth_set = $18, auth_status = $19, auth_request = $20, auth_http = $21, auth_attempts = $22,
+	out_name = $23, out_bytes = $24, out_sha256 = $25
+	WHERE id = $1 AND state = $2 AND lease = $3 AND superseded = $4`
+
+	// Reserves $2 sequence numbers, at the time $3 or that of the last event,
+	// whichever is later.
+	sqlReserve = `UPDATE stations SET seq = seq + $2, last = CASE WHEN last > $3 THEN last ELSE $3 END
+	WHERE name = $1 RETURNING id, seq, last`
+
+	sqlNewStation = `INSERT INTO stations (id, name, seq, last)
+	VALUES ((SELECT COALESCE(MAX(id), 0) + 1 FROM stations), $1, 0, 0) ON CONFLICT (name) DO NOTHING`
+
+	sqlNewEvent = `INSERT INTO events (id, lot, canonical, leaf) VALUES ($1, $2, $3, $4)`
+)
+
+// Of lots.
+const (
+	sqlLotID       = `SELECT id FROM lots WHERE name = $1`
+	sqlLotName     = `SELECT name FROM lots WHERE id = $1`
+	sqlStationName = `SELECT name FROM stations WHERE id = $1`
+
+	sqlNewLot = `INSERT INTO lots (id, name, manifest_path, manifest_sha256, devices, golden_path, golden_sha256,
+	golden_bytes, inject_sha256, format, keys, algorithm, server, out, station, created, closed)
+	VALUES ((SELECT COALESCE(MAX(id), 0) + 1 FROM lots), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 0)
+	ON CONFLICT (name) DO NOTHING RETURNING id`
+
+	sqlCountLot = `UPDATE lots SET devices = $2 WHERE id = $1`
+	sqlCloseLot = `UPDATE lots SET closed = $2 WHERE id = $1 AND closed = 0`
+
+	sqlLots = `SELECT name, manifest_path, manifest_sha256, devices, golden_path, golden_sha256,
+	golden_bytes, inject_sha256, format, keys, algorithm, server, out, station, created, closed FROM lots`
+	sqlOneLot  = sqlLots + ` WHERE name = $1`
+	sqlAllLots = sqlLots + ` ORDER BY id`
+)
+
+// Of planning. The heads are completed with as many rows of values as there
+// are to insert.
+const (
+	sqlNewDevices = `INSERT INTO devices (id, sum, identity, attrs) VALUES `
+	sqlNewRecords = `INSERT INTO records (id, state, updated) VALUES `
+	sqlNewNames   = `INSERT INTO names (value, id) VALUES `
+
+	// In the order of the sums, as the table's own order makes that one pass
+	// over its pages. Identities that are held already are left for sqlClashes.
+	sqlNewIdentities = `INSERT INTO identities (sum, id)
+	SELECT sum, id FROM devices WHERE id > $1 AND id <= $2 ORDER BY sum, id ON CONFLICT (sum) DO NOTHING`
+
+	sqlClashes = `SELECT d.id, d.sum, d.identity, i.id, r.state, r.lease, r.public_key, r.replaces
+	FROM devices d JOIN identities i ON i.sum = d.sum JOIN records r ON r.id = i.id
+	WHERE d.id > $1 AND d.id <= $2 AND i.id <> d.id ORDER BY d.id LIMIT 500`
+
+	sqlTakeOver  = `UPDATE identities SET id = $3 WHERE sum = $1 AND id = $2`
+	sqlSupersede = `UPDATE records SET superseded = $2
+	WHERE id = $1 AND superseded = 0 AND lease = '' AND state IN ('failed', 'conflict')`
+	sqlReplace = `UPDATE records SET replaces = $2 WHERE id = $1`
+	sqlEarlier = `UPDATE devices SET earlier = $2 WHERE id = $1`
+)
+
+// Of reading records. CROSS JOIN keeps SQLite from scanning devices first.
+const (
+	recordColumns = `r.id, d.identity, d.attrs, r.state, r.keys_generated, r.keys_destroyed, r.superseded, r.lease,
+	r.updated, r.attempts, r.station, r.pack_offset, r.pack_length, r.algorithm, r.public_key, r.replaces, r.reason,
+	r.auth_device, r.auth_set, r.auth_status, r.auth_request, r.auth_http, r.auth_attempts,
+	r.out_name, r.out_bytes, r.out_sha256`
+
+	sqlRecords = `SELECT ` + recordColumns + ` FROM records r CROSS JOIN devices d
+	WHERE d.id = r.id AND r.id > $1 AND r.id <= $2`
+	sqlPage = ` ORDER BY r.id LIMIT 256`
+
+	sqlOneRecord      = `SELECT ` + recordColumns + ` FROM records r CROSS JOIN devices d WHERE d.id = r.id AND r.id = $1`
+	sqlSupersededKeys = ` AND r.superseded <> 0 AND r.pack_length > 0 AND (r.superseded = $3 OR $3 = 0)`
+
+	sqlFind = `SELECT ` + recordColumns + ` FROM names n CROSS JOIN records r CROSS JOIN devices d
+	WHERE n.value IN ($1, $2) AND n.id > $3 AND n.id <= $4 AND r.id = n.id AND d.id = n.id
+	ORDER BY CASE WHEN r.superseded = 0 THEN 0 ELSE 1 END, r.id`
+
+	sqlHolder  = `SELECT id FROM identities WHERE sum = $1`
+	sqlPassOn  = `SELECT earlier FROM devices WHERE id = $1`
+	sqlHolders = `SELECT i.sum, i.id, r.state FROM identities i JOIN records r ON r.id = i.id WHERE i.sum IN (`
+
+	sqlPacked = `SELECT d.sum, r.pack_offset, r.pack_length, r.state, r.superseded
+	FROM records r CROSS JOIN devices d
+	WHERE d.id = r.id AND r.id > $1 AND r.id <= $2 AND r.pack_length > 0 ORDER BY r.pack_offset`
+
+	// One pass without sorting; an index on the state would cost every commit.
+	sqlTotals = `SELECT COUNT(*), COUNT(*) FILTER (WHERE state = 'planned'),
+	COUNT(*) FILTER (WHERE state = 'staged'), COUNT(*) FILTER (WHERE state = 'preauthorized'),
+	COUNT(*) FILTER (WHERE state = 'released'), COUNT(*) FILTER (WHERE state = 'failed'),
+	COUNT(*) FILTER (WHERE state = 'conflict'),
+	CAST(COALESCE(SUM(keys_generated), 0) AS BIGINT), CAST(COALESCE(SUM(keys_destroyed), 0) AS BIGINT)
+	FROM records WHERE id > $1 AND id <= $2`
+)
+
+// Of events.
+const (
+	sqlAllEvents = `SELECT id, lot, canonical, leaf FROM events WHERE id > $1 ORDER BY id LIMIT 256`
+	sqlLotEvents = `SELECT id, lot, canonical, leaf FROM events WHERE id > $1 AND lot = $2 ORDER BY id LIMIT 256`
+)

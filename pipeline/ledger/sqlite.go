@@ -1,0 +1,204 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"modernc.org/sqlite"
+
+	"keymill/pipeline"
+)
+
+// applicationID marks a SQLite file as a keymill ledger: "kmil", in the
+// header's field at offset 68 (https://www.sqlite.org/fileformat2.html).
+const applicationID = 0x6b6d696c
+
+// lockWait is how long a write waits for another process that writes.
+const lockWait = 60 * time.Second
+
+// sqliteDB is a ledger in one SQLite file.
+type sqliteDB struct {
+	path  string
+	db    *sql.DB // for reading, and for the writes that are rare
+	group *sqliteGroup
+	// files are the database and its write-ahead log as they were opened.
+	files map[string]os.FileInfo
+	// writing is held by whoever has a write transaction open, so that others
+	// of this process wait in a queue that heeds their contexts, however long
+	// that transaction (Plan's) takes.
+	writing chan struct{} // capacity 1
+}
+
+// openSQLite opens or makes the ledger file; its errors are explained.
+func openSQLite(ctx context.Context, path string) (*sqliteDB, error) {
+	s := &sqliteDB{path: path, writing: make(chan struct{}, 1)}
+	if err := s.open(ctx); err != nil {
+		if s.db != nil {
+			_ = s.close()
+		}
+		return nil, s.explain(err)
+	}
+	return s, nil
+}
+
+func (s *sqliteDB) open(ctx context.Context) error {
+	abs, err := filepath.Abs(s.path)
+	if err != nil {
+		return err
+	}
+	s.path = abs
+	if err := s.claim(ctx); err != nil {
+		return err
+	}
+	connector, err := sqlite.NewConnector(s.dsn("journal_mode(WAL)", "synchronous(FULL)",
+		"cache_size(-16000)", "wal_autocheckpoint(4000)", "journal_size_limit(67108864)"))
+	if err != nil {
+		return err
+	}
+	s.db = sql.OpenDB(connector)
+	s.db.SetMaxOpenConns(8)
+	if err := migrate(ctx, s.db, sqliteDialect); err != nil {
+		return err
+	}
+	conn, err := connector.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	if s.group, err = newSQLiteGroup(ctx, s, conn); err != nil {
+		return errors.Join(err, conn.Close())
+	}
+	return s.remember()
+}
+
+// dsn names the file to the driver, with the pragmas of every connection.
+func (s *sqliteDB) dsn(pragmas ...string) string {
+	q := url.Values{
+		"_txlock":       {"immediate"}, // all our transactions write
+		"_busy_timeout": {fmt.Sprint(lockWait.Milliseconds())},
+		"_error_rc":     {"1"},
+		"_pragma":       pragmas,
+	}
+	u := url.URL{Scheme: "file", Path: s.path, RawQuery: q.Encode()}
+	return u.String()
+}
+
+// claim makes sure that the file is a keymill ledger before SQLite may touch
+// it, and marks an empty or new one as such. SQLite gives its other files the
+// mode of this one.
+func (s *sqliteDB) claim(ctx context.Context) error {
+	f, err := os.OpenFile(s.path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	header := make([]byte, 72)
+	n, err := io.ReadFull(f, header)
+	if err := errors.Join(f.Close(), notShort(err)); err != nil {
+		return err
+	}
+	if n == len(header) && string(header[:16]) == "SQLite format 3\x00" &&
+		binary.BigEndian.Uint32(header[68:]) == applicationID {
+		return nil
+	}
+	if n > 0 {
+		return fmt.Errorf("%w: %s", errForeign, s.path)
+	}
+	// The mark is written before write-ahead logging begins, so that it is in
+	// the file itself, where the check above looks.
+	db, err := sql.Open("sqlite", s.dsn("synchronous(FULL)", fmt.Sprintf("application_id(%d)", applicationID)))
+	if err != nil {
+		return err
+	}
+	return errors.Join(db.PingContext(ctx), db.Close())
+}
+
+// notShort drops the errors that say that a file is shorter than asked for.
+func notShort(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil
+	}
+	return err
+}
+
+// remember notes which files are open, for intact.
+func (s *sqliteDB) remember() error {
+	s.files = map[string]os.FileInfo{}
+	for _, path := range []string{s.path, s.path + "-wal"} {
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		s.files[path] = info
+	}
+	return nil
+}
+
+// intact notices files that were replaced or deleted. SQLite itself doesn't:
+// it would go on to acknowledge commits to files that have no name any more.
+func (s *sqliteDB) intact() error {
+	for path, opened := range s.files {
+		now, err := os.Stat(path)
+		if err != nil || !os.SameFile(opened, now) {
+			return fmt.Errorf("%w: %s", errReplaced, path)
+		}
+	}
+	return nil
+}
+
+func (s *sqliteDB) pool() *sql.DB { return s.db }
+
+func (s *sqliteDB) begin(ctx context.Context) (group, error) {
+	if err := s.lock(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.group.start(ctx); err != nil {
+		<-s.writing
+		return nil, err
+	}
+	return s.group, nil
+}
+
+func (s *sqliteDB) lock(ctx context.Context) error {
+	select {
+	case s.writing <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *sqliteDB) transact(ctx context.Context, fn func(*sql.Tx) error) error {
+	if err := s.lock(ctx); err != nil {
+		return err
+	}
+	defer func() { <-s.writing }()
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := fn(tx); err != nil {
+		_ = tx.Rollback()
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	return s.intact()
+}
+
+func (s *sqliteDB) close() error {
+	var err error
+	if s.group != nil {
+		err = s.group.close()
+	}
+	return errors.Join(err, s.db.Close())
+}
+
+var _ pipeline.Ledger = (*Ledger)(nil)

@@ -1,0 +1,178 @@
+package ledger
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// statement is a prepared statement of the driver.
+type statement interface {
+	driver.Stmt
+	driver.StmtExecContext
+	driver.StmtQueryContext
+}
+
+// sqliteGroup is the writing goroutine's own connection. It goes past
+// database/sql, which would add a third to the cost of a commit. Contexts that
+// can end must not reach it: the driver starts a goroutine a statement for them.
+type sqliteGroup struct {
+	parent *sqliteDB
+	conn   driver.Conn
+	open   bool // a transaction is
+
+	startTx, commitTx, undoTx                   statement
+	updateRow, takeSeq, newStation, insertEvent statement
+
+	args []driver.NamedValue // reused by bind
+}
+
+func newSQLiteGroup(ctx context.Context, parent *sqliteDB, conn driver.Conn) (*sqliteGroup, error) {
+	g := &sqliteGroup{parent: parent, conn: conn}
+	preparer, ok := conn.(driver.ConnPrepareContext)
+	if !ok {
+		return nil, errors.New("the SQLite driver can't prepare statements")
+	}
+	for sql, to := range map[string]*statement{
+		"BEGIN IMMEDIATE": &g.startTx, "COMMIT": &g.commitTx, "ROLLBACK": &g.undoTx,
+		sqlUpdate: &g.updateRow, sqlReserve: &g.takeSeq, sqlNewStation: &g.newStation, sqlNewEvent: &g.insertEvent,
+	} {
+		prepared, err := preparer.PrepareContext(ctx, sql)
+		if err != nil {
+			return nil, err
+		}
+		if *to, ok = prepared.(statement); !ok {
+			return nil, errors.New("the SQLite driver's statements take no contexts")
+		}
+	}
+	return g, nil
+}
+
+// bind returns values as the driver takes them, valid until the next call.
+func (g *sqliteGroup) bind(values ...driver.Value) []driver.NamedValue {
+	g.args = g.args[:0]
+	for i, v := range values {
+		g.args = append(g.args, driver.NamedValue{Ordinal: i + 1, Value: v})
+	}
+	return g.args
+}
+
+// blob returns what stands for b in the database: NULL for none.
+func blob(b []byte) any {
+	if len(b) == 0 {
+		return nil
+	}
+	return b
+}
+
+func (g *sqliteGroup) start(ctx context.Context) error {
+	_, err := g.startTx.ExecContext(ctx, nil)
+	g.open = err == nil
+	return err
+}
+
+func (g *sqliteGroup) update(ctx context.Context, changes []*pending, now time.Time) error {
+	for _, p := range changes {
+		if p.id == 0 {
+			continue
+		}
+		result, err := g.updateRow.ExecContext(ctx, g.bind(p.values(now)...))
+		if err != nil {
+			return err
+		}
+		n, err := result.RowsAffected()
+		if err != nil {
+			return err
+		}
+		p.lost = n == 0
+	}
+	return nil
+}
+
+// values returns the arguments of sqlUpdate.
+func (p *pending) values(now time.Time) []driver.Value {
+	r := &p.record
+	return []driver.Value{
+		p.id, string(p.from), r.Lease, p.superseded,
+		string(r.State), int64(r.KeysGenerated), int64(r.KeysDestroyed),
+		now.UnixMicro(), int64(r.Attempts), r.Station, r.Pack.Offset, r.Pack.Length,
+		r.Algorithm, blob(r.PublicKey), blob(r.Replaces), r.Reason,
+		r.Auth.DeviceID, r.Auth.AuthSetID, r.Auth.Status, r.Auth.RequestID, int64(r.Auth.HTTPStatus), int64(r.Auth.Attempts),
+		r.Output.Name, r.Output.Bytes, r.Output.SHA256,
+	}
+}
+
+func (g *sqliteGroup) reserve(ctx context.Context, station string, n int, now time.Time) (reserved, error) {
+	r, err := g.takeNumbers(ctx, station, n, now)
+	if !errors.Is(err, io.EOF) {
+		return r, err
+	}
+	if _, err := g.newStation.ExecContext(ctx, g.bind(station)); err != nil {
+		return reserved{}, err
+	}
+	return g.takeNumbers(ctx, station, n, now)
+}
+
+// takeNumbers returns io.EOF for a station that has no log yet.
+func (g *sqliteGroup) takeNumbers(ctx context.Context, station string, n int, now time.Time) (reserved, error) {
+	rows, err := g.takeSeq.QueryContext(ctx, g.bind(station, int64(n), now.UnixMicro()))
+	if err != nil {
+		return reserved{}, err
+	}
+	defer rows.Close()
+	dest := make([]driver.Value, 3)
+	if err := rows.Next(dest); err != nil {
+		return reserved{}, err
+	}
+	id, ok1 := dest[0].(int64)
+	last, ok2 := dest[1].(int64)
+	at, ok3 := dest[2].(int64)
+	if !ok1 || !ok2 || !ok3 {
+		return reserved{}, fmt.Errorf("the log of station %q has a head that is no number", station)
+	}
+	return reserved{station: id, next: last - int64(n) + 1, time: time.UnixMicro(at).UTC()}, nil
+}
+
+func (g *sqliteGroup) insert(ctx context.Context, events []eventRow) error {
+	for i := range events {
+		e := &events[i]
+		if _, err := g.insertEvent.ExecContext(ctx, g.bind(e.id, e.lot, string(e.canonical), e.leaf[:])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *sqliteGroup) commit(ctx context.Context) error {
+	if _, err := g.commitTx.ExecContext(ctx, nil); err != nil {
+		return err
+	}
+	g.release()
+	return g.parent.intact()
+}
+
+func (g *sqliteGroup) rollback(ctx context.Context) {
+	if !g.open {
+		return
+	}
+	// SQLite may have rolled back by itself, as it does when the disk is full;
+	// then this fails, rightly.
+	_, _ = g.undoTx.ExecContext(ctx, nil)
+	g.release()
+}
+
+func (g *sqliteGroup) release() {
+	g.open = false
+	<-g.parent.writing
+}
+
+func (g *sqliteGroup) close() error {
+	var errs []error
+	for _, s := range []statement{g.startTx, g.commitTx, g.undoTx, g.updateRow, g.takeSeq, g.newStation, g.insertEvent} {
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(append(errs, g.conn.Close())...)
+}
