@@ -28,17 +28,23 @@ func (s *csvSource) open() (rows, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &csvRows{f: f, hash: sha256.New()}
-	text, delimiter, err := decodeCSV(io.TeeReader(f, r.hash))
+	h := sha256.New()
+	text, delimiter, err := decodeCSV(io.TeeReader(f, h))
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	r.guard.r = text
+	r := newCSVRows(text, delimiter)
+	r.f, r.hash = f, h
+	return r, nil
+}
+
+func newCSVRows(text io.Reader, delimiter rune) *csvRows {
+	r := &csvRows{guard: guard{r: text}}
 	r.csv = csv.NewReader(bufio.NewReaderSize(&r.guard, 1<<16))
 	r.csv.Comma = delimiter
 	r.csv.FieldsPerRecord = -1
 	r.csv.ReuseRecord = true
-	return r, nil
+	return r
 }
 
 // csvRows is one pass over a CSV file by encoding/csv.

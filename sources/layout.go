@@ -45,6 +45,11 @@ func newLayout(header *rawRow, cfg Config) layout {
 	l.mapGuessed()
 	l.refuseClashes()
 	l.chooseIdentity(cfg.Identity)
+	for _, name := range cfg.Required {
+		if l.byAttribute(name) < 0 {
+			l.missing(name, "is required")
+		}
+	}
 	for i := range l.cols {
 		c := &l.cols[i]
 		c.mac = isMACName(c.Attribute)
@@ -103,11 +108,6 @@ func (l *layout) mapConfigured(cfg Config) {
 		if found := l.find(name); len(found) == 1 && !l.cols[found[0]].taken {
 			c := &l.cols[found[0]]
 			c.Attribute, c.taken, c.Guessed = name, true, true
-		}
-	}
-	for _, name := range cfg.Required {
-		if l.byAttribute(name) < 0 && guess(name) != name {
-			l.missing(name, "is required")
 		}
 	}
 }
