@@ -3,6 +3,7 @@ package pipeline
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"time"
 )
 
@@ -180,6 +181,27 @@ func (t *Totals) Count(s State) *int {
 		return &t.Failed
 	case Conflicted:
 		return &t.Conflict
+	}
+	return nil
+}
+
+// Check reports whether the balance holds: every device is in one state, and
+// no key is unaccounted for.
+func (t *Totals) Check() error {
+	sum := 0
+	for _, state := range States {
+		sum += *t.Count(state)
+	}
+	if sum != t.Devices {
+		return fmt.Errorf("%d devices, but the states count %d", t.Devices, sum)
+	}
+	held := t.Keys.Generated - t.Keys.Released - t.Keys.Destroyed
+	if open := t.Devices - t.Released; held < 0 || held > open {
+		return fmt.Errorf("%d keys generated, %d released, %d destroyed: that leaves %d for %d devices under way",
+			t.Keys.Generated, t.Keys.Released, t.Keys.Destroyed, held, open)
+	}
+	if t.Released == t.Devices && held != 0 {
+		return fmt.Errorf("all devices are released, but %d keys are left over", held)
 	}
 	return nil
 }

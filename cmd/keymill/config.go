@@ -1,0 +1,282 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/confmap"
+	"github.com/knadh/koanf/providers/rawbytes"
+	"github.com/knadh/koanf/providers/structs"
+	"github.com/knadh/koanf/v2"
+
+	"keymill/pipeline"
+)
+
+// Config is everything that can be set. Flags beat environment variables
+// (KEYMILL_SERVER_URL for server.url) beat keymill.yaml beat what an existing
+// lot was planned with beat the defaults. Secrets are never in flags.
+type Config struct {
+	Server   ServerConfig   `koanf:"server"`
+	Manifest ManifestConfig `koanf:"manifest"`
+	Keys     KeysConfig     `koanf:"keys"`
+	Image    ImageConfig    `koanf:"image"`
+	Report   ReportConfig   `koanf:"report"`
+	Audit    AuditConfig    `koanf:"audit"`
+	Log      LogConfig      `koanf:"log"`
+
+	// Ledger is the database of lots, device records and events.
+	Ledger string `koanf:"ledger"`
+	// Out is the folder of the lot's products. Default: out/LOT.
+	Out string `koanf:"out"`
+	// Workers is how many devices are under way at once. More of them share a
+	// disk sync; CPU, requests and images have limits of their own.
+	Workers int `koanf:"workers"`
+}
+
+// ServerConfig is the Mender server.
+type ServerConfig struct {
+	// URL of the server, https only.
+	URL string `koanf:"url"`
+	// TokenFile holds a personal access token or a JWT. It is read again when
+	// the server refuses the token. Without it: the systemd credential
+	// mender-token, else the environment variable KEYMILL_TOKEN.
+	TokenFile string `koanf:"token_file"`
+	// User and PasswordFile log in instead of a token.
+	User         string `koanf:"user"`
+	PasswordFile string `koanf:"password_file"`
+	// CAFile holds PEM certificates of a private CA, trusted beside the system's.
+	CAFile string `koanf:"ca_file"`
+	// InFlight is the most requests that are under way at once.
+	InFlight int `koanf:"in_flight"`
+	// OnConflict says what to do when the server holds another key for an
+	// identity: fail (record it) or replace (remove the old auth set first).
+	OnConflict string `koanf:"on_conflict"`
+}
+
+// ManifestConfig says how manifests are read.
+type ManifestConfig struct {
+	// Columns maps attribute names to header texts: {mac: "MAC address"}.
+	// Headers that are not named are guessed.
+	Columns map[string]string `koanf:"columns"`
+	// Identity lists the attributes that the server knows a device by, the one
+	// that names its files first. Default: mac, else serial.
+	Identity []string `koanf:"identity"`
+	// Expect is the control total: how many devices the manifest must have. 0: not checked.
+	Expect int `koanf:"expect"`
+	// Sheet names the sheet of a workbook. Default: the only visible one.
+	Sheet string `koanf:"sheet"`
+}
+
+// KeysConfig says where keys come from.
+type KeysConfig struct {
+	// Source: software, hsm, hsm-entropy or token.
+	Source string `koanf:"source"`
+	// Algorithm: ed25519, ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096.
+	Algorithm string `koanf:"algorithm"`
+	// HSM names the token as an RFC 7512 URI with module-path and pin-source.
+	HSM string `koanf:"hsm"`
+}
+
+// ImageConfig says what becomes of the golden image.
+type ImageConfig struct {
+	// Golden is the disk image that all devices of a lot share.
+	Golden string `koanf:"golden"`
+	// Format of the products: raw or pack.
+	Format string `koanf:"format"`
+	// Partition is the data partition: number, label or PARTUUID. Default: found.
+	Partition string `koanf:"partition"`
+	// Inject lists the files that every device gets.
+	Inject []pipeline.Inject `koanf:"inject"`
+}
+
+// ReportConfig says what a run leaves in out/LOT/report.
+type ReportConfig struct {
+	// Formats: csv, jsonl, xlsx.
+	Formats []string `koanf:"formats"`
+}
+
+// AuditConfig says who made the lot.
+type AuditConfig struct {
+	// Station names this machine in the evidence. Default: the host name.
+	Station string `koanf:"station"`
+	// Operator names who started the run.
+	Operator string `koanf:"operator"`
+	// SigningKey signs the evidence: a file or a pkcs11: URI. Default: an
+	// Ed25519 key made once beside the ledger.
+	SigningKey string `koanf:"signing_key"`
+}
+
+// LogConfig says how the log looks.
+type LogConfig struct {
+	// Format: text or json.
+	Format string `koanf:"format"`
+	// Level: debug, info, warn or error.
+	Level string `koanf:"level"`
+}
+
+func defaultConfig() Config {
+	station, err := os.Hostname()
+	if err != nil {
+		station = "station"
+	}
+	return Config{
+		Server:  ServerConfig{URL: "https://hosted.mender.io", InFlight: 16, OnConflict: "fail"},
+		Keys:    KeysConfig{Source: "software", Algorithm: "ed25519"},
+		Image:   ImageConfig{Format: "raw", Inject: pipeline.DefaultInject()},
+		Report:  ReportConfig{Formats: []string{"csv", "jsonl", "xlsx"}},
+		Audit:   AuditConfig{Station: station},
+		Log:     LogConfig{Format: "text", Level: "info"},
+		Ledger:  "keymill.db",
+		Workers: 256,
+	}
+}
+
+// configFile is read where --config does not name another; it may be absent.
+const configFile = "keymill.yaml"
+
+// layers are the sources of a configuration, the stronger the later.
+type layers struct {
+	lot   map[string]any // what an existing lot was planned with
+	file  string         // --config; "" means configFile if it exists
+	env   []string       // KEY=value
+	flags map[string]any // by setting, only those that were given
+}
+
+// load merges the layers. Unknown settings and wrong types are usage errors.
+func (l layers) load() (*Config, error) {
+	k := koanf.New(".")
+	if err := k.Load(structs.Provider(defaultConfig(), "koanf"), nil); err != nil {
+		return nil, err
+	}
+	known := k.Keys()
+	if err := k.Load(confmap.Provider(l.lot, "."), nil); err != nil {
+		return nil, err
+	}
+	if err := l.loadFile(k); err != nil {
+		return nil, err
+	}
+	if err := k.Load(confmap.Provider(envSettings(l.env, known), "."), nil); err != nil {
+		return nil, err
+	}
+	if err := k.Load(confmap.Provider(l.flags, "."), nil); err != nil {
+		return nil, err
+	}
+	var cfg Config
+	err := k.UnmarshalWithConf("", &cfg, koanf.UnmarshalConf{Tag: "koanf", DecoderConfig: &mapstructure.DecoderConfig{
+		Result: &cfg, TagName: "koanf", ErrorUnused: true, WeaklyTypedInput: false,
+		DecodeHook: mapstructure.ComposeDecodeHookFunc(numbersFromText, listsFromText),
+	}})
+	if err != nil {
+		return nil, withCode(exitUsage, pipeline.WithHint(
+			fmt.Errorf("configuration: %s", decodeProblems(err)),
+			"`keymill init` writes a keymill.yaml with every setting and its meaning."))
+	}
+	return &cfg, cfg.check()
+}
+
+func (l layers) loadFile(k *koanf.Koanf) error {
+	path := l.file
+	if path == "" {
+		path = configFile
+	}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && l.file == "" {
+		return nil
+	}
+	if err != nil {
+		return usagef("configuration: %w", err)
+	}
+	if err := k.Load(rawbytes.Provider(data), yaml.Parser()); err != nil {
+		return withCode(exitUsage, pipeline.WithHint(fmt.Errorf("%s is not readable YAML: %w", path, err),
+			"Correct the line that is named; `keymill init` writes a fresh example."))
+	}
+	return nil
+}
+
+// envSettings picks the settings from KEYMILL_* variables.
+func envSettings(env, known []string) map[string]any {
+	names := map[string]string{}
+	for _, key := range known {
+		names["KEYMILL_"+strings.ToUpper(strings.ReplaceAll(key, ".", "_"))] = key
+	}
+	set := map[string]any{}
+	for _, pair := range env {
+		name, value, _ := strings.Cut(pair, "=")
+		if key, ok := names[name]; ok {
+			set[key] = value
+		}
+	}
+	return set
+}
+
+// numbersFromText lets environment variables set numbers.
+func numbersFromText(from, to reflect.Type, data any) (any, error) {
+	if from.Kind() != reflect.String || to.Kind() != reflect.Int {
+		return data, nil
+	}
+	var n int
+	if _, err := fmt.Sscanf(data.(string)+"\n", "%d\n", &n); err != nil {
+		return nil, fmt.Errorf("%q is not a number", data)
+	}
+	return n, nil
+}
+
+// listsFromText lets environment variables set lists, with commas.
+func listsFromText(from, to reflect.Type, data any) (any, error) {
+	if from.Kind() != reflect.String || to != reflect.TypeFor[[]string]() {
+		return data, nil
+	}
+	if data.(string) == "" {
+		return []string{}, nil
+	}
+	return strings.Split(data.(string), ","), nil
+}
+
+// decodeProblems says on one line what mapstructure says on many.
+func decodeProblems(err error) string {
+	lines := strings.Split(err.Error(), "\n")
+	lines = slices.DeleteFunc(lines, func(s string) bool {
+		return strings.TrimSpace(s) == "" || strings.Contains(s, "error(s) decoding") || strings.HasPrefix(s, "decoding failed")
+	})
+	for i := range lines {
+		lines[i] = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(lines[i]), "* "))
+	}
+	return strings.Join(lines, "; ")
+}
+
+// check refuses values that no verb can work with.
+func (c *Config) check() error {
+	choices := []struct {
+		name, value string
+		allowed     []string
+	}{
+		{"server.on_conflict", c.Server.OnConflict, []string{"fail", "replace"}},
+		{"keys.source", c.Keys.Source, []string{"software", "hsm", "hsm-entropy", "token"}},
+		{"image.format", c.Image.Format, imageFormats()},
+		{"log.format", c.Log.Format, []string{"text", "json"}},
+		{"log.level", c.Log.Level, []string{"debug", "info", "warn", "error"}},
+	}
+	for _, choice := range choices {
+		if !slices.Contains(choice.allowed, choice.value) {
+			return usagef("%s is %q; it can be %s", choice.name, choice.value, strings.Join(choice.allowed, ", "))
+		}
+	}
+	switch {
+	case c.Workers < 1 || c.Workers > 100_000:
+		return usagef("workers is %d; it can be 1 to 100000", c.Workers)
+	case c.Server.InFlight < 1 || c.Server.InFlight > 10_000:
+		return usagef("server.in_flight is %d; it can be 1 to 10000", c.Server.InFlight)
+	case c.Manifest.Expect < 0:
+		return usagef("manifest.expect is %d; it is a number of devices", c.Manifest.Expect)
+	case c.Ledger == "":
+		return usagef("ledger is empty; it is the path of the ledger file")
+	}
+	return nil
+}

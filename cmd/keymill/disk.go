@@ -1,0 +1,97 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"keymill/imaging"
+	"keymill/pipeline"
+)
+
+// What a device takes on the disk beside its image, in bytes: rounded up from
+// what was measured, ledger and report included.
+const (
+	ledgerBytesPerDevice = 6 << 10
+	packBytesPerDevice   = 4 << 10
+	reflinkBytes         = 256 << 10
+)
+
+// diskNeed is what a lot will take on the disk.
+type diskNeed struct {
+	PerDevice int64 `json:"bytes_per_device"`
+	Total     int64 `json:"bytes"`
+	Free      int64 `json:"free"`
+	Reflinks  bool  `json:"reflinks"`
+}
+
+// diskFor estimates the need of a lot's devices in its output folder.
+func (j *job) diskFor(devices int) (diskNeed, error) {
+	var need diskNeed
+	dir := existingParent(j.lot.Out)
+	free, err := imaging.FreeBytes(dir)
+	if err != nil {
+		return need, err
+	}
+	need.Free = free
+	need.PerDevice = ledgerBytesPerDevice + packBytesPerDevice
+	if j.lot.Format == "raw" {
+		if need.Reflinks, err = imaging.Reflinks(j.images.golden, dir); err != nil {
+			return need, err
+		}
+		image := int64(reflinkBytes)
+		if !need.Reflinks {
+			if image, err = imaging.AllocatedBytes(j.images.golden.Path()); err != nil {
+				return need, err
+			}
+		}
+		need.PerDevice += image
+	}
+	need.Total = need.PerDevice * int64(devices)
+	return need, nil
+}
+
+// enoughDisk refuses a lot that will not fit, before anything is made.
+func (j *job) enoughDisk(devices int) error {
+	need, err := j.diskFor(devices)
+	if err != nil {
+		return packOutage(err)
+	}
+	if need.Total <= need.Free {
+		return nil
+	}
+	hint := "Free the disk, or put the lot elsewhere with --out."
+	if j.lot.Format == "raw" && !need.Reflinks {
+		hint = "Use --format pack (a few KiB a device; `keymill image write` makes any image from it), " +
+			"or put --out and the golden image on one XFS or btrfs, where raw images share their blocks."
+	}
+	return &pipeline.Outage{Part: pipeline.PartStorage, Hint: hint,
+		Err: fmt.Errorf("%d devices need about %s in %s, but %s are free", devices, byteSize(need.Total), j.lot.Out, byteSize(need.Free))}
+}
+
+// existingParent returns the nearest folder of path that exists.
+func existingParent(path string) string {
+	for {
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			return path
+		}
+		parent := filepath.Dir(path)
+		if parent == path {
+			return path
+		}
+		path = parent
+	}
+}
+
+// byteSize shows a number of bytes as people write it.
+func byteSize(n int64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}
+	f, unit := float64(n), 0
+	for f >= 1024 && unit < len(units)-1 {
+		f, unit = f/1024, unit+1
+	}
+	if unit == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", f, units[unit])
+}

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"keymill/pipeline"
+	"keymill/pipeline/ledger"
+	"keymill/reports"
+	"keymill/sources"
+)
+
+// endRun writes down how the run ended, and then what settle does. carryErr is
+// what stopped the run, nil if it came to its end or was drained.
+func (j *job) endRun(ctx context.Context, line *pipeline.Line, started time.Time, carryErr error) error {
+	// The books are closed also when the run was cut off.
+	books := context.WithoutCancel(ctx)
+	totals, err := j.ledger.Totals(books, j.lot.Name)
+	if err != nil {
+		return cmp.Or(carryErr, err)
+	}
+	reason := "complete"
+	switch {
+	case carryErr != nil:
+		reason = carryErr.Error()
+	case j.app.brake.draining():
+		reason = "interrupted"
+	}
+	_, err = j.ledger.Append(books, pipeline.Event{
+		Station: line.Station, Lot: j.lot.Name, Run: line.Run, Action: pipeline.ActionRunEnd, Reason: reason, Facts: totalFacts(totals),
+	})
+	if carryErr != nil || err != nil {
+		return cmp.Or(carryErr, err)
+	}
+	return j.settle(ctx, totals, started)
+}
+
+// totalFacts puts a lot's balance into an event.
+func totalFacts(t pipeline.Totals) []pipeline.Attr {
+	values := map[string]string{
+		"devices": strconv.Itoa(t.Devices), "keys_generated": strconv.Itoa(t.Keys.Generated),
+		"keys_released": strconv.Itoa(t.Keys.Released), "keys_destroyed": strconv.Itoa(t.Keys.Destroyed),
+	}
+	for _, state := range pipeline.States {
+		values[string(state)] = strconv.Itoa(*t.Count(state))
+	}
+	return facts(values)
+}
+
+// settle brings the lot's files up to date with the ledger, closes a lot that
+// is complete, says how it stands, and returns the error for the exit code.
+func (j *job) settle(ctx context.Context, totals pipeline.Totals, started time.Time) error {
+	if err := totals.Check(); err != nil {
+		return withCode(exitStorage, pipeline.WithHint(fmt.Errorf("the books of lot %s do not add up: %w", j.lot.Name, err),
+			"Do not ship this lot; keep the ledger and the folder %s for an investigation.", j.lot.Out))
+	}
+	failures, err := j.writeFailures(ctx, totals)
+	if err != nil {
+		return packOutage(err)
+	}
+	if totals.Released == totals.Devices && j.lot.Closed.IsZero() {
+		err := j.ledger.CloseLot(ctx, j.lot.Name, pipeline.Event{
+			Station: j.cfg.Audit.Station, Lot: j.lot.Name, Action: pipeline.ActionClose, Facts: totalFacts(totals),
+		})
+		if err != nil && !errors.Is(err, ledger.ErrLotClosed) {
+			return err
+		}
+	}
+	interrupted := j.app.brake.draining() && totals.Planned+totals.Staged+totals.Preauthorized > 0
+	if !interrupted {
+		if err := j.writeReport(ctx); err != nil {
+			return packOutage(fmt.Errorf("report: %w", err))
+		}
+	}
+	if err := j.summarize(totals, failures, time.Since(started)); err != nil {
+		return err
+	}
+	switch {
+	case interrupted:
+		return withCode(exitInterrupted, context.Canceled)
+	case totals.Failed+totals.Conflict > 0:
+		return told(exitDevices, "%d devices failed or conflict", totals.Failed+totals.Conflict)
+	}
+	return nil
+}
+
+// writeFailures writes failures.csv, which can be run again as a manifest, or
+// removes it where there is nothing in it. It returns its path, or "".
+func (j *job) writeFailures(ctx context.Context, totals pipeline.Totals) (string, error) {
+	path := filepath.Join(j.lot.Out, "failures.csv")
+	if totals.Failed+totals.Conflict == 0 {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		return "", nil
+	}
+	err := writeFile(path, func(w io.Writer) error {
+		rows := sources.NewFailuresWriter(w)
+		for rec, err := range j.ledger.Records(ctx, j.lot.Name, pipeline.Failed, pipeline.Conflicted) {
+			if err != nil {
+				return err
+			}
+			if err := rows.Write(rec); err != nil {
+				return err
+			}
+		}
+		return rows.Flush()
+	})
+	return path, err
+}
+
+// writeFile writes a file of mode 0600 so that the name never shows half of it.
+func writeFile(path string, write func(io.Writer) error) (err error) {
+	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, file.Close(), os.Remove(file.Name()))
+		}
+	}()
+	if err := write(file); err != nil {
+		return err
+	}
+	if err := file.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(file.Name(), path); err != nil {
+		return err
+	}
+	return file.Close()
+}
+
+// writeReport brings out/LOT/report up to date.
+func (j *job) writeReport(ctx context.Context) error {
+	if len(j.cfg.Report.Formats) == 0 {
+		return nil
+	}
+	_, err := reports.Export(ctx, j.ledger, j.lot.Name, filepath.Join(j.lot.Out, "report"), reports.Options{
+		Formats: j.cfg.Report.Formats, Station: j.cfg.Audit.Station, Replace: true,
+	})
+	return err
+}
+
+// summarize is the result of a run.
+func (j *job) summarize(t pipeline.Totals, failures string, took time.Duration) error {
+	if j.app.json {
+		return j.app.writeJSON(t)
+	}
+	a := j.app
+	a.printTotals(t)
+	if t.Released > 0 {
+		products := filepath.Join(j.lot.Out, "images")
+		if j.lot.Format == formatPack {
+			products = filepath.Join(j.lot.Out, j.lot.Name+".pack")
+		}
+		a.printf("Products: %s\n", products)
+	}
+	if len(j.cfg.Report.Formats) > 0 {
+		a.printf("Report:   %s\n", filepath.Join(j.lot.Out, "report"))
+	}
+	if failures != "" {
+		a.printf("Failures: %s (run it again as a manifest, or `keymill retry %s`)\n", failures, j.lot.Name)
+	}
+	a.printf("Took %s.\n", took.Round(10*time.Millisecond))
+	return nil
+}
+
+// printTotals shows a lot's balance; the lines add up.
+func (a *app) printTotals(t pipeline.Totals) {
+	a.printf("Lot %s: %d devices\n", t.Lot, t.Devices)
+	for _, state := range pipeline.States {
+		if n := *t.Count(state); n > 0 || state == pipeline.Released || state == pipeline.Failed || state == pipeline.Conflicted {
+			a.printf("  %-14s %d\n", state, n)
+		}
+	}
+	k := t.Keys
+	a.printf("Keys: %d generated = %d released + %d destroyed + %d held for devices under way\n",
+		k.Generated, k.Released, k.Destroyed, k.Generated-k.Released-k.Destroyed)
+}
+
+func fileSHA256(ctx context.Context, path string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, file); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(hash.Sum(nil)), ctx.Err()
+}

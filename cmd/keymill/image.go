@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"keymill/imaging"
+	"keymill/pipeline"
+)
+
+func (a *app) imageCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "image",
+		Short: "Look at images, and write single ones",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.imageWriteCmd(), a.imageInspectCmd())
+	return cmd
+}
+
+func (a *app) imageWriteCmd() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "write LOT DEVICE -o FILE|-",
+		Short: "Write one device's image from golden and pack",
+		Long: `Write makes the image of one device, to a file or to standard output. DEVICE is any
+of the device's identity values or its serial. Images of lots in format raw are
+copied from the lot's images folder: their pack entries are destroyed.
+
+` + exitCodesHelp,
+		Example: "  keymill image write 2026-W47 00:0a:35:00:00:01 -o device.img\n  keymill image write 2026-W47 SN0001 -o - | zstd > device.img.zst",
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if output == "" {
+				return usagef("image write needs -o FILE, or -o - for standard output")
+			}
+			return a.imageWrite(cmd, args[0], args[1], output)
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "file to write, or - for standard output")
+	addSettings(cmd, "golden")
+	return cmd
+}
+
+func (a *app) imageWrite(cmd *cobra.Command, lotName, device, output string) error {
+	known, err := a.openLedger(cmd)
+	if err != nil {
+		return err
+	}
+	defer known.Close()
+	lot, err := findLot(cmd, known, lotName)
+	if err != nil {
+		return err
+	}
+	cfg, err := a.config(cmd, &lot)
+	if err != nil {
+		return err
+	}
+	found, err := known.Find(cmd.Context(), lot.Name, device)
+	if err != nil {
+		return err
+	}
+	rec, err := theDevice(lot, device, found)
+	if err != nil {
+		return err
+	}
+	golden, err := openLotGolden(cmd.Context(), cfg, lot)
+	if err != nil {
+		return err
+	}
+	defer golden.Close()
+	image, err := deviceImage(golden, lot, rec)
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	if output == "-" {
+		return storage(image.stream(cmd.Context(), a.out))
+	}
+	if err := image.write(cmd.Context(), output); err != nil {
+		return packOutage(err)
+	}
+	fmt.Fprintf(a.err, "Wrote %s for %s. It holds the device's private key.\n", output, rec.Identity)
+	return nil
+}
+
+// theDevice makes sure that exactly one device was meant, and that it has an image.
+func theDevice(lot pipeline.Lot, value string, found []*pipeline.Record) (*pipeline.Record, error) {
+	switch {
+	case len(found) == 0:
+		return nil, withCode(exitUsage, pipeline.WithHint(fmt.Errorf("lot %s has no device %q", lot.Name, value),
+			"DEVICE is any of a device's identity values, or its serial."))
+	case len(found) > 1:
+		return nil, withCode(exitUsage, pipeline.WithHint(
+			fmt.Errorf("%d devices of lot %s have the value %q (rows %d, %d ..)", len(found), lot.Name, value, found[0].Row, found[1].Row),
+			"Name the device by a value that only it has."))
+	}
+	rec := found[0]
+	if rec.Progress() == pipeline.Planned {
+		return nil, withCode(exitDevices, pipeline.WithHint(fmt.Errorf("%s has no key yet, so there is no image (state %s)", rec.Identity, rec.State),
+			"Run the lot first."))
+	}
+	return rec, nil
+}
+
+// openLotGolden opens the golden image of a lot and makes sure that it is the one.
+func openLotGolden(ctx context.Context, cfg *Config, lot pipeline.Lot) (*imaging.Golden, error) {
+	golden, err := imaging.OpenGolden(ctx, cfg.Image.Golden, imaging.GoldenOptions{
+		CacheDir: goldenCache(cfg.Ledger), Partition: cfg.Image.Partition,
+	})
+	if err != nil {
+		return nil, imageFault(ctx, cfg.Image.Golden, err)
+	}
+	sum := golden.SHA256()
+	if got := hex.EncodeToString(sum[:]); got != lot.GoldenSHA256 {
+		return nil, errors.Join(withCode(exitStorage, pipeline.WithHint(
+			fmt.Errorf("%s is not the golden image of lot %s: sha256 %s, want %s", cfg.Image.Golden, lot.Name, got, lot.GoldenSHA256),
+			"Name the lot's golden image with --golden.")), golden.Close())
+	}
+	return golden, nil
+}
+
+// oneImage is a device's image, wherever it comes from.
+type oneImage struct {
+	golden  *imaging.Golden
+	overlay *imaging.Overlay // nil where the published image is copied
+	file    *os.File
+}
+
+// deviceImage finds the image of a device: golden and its pack entry, or the
+// raw image that was published.
+func deviceImage(golden *imaging.Golden, lot pipeline.Lot, rec *pipeline.Record) (*oneImage, error) {
+	if lot.Format == "raw" && rec.State == pipeline.Released {
+		file, err := os.Open(filepath.Join(lot.Out, "images", rec.Output.Name))
+		if err != nil {
+			return nil, packOutage(err)
+		}
+		return &oneImage{golden: golden, file: file}, nil
+	}
+	pack, err := imaging.ReadPack(filepath.Join(lot.Out, lot.Name+".pack"))
+	if err != nil {
+		return nil, packOutage(err)
+	}
+	defer pack.Close()
+	key, overlay, err := pack.Read(imaging.Ref(rec.Pack))
+	if err != nil {
+		return nil, packOutage(err)
+	}
+	if key != rec.Identity.Sum() {
+		return nil, packOutage(fmt.Errorf("the pack entry of %s belongs to another device", rec.Identity))
+	}
+	return &oneImage{golden: golden, overlay: overlay}, nil
+}
+
+func (o *oneImage) stream(ctx context.Context, w io.Writer) error {
+	if o.overlay == nil {
+		_, err := io.Copy(w, o.file)
+		return err
+	}
+	return imaging.Stream(ctx, o.golden, o.overlay, w)
+}
+
+// write publishes the image under a name of the user's, sparse and 0600.
+func (o *oneImage) write(ctx context.Context, path string) error {
+	if o.overlay != nil {
+		_, err := imaging.WriteRaw(ctx, o.golden, o.overlay, path)
+		return err
+	}
+	return writeFile(path, func(w io.Writer) error { return o.stream(ctx, w) })
+}
+
+func (o *oneImage) Close() error {
+	if o.overlay != nil {
+		wipe(o.overlay)
+	}
+	if o.file != nil {
+		return o.file.Close()
+	}
+	return nil
+}

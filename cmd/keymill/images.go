@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+
+	"keymill/imaging"
+	"keymill/pipeline"
+)
+
+// formatPack is the format whose product is the pack itself.
+const formatPack = "pack"
+
+// imageFormats lists what image.format takes.
+func imageFormats() []string {
+	names := []string{formatPack}
+	for _, f := range imaging.Formats() {
+		names = append(names, f.Name)
+	}
+	return names
+}
+
+// lotImages joins the lot's plan, pack and format into what the pipeline needs.
+type lotImages struct {
+	golden *imaging.Golden
+	plan   *imaging.Plan
+	render *pipeline.Renderer
+	pack   *imaging.Pack
+
+	format imaging.Format // zero for packs
+	writer imaging.Writer // nil for packs
+	dir    string         // of single images
+}
+
+var _ pipeline.Images = (*lotImages)(nil)
+
+func (l *lotImages) Stage(ctx context.Context, dev *pipeline.Device, private []byte) (pipeline.PackRef, error) {
+	contents, err := l.render.Render(dev, private)
+	if err != nil {
+		return pipeline.PackRef{}, err
+	}
+	overlay, err := l.plan.Overlay(ctx, contents)
+	if err != nil {
+		return pipeline.PackRef{}, storage(err)
+	}
+	defer wipe(overlay)
+	ref, err := l.pack.Append(ctx, dev.Identity.Sum(), overlay)
+	if err != nil && ctx.Err() == nil {
+		err = packOutage(err)
+	}
+	return pipeline.PackRef(ref), err
+}
+
+func (l *lotImages) Release(ctx context.Context, rec *pipeline.Record) (pipeline.Output, []byte, error) {
+	overlay, err := l.overlay(rec)
+	if err != nil {
+		return pipeline.Output{}, nil, err
+	}
+	defer wipe(overlay)
+	if l.writer == nil {
+		image, err := imaging.NewReader(l.golden, overlay)
+		if err != nil {
+			return pipeline.Output{}, nil, packOutage(err)
+		}
+		private, err := l.keyIn(overlay, image)
+		return pipeline.Output{Bytes: rec.Pack.Length}, private, err
+	}
+	name := l.format.FileName(safeName(rec.Identity.Name()), l.golden.Path())
+	path := filepath.Join(l.dir, name)
+	result, err := l.writer.Write(ctx, overlay, path)
+	if err != nil {
+		return pipeline.Output{}, nil, storage(err)
+	}
+	view, err := l.writer.View(path)
+	if err != nil {
+		return pipeline.Output{}, nil, storage(err)
+	}
+	defer view.Close()
+	private, err := l.keyIn(overlay, view)
+	return pipeline.Output{Name: name, Bytes: result.Bytes}, private, err
+}
+
+// overlay reads a record's pack entry and makes sure that it is the device's.
+func (l *lotImages) overlay(rec *pipeline.Record) (*imaging.Overlay, error) {
+	key, overlay, err := l.pack.Read(imaging.Ref(rec.Pack))
+	if err != nil {
+		return nil, lostOverlay(storage(err))
+	}
+	if key != rec.Identity.Sum() {
+		return nil, lostOverlay(errors.New("the pack entry belongs to another device"))
+	}
+	return overlay, nil
+}
+
+// lostOverlay gives advice where a device's key is gone for good.
+func lostOverlay(err error) error {
+	if _, ok := errors.AsType[*pipeline.Outage](err); ok {
+		return err
+	}
+	return pipeline.WithHint(fmt.Errorf("the device's overlay cannot be read back: %w", err),
+		"Its key is lost; `keymill retry LOT --rekey DEVICE` gives the device a new one.")
+}
+
+// keyIn reads the private key back from an image; nil where images hold none.
+func (l *lotImages) keyIn(overlay *imaging.Overlay, image io.ReaderAt) ([]byte, error) {
+	index := l.render.KeyIndex()
+	if index < 0 {
+		return nil, nil
+	}
+	return imaging.ReadContent(overlay.Template, index, image)
+}
+
+func (l *lotImages) Settle(ctx context.Context, rec *pipeline.Record) error {
+	if l.writer == nil {
+		return nil // the pack is the product
+	}
+	return l.Destroy(ctx, rec.Pack)
+}
+
+func (l *lotImages) Destroy(_ context.Context, ref pipeline.PackRef) error {
+	return storage(l.pack.Destroy(imaging.Ref(ref)))
+}
+
+func (l *lotImages) Entries(ctx context.Context) iter.Seq2[pipeline.PackEntry, error] {
+	return func(yield func(pipeline.PackEntry, error) bool) {
+		for entry, err := range l.pack.Entries(ctx) {
+			if err != nil {
+				err = packOutage(err)
+			}
+			if !yield(pipeline.PackEntry{Identity: entry.Key, Ref: pipeline.PackRef(entry.Ref), Destroyed: entry.Destroyed}, err) {
+				return
+			}
+		}
+	}
+}
+
+func (l *lotImages) Close() error {
+	var errs []error
+	if l.writer != nil {
+		errs = append(errs, l.writer.Close())
+	}
+	if l.plan != nil {
+		errs = append(errs, l.plan.Close())
+	}
+	if l.pack != nil {
+		errs = append(errs, l.pack.Close())
+	}
+	if l.golden != nil {
+		errs = append(errs, l.golden.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// wipe overwrites a device's own bytes: the key is among them.
+func wipe(o *imaging.Overlay) {
+	for _, slot := range o.Slots {
+		clear(slot.Data)
+	}
+}
+
+// storage turns faults of the disk into an outage and leaves the rest alone.
+func storage(err error) error {
+	if err == nil || !diskFault(err) {
+		return err
+	}
+	return packOutage(err)
+}
+
+func packOutage(err error) error {
+	hint := hintOf(err)
+	if hint == "" {
+		hint = "Free or repair the disk, then run the same command again: it goes on from here."
+	}
+	return &pipeline.Outage{Part: pipeline.PartStorage, Err: err, Hint: hint}
+}
+
+// openPack opens the lot's pack, or makes it for a lot that has none yet.
+func openPack(path string, golden *imaging.Golden) (*imaging.Pack, error) {
+	pack, err := imaging.OpenPack(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		pack, err = imaging.CreatePack(path, golden.SHA256(), golden.Size())
+	}
+	if err != nil {
+		return nil, packOutage(fmt.Errorf("pack %s: %w", path, err))
+	}
+	if sum, _ := pack.Golden(); sum != golden.SHA256() {
+		return nil, errors.Join(packOutage(fmt.Errorf("pack %s belongs to another golden image", path)), pack.Close())
+	}
+	return pack, nil
+}
+
+func makeDirs(dirs ...string) error {
+	for _, dir := range dirs {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return packOutage(err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,218 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"keymill/imaging"
+	"keymill/pipeline"
+	"keymill/pipeline/ledger"
+	"keymill/pipeline/mender"
+)
+
+// job is a lot being worked on at this station: configuration, ledger and
+// everything that carries its devices. Close gives all of it up.
+type job struct {
+	app    *app
+	cfg    *Config
+	log    *slog.Logger
+	ledger *ledger.Ledger
+	lot    pipeline.Lot
+	images *lotImages
+	keys   keySource
+	server *mender.Client
+}
+
+func (j *job) Close() error {
+	var errs []error
+	if j.images != nil {
+		errs = append(errs, j.images.Close())
+	}
+	if j.keys != nil {
+		errs = append(errs, j.keys.Close())
+	}
+	if j.server != nil {
+		j.server.Close()
+	}
+	if j.ledger != nil {
+		errs = append(errs, j.ledger.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// outDir is the folder of the lot's products.
+func (c *Config) outDir(lot string) (string, error) {
+	return filepath.Abs(cmp.Or(c.Out, filepath.Join("out", lot)))
+}
+
+// openGolden opens the golden image and what is injected into it. now is the
+// time that files in the images get.
+func (j *job) openGolden(ctx context.Context, now time.Time) error {
+	if j.cfg.Image.Golden == "" {
+		return withCode(exitUsage, pipeline.WithHint(errors.New("no golden image is named"),
+			"Give --golden FILE, or set image.golden in %s.", configFile))
+	}
+	render, err := pipeline.NewRenderer(j.cfg.Image.Inject)
+	if err != nil {
+		return withCode(exitUsage, err)
+	}
+	holdsKey := render.KeyIndex() >= 0
+	if inToken := j.cfg.Keys.Source == pipeline.KeysInToken; holdsKey == inToken {
+		return usagef("image.inject must have one entry with `content: %s`, unless keys.source is token (it is %s)",
+			pipeline.ContentPrivateKey, j.cfg.Keys.Source)
+	}
+	targets, err := targets(j.cfg.Image.Inject)
+	if err != nil {
+		return withCode(exitUsage, err)
+	}
+	golden, err := imaging.OpenGolden(ctx, j.cfg.Image.Golden, imaging.GoldenOptions{
+		CacheDir: goldenCache(j.cfg.Ledger), Partition: j.cfg.Image.Partition,
+	})
+	if err != nil {
+		return imageFault(ctx, j.cfg.Image.Golden, err)
+	}
+	j.images = &lotImages{golden: golden, render: render}
+	plan, err := imaging.NewPlan(ctx, golden, targets, imaging.PlanOptions{Now: now})
+	if err != nil {
+		return imageFault(ctx, j.cfg.Image.Golden, err)
+	}
+	j.images.plan = plan
+	return nil
+}
+
+// goldenCache lies beside the ledger: hashes and unpacked golden images.
+func goldenCache(ledger string) string { return filepath.Join(filepath.Dir(ledger), ".keymill-cache") }
+
+// imageFault gives errors of the golden image their exit code.
+func imageFault(ctx context.Context, path string, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if hintOf(err) == "" {
+		err = pipeline.WithHint(err, "Check the golden image with `keymill image inspect %s`.", path)
+	}
+	return withCode(exitStorage, fmt.Errorf("golden image: %w", err))
+}
+
+func targets(list []pipeline.Inject) ([]imaging.Target, error) {
+	var all []imaging.Target
+	for _, inject := range list {
+		mode, err := imaging.ParseMode(cmp.Or(inject.Mode, "0600"))
+		if err != nil {
+			return nil, fmt.Errorf("inject %s: %w", inject.Path, err)
+		}
+		all = append(all, imaging.Target{Path: inject.Path, Mode: mode, UID: inject.UID, GID: inject.GID})
+	}
+	return all, nil
+}
+
+// describeLot is the lot that the configuration asks for.
+func (j *job) describeLot(name, manifest, manifestSHA256 string, devices int) (pipeline.Lot, error) {
+	out, err := j.cfg.outDir(name)
+	if err != nil {
+		return pipeline.Lot{}, err
+	}
+	goldenPath, err := filepath.Abs(j.cfg.Image.Golden)
+	if err != nil {
+		return pipeline.Lot{}, err
+	}
+	sum := j.images.golden.SHA256()
+	return pipeline.Lot{
+		Name: name, ManifestPath: manifest, ManifestSHA256: manifestSHA256, Devices: devices,
+		GoldenPath: goldenPath, GoldenSHA256: hex.EncodeToString(sum[:]), GoldenBytes: j.images.golden.Size(),
+		InjectSHA256: j.images.render.Sum(), Format: j.cfg.Image.Format,
+		Keys: j.cfg.Keys.Source, Algorithm: j.cfg.Keys.Algorithm, Server: strings.TrimRight(j.cfg.Server.URL, "/"),
+		Out: out, Station: j.cfg.Audit.Station,
+	}, nil
+}
+
+// sameLot refuses to go on with a lot under other settings than it was planned
+// with, and says what differs.
+func sameLot(planned, asked pipeline.Lot) error {
+	differ := []struct {
+		what, was, is string
+		code          int
+	}{
+		{"manifest (sha256)", planned.ManifestSHA256, asked.ManifestSHA256, exitManifest},
+		{"golden image (sha256)", planned.GoldenSHA256, asked.GoldenSHA256, exitStorage},
+		{"injected files (sha256)", planned.InjectSHA256, asked.InjectSHA256, exitUsage},
+		{"format", planned.Format, asked.Format, exitUsage},
+		{"source of keys", planned.Keys, asked.Keys, exitUsage},
+		{"algorithm", planned.Algorithm, asked.Algorithm, exitUsage},
+		{"server", planned.Server, asked.Server, exitUsage},
+		{"output folder", planned.Out, asked.Out, exitUsage},
+	}
+	code, lines := 0, []string(nil)
+	for _, d := range differ {
+		if d.was != d.is {
+			code = cmp.Or(code, d.code)
+			lines = append(lines, fmt.Sprintf("%s was %s, is %s", d.what, d.was, d.is))
+		}
+	}
+	if lines == nil {
+		return nil
+	}
+	return withCode(code, pipeline.WithHint(
+		fmt.Errorf("lot %s was planned otherwise: %s", planned.Name, strings.Join(lines, "; ")),
+		"Nothing was changed. Use what the lot was planned with, or another name with --lot."))
+}
+
+// openProducts opens pack, format and folders of the lot for writing.
+func (j *job) openProducts(ctx context.Context, resumed bool) error {
+	out := j.lot.Out
+	if err := makeDirs(out); err != nil {
+		return err
+	}
+	packPath := filepath.Join(out, j.lot.Name+".pack")
+	if err := j.packStillThere(ctx, packPath, resumed); err != nil {
+		return err
+	}
+	pack, err := openPack(packPath, j.images.golden)
+	if err != nil {
+		return err
+	}
+	j.images.pack = pack
+	if j.lot.Format == formatPack {
+		return nil
+	}
+	j.images.dir = filepath.Join(out, "images")
+	if err := makeDirs(j.images.dir); err != nil {
+		return err
+	}
+	if j.images.format, err = imaging.FindFormat(j.lot.Format); err != nil {
+		return withCode(exitUsage, err)
+	}
+	j.images.writer, err = j.images.format.Open(ctx, j.images.golden, j.images.dir)
+	if err != nil {
+		return packOutage(err)
+	}
+	return nil
+}
+
+// packStillThere refuses to begin an empty pack where the ledger knows of keys
+// that lie in a pack: somebody moved it, and with it the devices' only keys.
+func (j *job) packStillThere(ctx context.Context, path string, resumed bool) error {
+	if _, err := os.Stat(path); !resumed || !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for packed, err := range j.ledger.Packed(ctx, j.lot.Name) {
+		if err != nil {
+			return err
+		}
+		if packed.State == pipeline.Released && j.lot.Format != formatPack {
+			continue
+		}
+		return packOutage(pipeline.WithHint(fmt.Errorf("the pack %s is gone, and keys of this lot lie only there", path),
+			"Put the file back where it was and run the same command again."))
+	}
+	return nil
+}

@@ -1,0 +1,30 @@
+package main
+
+import (
+	"path/filepath"
+	"strings"
+)
+
+// safeName makes a value fit for a file name on any file system that images
+// are carried on: whatever is not a letter, digit, dot, dash or underscore
+// becomes a dash, and it does not begin with a dot or a dash.
+func safeName(value string) string {
+	safe := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '.', r == '-', r == '_':
+			return r
+		}
+		return '-'
+	}, value)
+	if safe == "" || safe[0] == '.' || safe[0] == '-' {
+		safe = "_" + safe
+	}
+	const longest = 128 // a file name has 255 bytes; leave room for what formats add
+	return safe[:min(len(safe), longest)]
+}
+
+// lotName is the name of a manifest's lot unless --lot gives another.
+func lotName(manifest string) string {
+	base := filepath.Base(manifest)
+	return safeName(strings.TrimSuffix(base, filepath.Ext(base)))
+}

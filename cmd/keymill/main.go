@@ -1,0 +1,30 @@
+// Keymill provisions production lots of Mender devices: a key pair for each
+// row of a manufacturing manifest, the private key in the device's image, the
+// public key preauthorized on the Mender server, and evidence of all of it.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	stdio := stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr}
+	interrupts := make(chan os.Signal, 2)
+	signal.Notify(interrupts, os.Interrupt, syscall.SIGTERM)
+	brake := newBrake(cancel)
+	go func() {
+		for range interrupts {
+			if brake.press(stdio.err) {
+				// Every step can be cut off anywhere; a hanging one must not keep us.
+				time.AfterFunc(time.Second, func() { os.Exit(exitInterrupted) })
+			}
+		}
+	}()
+	os.Exit(report(stdio, run(ctx, os.Args[1:], stdio, brake)))
+}

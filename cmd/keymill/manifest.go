@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"keymill/pipeline"
+	"keymill/pipeline/ledger"
+	"keymill/sources"
+)
+
+// openManifest opens the manifest as the configuration says. known may be nil:
+// then nothing is known of other lots.
+func openManifest(path string, cfg *Config, lot string, known *ledger.Ledger) (*sources.Manifest, error) {
+	var required []string
+	if render, err := pipeline.NewRenderer(cfg.Image.Inject); err == nil {
+		required = render.Attributes()
+	}
+	config := sources.Config{
+		Columns: cfg.Manifest.Columns, Identity: cfg.Manifest.Identity, Required: required,
+		Expect: cfg.Manifest.Expect, Sheet: cfg.Manifest.Sheet,
+	}
+	if known != nil {
+		config.Taken = func(ctx context.Context, ids []pipeline.IdentitySum) (map[pipeline.IdentitySum]string, error) {
+			held, err := known.Taken(ctx, lot, ids)
+			if err != nil {
+				return nil, err
+			}
+			taken := make(map[pipeline.IdentitySum]string, len(held))
+			for id, holder := range held {
+				taken[id] = fmt.Sprintf("lot %s, row %d, %s", holder.Lot, holder.Row, holder.State)
+			}
+			return taken, nil
+		}
+	}
+	manifest, err := sources.Open(path, config)
+	if err != nil {
+		return nil, withCode(exitManifest, fmt.Errorf("manifest %s: %w", path, err))
+	}
+	return manifest, nil
+}
+
+// checkManifest validates the whole manifest and writes every problem to w. An
+// error says that the manifest is refused, or that checking was not possible.
+func checkManifest(ctx context.Context, manifest *sources.Manifest, w io.Writer) (sources.Summary, error) {
+	summary, err := manifest.Check(ctx, func(p sources.Problem) { fmt.Fprintln(w, p) })
+	return summary, manifestFault(ctx, summary, err)
+}
+
+func manifestFault(ctx context.Context, summary sources.Summary, err error) error {
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return err
+	case sources.Refused(err) && summary.Problems > 0:
+		return withCode(exitManifest, pipeline.WithHint(
+			fmt.Errorf("manifest refused: %d problems in %d rows; nothing was changed", summary.Problems, summary.Rows),
+			"Correct what is listed above and run the same command again."))
+	}
+	if _, ok := errors.AsType[*pipeline.Outage](err); ok {
+		return err
+	}
+	return withCode(exitManifest, fmt.Errorf("manifest: %w", err))
+}
+
+// openKnown opens the ledger if there is one; verbs that change nothing must
+// not make it.
+func openKnown(ctx context.Context, path string) (*ledger.Ledger, error) {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return ledger.Open(ctx, path)
+}
+
+func (a *app) checkCmd() *cobra.Command {
+	var lot string
+	cmd := &cobra.Command{
+		Use:   "check MANIFEST",
+		Short: "Validate a manifest; changes nothing",
+		Long: `Check reads the whole manifest and lists every problem with row, column, value and
+what to do about it. It changes nothing. The ledger, if there is one, is asked for
+devices that other lots hold.`,
+		Example: "  keymill check manifest.csv\n  keymill check --expect 5000 --json manifest.xlsx",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.check(cmd, args[0], lot)
+		},
+	}
+	cmd.Flags().StringVar(&lot, "lot", "", "name of the lot (default: the manifest's base name)")
+	addSettings(cmd, "expect", "sheet")
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+// checkResult is the JSON of `check --json`.
+type checkResult struct {
+	Accepted bool           `json:"accepted"`
+	Rows     int            `json:"rows"`
+	SHA256   string         `json:"sha256,omitempty"`
+	Identity []string       `json:"identity"`
+	Columns  []checkColumn  `json:"columns"`
+	Problems []checkProblem `json:"problems"`
+	Warnings []checkProblem `json:"warnings"`
+}
+
+type checkColumn struct {
+	Header    string `json:"header"`
+	Attribute string `json:"attribute,omitempty"`
+	Guessed   bool   `json:"guessed"`
+	Identity  bool   `json:"identity"`
+}
+
+type checkProblem struct {
+	Row    int    `json:"row,omitempty"`
+	Column string `json:"column,omitempty"`
+	Cell   string `json:"cell,omitempty"`
+	Value  string `json:"value,omitempty"`
+	What   string `json:"what"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+func (a *app) check(cmd *cobra.Command, path, lot string) error {
+	ctx := cmd.Context()
+	cfg, err := a.config(cmd, nil)
+	if err != nil {
+		return err
+	}
+	known, err := openKnown(ctx, cfg.Ledger)
+	if err != nil {
+		return err
+	}
+	if known != nil {
+		defer known.Close()
+	}
+	if lot == "" {
+		lot = lotName(path)
+	}
+	manifest, err := openManifest(path, cfg, lot, known)
+	if err != nil {
+		return err
+	}
+	defer manifest.Close()
+	if a.json {
+		return a.checkJSON(ctx, manifest)
+	}
+	summary, err := checkManifest(ctx, manifest, a.out)
+	if err != nil {
+		return err
+	}
+	a.printf("%s: %d devices, %d warnings; accepted.\n", path, summary.Rows, summary.Warnings)
+	for _, c := range summary.Columns {
+		a.printf("  column %-24q %s\n", c.Header, columnUse(c))
+	}
+	return nil
+}
+
+func columnUse(c sources.Column) string {
+	use := "ignored"
+	if c.Attribute != "" {
+		use = "is attribute " + c.Attribute
+	}
+	if c.Identity {
+		use += ", part of the identity"
+	}
+	if c.Guessed && c.Attribute != "" {
+		use += " (guessed)"
+	}
+	return use
+}
+
+func (a *app) checkJSON(ctx context.Context, manifest *sources.Manifest) error {
+	result := checkResult{Problems: []checkProblem{}, Warnings: []checkProblem{}}
+	summary, err := manifest.Check(ctx, func(p sources.Problem) {
+		problem := checkProblem{Row: p.Row, Column: p.Column, Cell: p.Cell, Value: p.Value, What: p.What, Remedy: p.Remedy}
+		if p.Warning {
+			result.Warnings = append(result.Warnings, problem)
+		} else {
+			result.Problems = append(result.Problems, problem)
+		}
+	})
+	if err != nil && !sources.Refused(err) {
+		return manifestFault(ctx, summary, err)
+	}
+	result.Accepted, result.Rows, result.SHA256, result.Identity = err == nil, summary.Rows, summary.SHA256, summary.Identity
+	for _, c := range summary.Columns {
+		result.Columns = append(result.Columns, checkColumn(c))
+	}
+	if err := a.writeJSON(result); err != nil {
+		return err
+	}
+	return manifestFault(ctx, summary, err)
+}

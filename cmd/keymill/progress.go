@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
+
+	"keymill/pipeline"
+)
+
+// progress shows how a run goes on: a bar with rate and time left on a
+// terminal, a log line now and then elsewhere.
+type progress struct {
+	total   int
+	done    atomic.Int64 // released
+	failed  atomic.Int64 // failed or conflicting
+	started time.Time
+	bar     *progressbar.ProgressBar // nil when not on a terminal
+	log     *slog.Logger
+
+	stop context.CancelFunc
+	idle sync.WaitGroup
+}
+
+// logEvery is how often a run that is not on a terminal says where it is.
+const logEvery = 10 * time.Second
+
+// startProgress begins to show a run that has total devices to carry.
+func startProgress(ctx context.Context, w io.Writer, log *slog.Logger, total int) *progress {
+	ctx, stop := context.WithCancel(ctx)
+	p := &progress{total: total, started: time.Now(), log: log, stop: stop}
+	every := logEvery
+	if file, ok := w.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		every = 200 * time.Millisecond
+		p.bar = progressbar.NewOptions(total,
+			progressbar.OptionSetWriter(w), progressbar.OptionShowCount(), progressbar.OptionShowIts(),
+			progressbar.OptionSetItsString("devices"), progressbar.OptionSetPredictTime(true),
+			progressbar.OptionFullWidth(), progressbar.OptionClearOnFinish(),
+			progressbar.OptionSetDescription("released"))
+	}
+	p.idle.Go(func() { p.loop(ctx, every) })
+	return p
+}
+
+// reached counts a state change; it is called by many goroutines.
+func (p *progress) reached(_, to pipeline.State) {
+	switch to {
+	case pipeline.Released:
+		p.done.Add(1)
+	case pipeline.Failed, pipeline.Conflicted:
+		p.failed.Add(1)
+	}
+}
+
+func (p *progress) loop(ctx context.Context, every time.Duration) {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			p.show()
+		}
+	}
+}
+
+func (p *progress) show() {
+	done, failed := p.done.Load(), p.failed.Load()
+	if p.bar != nil {
+		if failed > 0 {
+			p.bar.Describe(fmt.Sprintf("released (%d failed)", failed))
+		}
+		p.bar.Set64(done + failed) //nolint:errcheck // a bar that cannot be drawn stops nothing
+		return
+	}
+	rate := float64(done) / time.Since(p.started).Seconds()
+	left := "unknown"
+	if rate > 0 {
+		left = (time.Duration(float64(int64(p.total)-done-failed)/rate) * time.Second).Round(time.Second).String()
+	}
+	p.log.Info("progress", "released", done, "failed", failed, "of", p.total, "per_second", int(rate), "left", left)
+}
+
+// end stops showing. It leaves the terminal clean.
+func (p *progress) end() {
+	p.stop()
+	p.idle.Wait()
+	if p.bar != nil {
+		p.bar.Finish() //nolint:errcheck // as above
+	}
+}

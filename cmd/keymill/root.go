@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"keymill/pipeline"
+)
+
+// app is what all verbs share.
+type app struct {
+	stdio
+	brake      *brake
+	env        []string
+	configPath string
+	json       bool
+}
+
+// run executes one command line.
+func run(ctx context.Context, args []string, stdio stdio, brake *brake) error {
+	a := &app{stdio: stdio, brake: brake, env: os.Environ()}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(stdio.in)
+	root.SetOut(stdio.out)
+	root.SetErr(stdio.err)
+	return root.ExecuteContext(ctx)
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "keymill",
+		Short: "Provision production lots of Mender devices",
+		Long: `Keymill gives every device of a manufacturing manifest a key of its own, puts the
+private key into that device's disk image, preauthorizes the public key with the
+Mender server, and leaves evidence that an auditor can check.
+
+` + exitCodesHelp,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return cmd.Help()
+		},
+	}
+	root.PersistentFlags().StringVar(&a.configPath, "config", "", "configuration file (default ./keymill.yaml if it exists)")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return withCode(exitUsage, pipeline.WithHint(err, "See `%s --help`.", cmd.CommandPath()))
+	})
+	root.AddCommand(
+		a.demoCmd(), a.initCmd(), a.checkCmd(), a.planCmd(), a.runCmd(), a.statusCmd(), a.retryCmd(),
+		a.exportCmd(), a.imageCmd(), a.sandboxCmd(), a.doctorCmd(), a.versionCmd(),
+	)
+	wrapUsage(root)
+	return root
+}
+
+// wrapUsage gives cobra's own complaints about arguments and verbs exit code 2.
+func wrapUsage(cmd *cobra.Command) {
+	if validate := cmd.Args; validate != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			err := validate(cmd, args)
+			if err == nil {
+				return nil
+			}
+			return withCode(exitUsage, pipeline.WithHint(err, "See `%s --help`.", cmd.CommandPath()))
+		}
+	}
+	for _, child := range cmd.Commands() {
+		wrapUsage(child)
+	}
+}
+
+// setting is a configuration setting that a verb takes as a flag.
+type setting struct {
+	key   string
+	usage string
+	count bool // a number
+}
+
+// settings are the flags that set configuration, by flag name. The names are a
+// contract with people's scripts.
+func settings() map[string]setting {
+	return map[string]setting{
+		"ledger":      {key: "ledger", usage: "ledger file"},
+		"server":      {key: "server.url", usage: "URL of the Mender server"},
+		"token-file":  {key: "server.token_file", usage: "file that holds the server's token"},
+		"ca-file":     {key: "server.ca_file", usage: "PEM file of a private CA to trust"},
+		"in-flight":   {key: "server.in_flight", usage: "most requests under way at once", count: true},
+		"on-conflict": {key: "server.on_conflict", usage: "when the server holds another key: fail or replace"},
+		"golden":      {key: "image.golden", usage: "golden image"},
+		"partition":   {key: "image.partition", usage: "data partition of the golden image: number, label or PARTUUID"},
+		"format":      {key: "image.format", usage: "form of the products: " + strings.Join(imageFormats(), ", ")},
+		"out":         {key: "out", usage: "folder of the lot's products (default out/LOT)"},
+		"keys":        {key: "keys.source", usage: "where keys come from: software, hsm, hsm-entropy or token"},
+		"algorithm":   {key: "keys.algorithm", usage: "ed25519, ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096"},
+		"hsm":         {key: "keys.hsm", usage: "the token as an RFC 7512 URI with module-path and pin-source"},
+		"workers":     {key: "workers", usage: "devices under way at once", count: true},
+		"expect":      {key: "manifest.expect", usage: "control total: number of devices that the manifest must have", count: true},
+		"sheet":       {key: "manifest.sheet", usage: "sheet of the workbook"},
+		"log-format":  {key: "log.format", usage: "text or json"},
+		"log-level":   {key: "log.level", usage: "debug, info, warn or error"},
+	}
+}
+
+// addSettings declares flags of the settings table on a verb.
+func addSettings(cmd *cobra.Command, names ...string) {
+	table := settings()
+	for _, name := range append(names, "ledger", "log-format", "log-level") {
+		if table[name].count {
+			cmd.Flags().Int(name, 0, table[name].usage)
+		} else {
+			cmd.Flags().String(name, "", table[name].usage)
+		}
+	}
+}
+
+// lineSettings are the flags of the verbs that work on devices.
+var lineSettings = []string{
+	"server", "token-file", "ca-file", "in-flight", "on-conflict", "golden", "partition", "format", "out",
+	"keys", "algorithm", "hsm", "workers",
+}
+
+// config loads the configuration for a verb; lot is the lot it works on, nil
+// if there is none yet.
+func (a *app) config(cmd *cobra.Command, lot *pipeline.Lot) (*Config, error) {
+	given := map[string]any{}
+	for name, s := range settings() {
+		flag := cmd.Flags().Lookup(name)
+		if flag == nil || !flag.Changed {
+			continue
+		}
+		given[s.key] = flag.Value.String()
+	}
+	return layers{lot: lotSettings(lot), file: a.configPath, env: a.env, flags: given}.load()
+}
+
+// lotSettings makes what a lot was planned with the default for going on.
+func lotSettings(lot *pipeline.Lot) map[string]any {
+	if lot == nil {
+		return nil
+	}
+	return map[string]any{
+		"server.url": lot.Server, "image.golden": lot.GoldenPath, "image.format": lot.Format,
+		"keys.source": lot.Keys, "keys.algorithm": lot.Algorithm, "out": lot.Out,
+	}
+}
+
+// logger writes the log to w as the configuration says.
+func (c LogConfig) logger(w io.Writer) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
+		level = slog.LevelInfo
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+func (a *app) printf(format string, args ...any) {
+	fmt.Fprintf(a.out, format, args...)
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"keymill/pipeline"
+	"keymill/pipeline/mender"
+)
+
+// openServer makes the client of the configured server. It asks the server nothing.
+func (a *app) openServer(cfg *Config, log *slog.Logger) (*mender.Client, error) {
+	token, err := a.tokenSource(cfg.Server)
+	if err != nil {
+		return nil, withCode(exitUsage, err)
+	}
+	client, err := mender.New(mender.Config{
+		URL: cfg.Server.URL, Token: token, CAFile: cfg.Server.CAFile, InFlight: cfg.Server.InFlight,
+		UserAgent: "keymill/" + buildVersion(), Log: log,
+	})
+	if err != nil {
+		return nil, withCode(exitUsage, err)
+	}
+	return client, nil
+}
+
+// tokenSource finds the server's token: a file that is named, a login, the
+// systemd credential, the environment. In that order, and never a flag.
+func (a *app) tokenSource(cfg ServerConfig) (mender.TokenSource, error) {
+	switch {
+	case cfg.TokenFile != "":
+		if _, err := os.ReadFile(cfg.TokenFile); err != nil {
+			return nil, pipeline.WithHint(err, "server.token_file must name a readable file that holds the token.")
+		}
+		return mender.TokenFile(cfg.TokenFile), nil
+	case cfg.User != "":
+		if cfg.PasswordFile == "" {
+			return nil, pipeline.WithHint(errors.New("server.user is set, but no password"), "Set server.password_file.")
+		}
+		return mender.Login(cfg.User, cfg.PasswordFile), nil
+	}
+	if dir := a.getenv("CREDENTIALS_DIRECTORY"); dir != "" {
+		path := filepath.Join(dir, "mender-token")
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			return mender.TokenFile(path), nil
+		}
+	}
+	if token := a.getenv("KEYMILL_TOKEN"); token != "" {
+		return mender.TokenValue(strings.TrimSpace(token)), nil
+	}
+	return nil, pipeline.WithHint(errors.New("there is no token for the Mender server"),
+		"Give --token-file FILE, set server.token_file, or provide the systemd credential mender-token or KEYMILL_TOKEN.")
+}
+
+func (a *app) getenv(name string) string {
+	value := ""
+	for _, pair := range a.env {
+		if n, v, ok := strings.Cut(pair, "="); ok && n == name {
+			value = v
+		}
+	}
+	return value
+}
+
+// serverView is what plan and doctor show of the server.
+type serverView struct {
+	URL          string     `json:"url"`
+	TokenExpires *time.Time `json:"token_expires,omitempty"`
+	MaxDevices   int        `json:"max_devices,omitempty"`
+	Devices      int        `json:"devices"`
+	Accepted     int        `json:"accepted"`
+	Preauth      int        `json:"preauthorized"`
+	SkewSeconds  float64    `json:"clock_skew_seconds"`
+	LatencyMS    float64    `json:"latency_ms"`
+}
+
+func viewServer(p mender.Probe) serverView {
+	view := serverView{
+		URL: p.URL, MaxDevices: p.MaxDevices, Devices: p.Devices, Accepted: p.Accepted, Preauth: p.Preauth,
+		SkewSeconds: p.Skew.Seconds(), LatencyMS: float64(p.Latency.Microseconds()) / 1000,
+	}
+	if !p.TokenExpires.IsZero() {
+		view.TokenExpires = &p.TokenExpires
+	}
+	return view
+}
+
+// String returns the server's state on one line.
+func (v serverView) String() string {
+	text := fmt.Sprintf("%s, %d devices registered (%d preauthorized, %d accepted)", v.URL, v.Devices, v.Preauth, v.Accepted)
+	if v.MaxDevices > 0 {
+		text += fmt.Sprintf(", limit %d", v.MaxDevices)
+	}
+	if v.TokenExpires != nil {
+		text += ", token valid until " + v.TokenExpires.UTC().Format(time.RFC3339)
+	}
+	return text
+}
+
+// warnings says what about the server would spoil a lot of that many devices
+// that takes that long.
+func (v serverView) warnings(devices int, takes time.Duration) []string {
+	var list []string
+	if v.MaxDevices > 0 && v.Accepted+v.Preauth+devices > v.MaxDevices {
+		list = append(list, fmt.Sprintf("the server's limit is %d devices and %d are accepted or preauthorized: "+
+			"it takes this lot's %d, but refuses the surplus in the field", v.MaxDevices, v.Accepted+v.Preauth, devices))
+	}
+	if v.TokenExpires != nil && time.Now().Add(takes).After(*v.TokenExpires) {
+		list = append(list, "the token expires before the lot is done; renew the token file meanwhile, it is read again")
+	}
+	if skew := math.Abs(v.SkewSeconds); skew > 60 {
+		list = append(list, fmt.Sprintf("this machine's clock is %.0f s off the server's", skew))
+	}
+	return list
+}

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"keymill/imaging"
+	"keymill/pipeline"
+)
+
+// destroySuperseded destroys the keys of devices that this lot took over after
+// they had failed in another: nothing will ever be made of them.
+func (j *job) destroySuperseded(ctx context.Context, run int64) error {
+	packs := map[string]*imaging.Pack{}
+	var errs []error
+	for rec, err := range j.ledger.SupersededKeys(ctx, j.lot.Name) {
+		if err == nil {
+			err = j.destroyIn(ctx, packs, run, rec)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			break
+		}
+	}
+	for _, pack := range packs {
+		if pack != nil {
+			errs = append(errs, pack.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// destroyIn destroys a superseded key and records it: in this order, as a key
+// that is destroyed already is no error, and one that is not must not be counted.
+func (j *job) destroyIn(ctx context.Context, packs map[string]*imaging.Pack, run int64, rec *pipeline.Record) error {
+	pack, open := packs[rec.Lot]
+	if !open {
+		old, err := j.ledger.Lot(ctx, rec.Lot)
+		if err != nil {
+			return err
+		}
+		path := filepath.Join(old.Out, old.Name+".pack")
+		pack, err = imaging.OpenPack(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return packOutage(fmt.Errorf("pack %s, which holds a key that must be destroyed: %w", path, err))
+		}
+		packs[rec.Lot] = pack
+	}
+	if pack != nil {
+		if err := pack.Destroy(imaging.Ref(rec.Pack)); err != nil {
+			return packOutage(err)
+		}
+	}
+	next := *rec
+	next.Pack = pipeline.PackRef{}
+	next.KeysDestroyed++
+	return j.ledger.Commit(ctx, pipeline.Change{From: rec.State, Record: &next, Event: pipeline.Event{
+		Station: j.cfg.Audit.Station, Lot: rec.Lot, Run: run, Action: pipeline.ActionDestroyKey, Key: "destroyed",
+		Reason: "the device was taken over by lot " + j.lot.Name, Row: rec.Row, Device: rec.Identity,
+		From: rec.State, To: rec.State, SPKI: rec.Fingerprint(), Algorithm: rec.Algorithm,
+	}})
+}
