@@ -13,7 +13,7 @@ import (
 // Holder says which lot holds an identity.
 type Holder struct {
 	Lot   string // empty in a TakenError: an earlier row of the same manifest
-	Row   int // manifest row in that lot
+	Row   int    // manifest row in that lot
 	State pipeline.State
 }
 
