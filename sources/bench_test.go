@@ -3,6 +3,7 @@ package sources
 import (
 	"bytes"
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -67,7 +68,7 @@ func each(t testing.TB, rows io.Reader, add func(i int, r []string)) {
 	in := csv.NewReader(rows)
 	for i := 0; ; i++ {
 		r, err := in.Read()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return
 		}
 		if err != nil {
@@ -120,7 +121,7 @@ func BenchmarkSheetScan(b *testing.B) {
 		for err == nil {
 			_, err = s.next()
 		}
-		if err != io.EOF {
+		if !errors.Is(err, io.EOF) {
 			b.Fatal(err)
 		}
 	}

@@ -174,6 +174,12 @@ func (c *checker) macValue(r *rawRow, i int, v string) {
 	if m.Local() && c.seen != nil {
 		c.flaw(r, i, v, flaw{what: "the MAC address is locally administered: no manufacturer's, perhaps a random one", remedy: "make sure that the device keeps it", warning: true})
 	}
+	// An identity of the address alone is compared anyway.
+	if c.seen != nil && (len(c.l.identity) > 1 || c.l.identity == nil || c.l.identity[0] != i) {
+		if first := c.seen.mac(r.number, m); first > 0 {
+			c.flaw(r, i, v, flaw{what: fmt.Sprintf("the MAC address occurs also in row %d", first), remedy: "no two interfaces can have one address: find out which is right", warning: true})
+		}
+	}
 	if !canonicalMAC(v) {
 		c.values[i] = m.String()
 	}

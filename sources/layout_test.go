@@ -123,3 +123,14 @@ func TestConfigIsNotChanged(t *testing.T) {
 		t.Errorf("configuration became %v", cols)
 	}
 }
+
+func TestSharedNamesAndAddresses(t *testing.T) {
+	const text = "model,SN,WiFi MAC\nA,1,00:1b:63:84:45:e6\nA,2,00:1b:63:84:45:e6\nB,3,00:1b:63:84:45:e7\n"
+	o := takeCSV(t, text, Config{Identity: []string{"model", "serial"}})
+	accept(t, o)
+	warned(t, o, 3, "identity's first value, is also that of row 2")
+	warned(t, o, 3, "occurs also in row 2")
+	if len(o.warnings) != 2 {
+		t.Errorf("warnings %v", o.warnings)
+	}
+}

@@ -15,17 +15,19 @@ import (
 type Problem struct {
 	// Row is the row's number as a spreadsheet counts: the header is row 1. 0
 	// for what concerns the whole file.
-	Row int
+	Row int `json:"row"`
 	// Column is the header's text, Cell the reference as in a spreadsheet
 	// ("B7"). Both are empty for what concerns a whole row.
-	Column, Cell string
+	Column string `json:"column,omitempty"`
+	Cell   string `json:"cell,omitempty"`
 	// Value is the offending value, fit to be shown: control characters
 	// escaped, long values (which may be keys) cut.
-	Value string
+	Value string `json:"value,omitempty"`
 	// What says what is wrong, Remedy what to do about it.
-	What, Remedy string
+	What   string `json:"what"`
+	Remedy string `json:"remedy"`
 	// Warning marks what does not refuse the manifest.
-	Warning bool
+	Warning bool `json:"warning,omitempty"`
 }
 
 // String returns the problem on one line.
@@ -53,23 +55,23 @@ func (p Problem) String() string {
 
 // Column says what became of one of the manifest's columns.
 type Column struct {
-	Header    string // as in the file
-	Attribute string // empty: ignored
-	Guessed   bool   // not named by the configuration
-	Identity  bool
+	Header    string `json:"header"`              // as in the file
+	Attribute string `json:"attribute,omitempty"` // empty: ignored
+	Guessed   bool   `json:"guessed,omitempty"`   // not named by the configuration
+	Identity  bool   `json:"identity,omitempty"`
 }
 
 // Summary is the outcome of a check.
 type Summary struct {
-	Rows     int    // device rows, refused ones included
-	Problems int    // these refuse the manifest
-	Warnings int    // these do not
-	SHA256   string // of the file's bytes, hexadecimal; empty if not read to the end
-	Columns  []Column
-	Identity []string // attribute names
+	Rows     int      `json:"rows"`     // device rows, refused ones included
+	Problems int      `json:"problems"` // these refuse the manifest
+	Warnings int      `json:"warnings"` // these do not
+	SHA256   string   `json:"sha256"`   // of the file's bytes, hexadecimal; empty if not read to the end
+	Columns  []Column `json:"columns"`
+	Identity []string `json:"identity"` // attribute names
 	// Lot is the lot whose failures this file lists, if it is keymill's own
 	// failures.csv; else empty.
-	Lot string
+	Lot string `json:"lot,omitempty"`
 }
 
 // RefusedError says that a file is no acceptable manifest. pipeline.Hint tells

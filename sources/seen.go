@@ -3,6 +3,7 @@ package sources
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"keymill/pipeline"
 )
@@ -19,15 +20,16 @@ type seen struct {
 	header string // of the identity's columns
 	first  map[halfSum]int32
 	// names finds devices of a composite identity that share its first value,
-	// which names their files; nil for simple ones.
+	// macs those that share an address outside of the identity.
 	names map[string]int32
+	macs  map[MAC]int32
 	taken func(ctx context.Context, ids []pipeline.IdentitySum) (map[pipeline.IdentitySum]string, error)
 	batch []pipeline.IdentitySum
 	rows  []Problem // of the batch, without What
 }
 
 func newSeen(taken func(context.Context, []pipeline.IdentitySum) (map[pipeline.IdentitySum]string, error), header string) *seen {
-	return &seen{header: header, first: map[halfSum]int32{}, taken: taken}
+	return &seen{header: header, first: map[halfSum]int32{}, names: map[string]int32{}, macs: map[MAC]int32{}, taken: taken}
 }
 
 // add notes a device and returns what is wrong with its identity, and with
@@ -42,15 +44,44 @@ func (s *seen) add(ctx context.Context, row int, id pipeline.Identity) ([]Proble
 		return []Problem{p}, nil
 	}
 	s.first[key] = int32(row) //nolint:gosec // rows are counted to 2^31 at most, see csvRows
+	found := s.sameName(row, id)
 	if s.taken == nil {
-		return nil, nil
+		return found, nil
 	}
 	s.batch = append(s.batch, sum)
 	s.rows = append(s.rows, s.problem(row, id))
 	if len(s.batch) < takenBatch {
-		return nil, nil
+		return found, nil
 	}
-	return s.flush(ctx)
+	taken, err := s.flush(ctx)
+	return append(found, taken...), err
+}
+
+// sameName warns of devices that differ only in later values of a composite
+// identity: the first value names files and is what people type.
+func (s *seen) sameName(row int, id pipeline.Identity) []Problem {
+	if len(id) < 2 {
+		return nil
+	}
+	first, dup := s.names[id.Name()]
+	if !dup {
+		s.names[strings.Clone(id.Name())] = int32(row) //nolint:gosec // see add
+		return nil
+	}
+	p := s.problem(row, id)
+	p.Warning = true
+	p.What = fmt.Sprintf("the device's name %q, the identity's first value, is also that of row %d", shown(id.Name()), first)
+	p.Remedy = "put an attribute that differs for every device first in manifest.identity"
+	return []Problem{p}
+}
+
+// mac returns the row in which an address occurred before, 0 for a new one.
+func (s *seen) mac(row int, m MAC) int32 {
+	first, dup := s.macs[m]
+	if !dup {
+		s.macs[m] = int32(row) //nolint:gosec // see add
+	}
+	return first
 }
 
 // flush asks the ledger about the identities that wait.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 
 	"github.com/xuri/excelize/v2"
 )
@@ -81,13 +82,9 @@ func Generate(w io.Writer, n int, seed uint64) error {
 		return fmt.Errorf("cannot generate %d devices: one OUI has %d addresses", n, maxGenerated)
 	}
 	out := bufio.NewWriterSize(w, 1<<16)
-	for i, h := range templateHeaders() {
-		if i > 0 {
-			out.WriteByte(',')
-		}
-		out.WriteString(h)
+	if _, err := out.WriteString(strings.Join(templateHeaders(), ",") + "\n"); err != nil {
+		return err
 	}
-	out.WriteByte('\n')
 	// An odd factor permutes the numbers below 2^24, so nothing repeats.
 	rng := rand.New(rand.NewPCG(seed, 0x6b65796d696c6c))
 	factor, offset := rng.Uint32()|1, rng.Uint32()

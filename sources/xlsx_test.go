@@ -3,6 +3,7 @@ package sources
 import (
 	"archive/zip"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -387,7 +388,7 @@ func TestScanAgreesWithExcelize(t *testing.T) {
 	defer pass.Close()
 	for {
 		r, err := pass.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
