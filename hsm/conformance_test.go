@@ -103,7 +103,7 @@ func conforms(t *testing.T, token trialToken, want conformance, mode Mode, alg A
 	if err != nil {
 		t.Fatalf("%v\nhint: %s", err, Hint(err))
 	}
-	generateMany(t, source, mode, alg, count)
+	generateMany(t, token, source, mode, alg, count)
 	if origin := source.Origin(); origin.Mode != mode || origin.Algorithm != alg {
 		t.Errorf("origin %+v", origin)
 	} else if mode != ModeSoftware && (origin.TokenLabel == "" || origin.ModuleVersion == "" || origin.Mechanism == "") {
@@ -126,8 +126,9 @@ func conforms(t *testing.T, token trialToken, want conformance, mode Mode, alg A
 	}
 }
 
-// generateMany makes keys with 8 workers, and checks every one.
-func generateMany(t *testing.T, source Source, mode Mode, alg Algorithm, count int) {
+// generateMany makes keys with 8 workers (one where the token has to be helped
+// along), and checks every one.
+func generateMany(t *testing.T, token trialToken, source Source, mode Mode, alg Algorithm, count int) {
 	t.Helper()
 	type made struct{ private, public []byte }
 	var (
@@ -136,9 +137,14 @@ func generateMany(t *testing.T, source Source, mode Mode, alg Algorithm, count i
 		keys []made
 		work sync.WaitGroup
 	)
-	for range 8 {
+	workers := 8
+	if token.flush != nil {
+		workers = 1
+	}
+	for range workers {
 		work.Go(func() {
 			for i := range jobs {
+				token.flushed()
 				private, public, err := source.Generate(t.Context(), fmt.Sprintf("device-%d", i))
 				if err != nil {
 					t.Errorf("key %d: %v", i, err)
