@@ -12,7 +12,6 @@ import (
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/knadh/koanf/parsers/yaml"
 	"github.com/knadh/koanf/providers/confmap"
-	"github.com/knadh/koanf/providers/rawbytes"
 	"github.com/knadh/koanf/providers/structs"
 	"github.com/knadh/koanf/v2"
 
@@ -193,11 +192,27 @@ func (l layers) loadFile(k *koanf.Koanf) error {
 	if err != nil {
 		return usagef("configuration: %w", err)
 	}
-	if err := k.Load(rawbytes.Provider(data), yaml.Parser()); err != nil {
+	given, err := yaml.Parser().Unmarshal(data)
+	if err != nil {
 		return withCode(exitUsage, pipeline.WithHint(fmt.Errorf("%s is not readable YAML: %w", path, err),
 			"Correct the line that is named; `keymill init` writes a fresh example."))
 	}
-	return nil
+	return k.Load(confmap.Provider(withoutNulls(given), ""), nil)
+}
+
+// withoutNulls drops settings without a value, as in a section of which every
+// line is commented out: they leave the default alone.
+func withoutNulls(given map[string]any) map[string]any {
+	kept := map[string]any{}
+	for name, value := range given {
+		if section, ok := value.(map[string]any); ok {
+			value = withoutNulls(section)
+		}
+		if value != nil {
+			kept[name] = value
+		}
+	}
+	return kept
 }
 
 // envSettings picks the settings from KEYMILL_* variables.

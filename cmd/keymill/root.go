@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"keymill/pipeline"
 )
@@ -118,8 +119,13 @@ func addSettings(cmd *cobra.Command, names ...string) {
 		} else {
 			cmd.Flags().String(name, "", table[name].usage)
 		}
+		cmd.Flags().Lookup(name).Annotations = map[string][]string{settingFlag: {table[name].key}}
 	}
 }
+
+// settingFlag marks flags that set configuration: a verb may have another flag
+// of the same name, as export has --format.
+const settingFlag = "keymill-setting"
 
 // lineSettings are the flags of the verbs that work on devices.
 var lineSettings = []string{
@@ -131,13 +137,11 @@ var lineSettings = []string{
 // if there is none yet.
 func (a *app) config(cmd *cobra.Command, lot *pipeline.Lot) (*Config, error) {
 	given := map[string]any{}
-	for name, s := range settings() {
-		flag := cmd.Flags().Lookup(name)
-		if flag == nil || !flag.Changed {
-			continue
+	cmd.Flags().Visit(func(flag *pflag.Flag) {
+		if key, ok := flag.Annotations[settingFlag]; ok {
+			given[key[0]] = flag.Value.String()
 		}
-		given[s.key] = flag.Value.String()
-	}
+	})
 	return layers{lot: lotSettings(lot), file: a.configPath, env: a.env, flags: given}.load()
 }
 

@@ -1,0 +1,44 @@
+# Everything that people do with this checkout. Each target installs what it needs.
+SHELL := /bin/bash
+TOOLS ?= $(HOME)/.cache/keymill/bin
+export PATH := /usr/sbin:/sbin:$(PATH)
+
+.PHONY: all build demo test race lint fuzz bench clean
+
+all: build
+
+build:            ## build bin/keymill
+	go build -trimpath -o bin/keymill ./cmd/keymill
+
+demo:             ## the whole job on this machine, in ./keymill-demo
+	@.ci/setup demo
+	@go build -trimpath -o bin/keymill ./cmd/keymill
+	./bin/keymill demo
+
+test:             ## all tests
+	@.ci/setup test
+	go vet ./...
+	go test -timeout 20m ./...
+
+race:             ## all tests under the race detector
+	@.ci/setup test
+	go test -race -timeout 40m ./...
+
+lint:             ## the house rules
+	@KEYMILL_TOOLS=$(TOOLS) .ci/setup lint
+	$(TOOLS)/golangci-lint run ./...
+
+FUZZTIME ?= 30s
+fuzz:             ## every fuzz target for FUZZTIME
+	@.ci/setup test
+	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
+	  for target in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -c6-); do \
+	    echo "== $$dir $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$dir || exit 1; \
+	  done; done
+
+bench:            ## what is claimed of speed, with the limit or the peer beside it
+	@.ci/setup test
+	@.ci/bench
+
+clean:
+	rm -rf bin keymill-demo

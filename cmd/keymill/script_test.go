@@ -1,0 +1,117 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"keymill/imaging"
+	"keymill/sources"
+)
+
+// asMain makes the test binary the program itself, for tests that need a
+// process to interrupt or kill.
+const asMain = "KEYMILL_TEST_AS_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asMain) != "" {
+		main()
+		return
+	}
+	testscript.Main(m, map[string]func(){"keymill": main})
+}
+
+// TestScripts runs the command lines in testdata/script, which double as
+// documentation. Beside the usual commands of testscript they have:
+//
+//	golden FILE            a generated golden image
+//	manifest FILE N        an invented manifest of N devices
+//	sandbox [FLAGS..]      starts the trial server in ./sb, sets $SERVER
+//	e2fsck IMAGE           checks the image's data partition
+func TestScripts(t *testing.T) {
+	needTools(t, "e2fsprogs", "e2fsck", "debugfs")
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("HOME", env.WorkDir)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"golden": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Check(imaging.Sample(t.Context(), ts.MkAbs(args[0]), imaging.SampleOptions{}))
+			},
+			"manifest": func(ts *testscript.TestScript, _ bool, args []string) {
+				n, err := strconv.Atoi(args[1])
+				ts.Check(err)
+				file, err := os.Create(ts.MkAbs(args[0]))
+				ts.Check(err)
+				ts.Check(sources.Generate(file, n, 7))
+				ts.Check(file.Close())
+			},
+			"sandbox": scriptSandbox,
+			"e2fsck": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Check(checkData(t, ts.MkAbs(args[0])))
+			},
+		},
+	})
+}
+
+// scriptSandbox starts `keymill sandbox` and waits until it says its URL.
+func scriptSandbox(ts *testscript.TestScript, _ bool, args []string) {
+	exe, err := os.Executable()
+	ts.Check(err)
+	cmd := exec.Command(exe, append([]string{"sandbox", "--dir", ts.MkAbs("sb"), "--seed", "1"}, args...)...)
+	cmd.Env = append(os.Environ(), asMain+"=1")
+	stdout, err := cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	ts.Defer(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		cmd.Wait()
+	})
+	url, err := bufio.NewReader(stdout).ReadString('\n')
+	ts.Check(err)
+	ts.Setenv("SERVER", strings.TrimSpace(url))
+}
+
+// checkData runs e2fsck over the data partition of an image and returns what
+// it finds wrong.
+func checkData(t *testing.T, path string) error {
+	golden, err := imaging.OpenGolden(t.Context(), path, imaging.GoldenOptions{})
+	if err != nil {
+		return err
+	}
+	defer golden.Close()
+	data, err := golden.Data()
+	if err != nil {
+		return err
+	}
+	out, err := exec.Command("e2fsck", "-fn", path+"?offset="+strconv.FormatInt(data.Offset, 10)).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("e2fsck %s: %w\n%s", filepath.Base(path), err, out)
+	}
+	return nil
+}
+
+// needTools skips a test on a machine without the tools of a Debian package,
+// and fails it in CI.
+func needTools(t *testing.T, debian string, tools ...string) {
+	t.Helper()
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool); err == nil {
+			continue
+		}
+		if os.Getenv("CI") != "" {
+			t.Fatalf("%s is missing; .ci/setup installs Debian's %s", tool, debian)
+		}
+		t.Skipf("%s is missing; install Debian's %s", tool, debian)
+	}
+}
