@@ -29,13 +29,16 @@ type Balance struct {
 // stateUndone is the state of a device whose auth set was removed again.
 const stateUndone pipeline.State = "undone"
 
-// add counts one record.
-func (b *Balance) add(r *pipeline.Record) {
+// add counts one device.
+func (b *Balance) add(d *deviceLine) {
 	b.Rows++
-	b.KeysGenerated += r.KeysGenerated
-	b.KeysDestroyed += r.KeysDestroyed
-	authSet := r.Auth.Status != ""
-	switch r.State {
+	b.KeysGenerated += d.KeysGenerated
+	b.KeysDestroyed += d.KeysDestroyed
+	if d.KeyStaged {
+		b.KeysStaged++
+	}
+	authSet := d.AuthStatus != ""
+	switch d.State {
 	case pipeline.Released:
 		b.Released++
 		b.KeysInImages++
@@ -49,14 +52,11 @@ func (b *Balance) add(r *pipeline.Record) {
 	default:
 		b.Open++
 	}
-	if r.State != pipeline.Released && !r.Pack.IsZero() {
-		b.KeysStaged++
-	}
 	if !authSet {
 		return
 	}
 	b.AuthSetsMade++
-	switch r.State {
+	switch d.State {
 	case pipeline.Released:
 		b.AuthSetsReleased++
 	case pipeline.Failed, pipeline.Conflicted:

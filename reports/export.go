@@ -1,6 +1,7 @@
 package reports
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +27,11 @@ func Export(ctx context.Context, src Source, lot, dir string, opt Options) (Resu
 	chosen, err := chooseFormats(opt.Formats)
 	if err != nil {
 		return Result{}, err
+	}
+	if opt.Signer != nil {
+		if chosen, err = withEvidence(chosen, opt); err != nil {
+			return Result{}, err
+		}
 	}
 	dir, err = filepath.Abs(dir)
 	if err != nil {
@@ -77,11 +84,21 @@ func (e *export) write(ctx context.Context) error {
 	if e.summary, err = survey(ctx, e.src, e.lot); err != nil {
 		return err
 	}
+	if e.opt.Signer != nil {
+		if e.summary.KeyID, err = KeyID(e.opt.Signer.Public()); err != nil {
+			return err
+		}
+	}
 	if err := e.writeEvents(ctx); err != nil {
 		return err
 	}
 	if err := e.writeDevices(ctx); err != nil {
 		return err
+	}
+	if e.opt.Signer != nil {
+		if err := e.writeImageSums(ctx); err != nil {
+			return err
+		}
 	}
 	totals, err := e.src.Totals(ctx, e.lot)
 	if err != nil {
@@ -92,42 +109,60 @@ func (e *export) write(ctx context.Context) error {
 			"export it again when no run works on it")
 	}
 	e.result.Time = e.summary.Time
+	if e.opt.Signer != nil {
+		if err := e.seal(ctx); err != nil {
+			return err
+		}
+	}
 	e.result.Files, err = listFiles(e.dir)
 	return err
 }
 
 // writeEvents writes events.jsonl, the lot's events verbatim, where it is
-// wanted, and gathers the statistics.
+// wanted, gathers the statistics, and with a signer the logs.
 func (e *export) writeEvents(ctx context.Context) error {
-	var out *outFile
-	if e.has("jsonl") {
-		var err error
-		if out, err = createFile(e.dir, "events.jsonl"); err != nil {
-			return storage(err)
-		}
-		defer out.Abort()
+	out, err := e.openEvents()
+	if err != nil {
+		return storage(err)
 	}
-	for stored, err := range e.src.Events(ctx, e.lot) {
-		if err != nil {
-			return fmt.Errorf("events of lot %s: %w", e.lot, err)
-		}
+	defer out.Abort()
+	pass := &eventPass{lot: e.lot, dir: e.dir, each: func(stored pipeline.StoredEvent) error {
 		line, err := parseEvent(stored.Canonical)
 		if err != nil {
 			return fmt.Errorf("station %s, seq %d: %w", stored.Station, stored.Seq, err)
 		}
 		e.summary.Stats.add(line)
-		e.result.Events++
-		if out != nil {
-			_, _ = out.Write(stored.Canonical) // a bufio.Writer keeps its error
-			if err := out.WriteByte('\n'); err != nil {
-				return storage(err)
-			}
+		if line.Time.After(e.summary.Time) {
+			e.summary.Time = line.Time.UTC()
 		}
+		e.result.Events++
+		_, _ = out.Write(stored.Canonical) // a bufio.Writer keeps its error
+		return out.WriteByte('\n')
+	}}
+	defer pass.close()
+	lots := e.lot
+	if e.opt.Signer != nil {
+		lots = "" // the log is the station's, not the lot's
 	}
-	if out == nil {
-		return nil
+	if err := pass.run(ctx, e.src, lots); err != nil {
+		return err
 	}
-	return out.Close()
+	if err := out.Close(); err != nil {
+		return storage(err)
+	}
+	return e.writeLogs(pass.logs)
+}
+
+// openEvents returns where events go: nowhere, unless a format asks for them.
+func (e *export) openEvents() (*outFile, error) {
+	if e.has("jsonl") {
+		return createFile(e.dir, fileEvents)
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &outFile{bufio.NewWriter(null), null}, nil
 }
 
 // writeDevices hands every record to every chosen format, in one pass.
@@ -175,7 +210,32 @@ func (e *export) has(name string) bool {
 
 // event is what the ledger shall remember of this export.
 func (e *export) event() pipeline.Event {
-	return pipeline.Event{Station: e.opt.Station, Lot: e.lot, Action: pipeline.ActionExport}
+	facts := []pipeline.Attr{}
+	if e.result.Checkpoint != nil {
+		facts = append(facts, pipeline.Attr{Name: factCheckpoint, Value: string(e.result.Checkpoint)})
+	}
+	for _, f := range e.result.Files {
+		if f.Name == fileStatement {
+			facts = append(facts, pipeline.Attr{Name: "statement_sha256", Value: f.SHA256})
+		}
+	}
+	return pipeline.Event{Station: e.opt.Station, Lot: e.lot, Action: pipeline.ActionExport, Facts: facts}
+}
+
+// withEvidence adds what a signed bundle always has.
+func withEvidence(chosen []format, opt Options) ([]format, error) {
+	if err := checkSigningKey(opt.Signer.Public()); err != nil {
+		return nil, err
+	}
+	if opt.Station == "" {
+		return nil, pipeline.WithHint(errors.New("a signed export needs the station's name"), "set audit.station")
+	}
+	for _, f := range formats() {
+		if f.name == "jsonl" && !slices.ContainsFunc(chosen, func(c format) bool { return c.name == f.name }) {
+			chosen = append(chosen, f)
+		}
+	}
+	return chosen, nil
 }
 
 // checkTarget refuses to write where something is that no export made.
@@ -201,7 +261,7 @@ func checkTarget(dir string, replace bool) error {
 
 // bundleName reports whether an export writes a file or folder of this name.
 func bundleName(name string) bool {
-	if name == "events.jsonl" {
+	if slices.Contains([]string{fileEvents, fileDevices, fileImages, fileReadme, fileSums, fileStatement, folderLog}, name) {
 		return true
 	}
 	for _, f := range formats() {

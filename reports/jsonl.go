@@ -17,6 +17,7 @@ type deviceLine struct {
 	AuthStatus     string            `json:"auth_status,omitempty"`
 	HTTPStatus     int               `json:"http_status,omitempty"`
 	Identity       map[string]string `json:"identity"`
+	KeyStaged      bool              `json:"key_staged,omitempty"` // its key lies in the pack, not in an image that is out
 	KeysDestroyed  int               `json:"keys_destroyed"`
 	KeysGenerated  int               `json:"keys_generated"`
 	OutputBytes    int64             `json:"output_bytes,omitempty"`
@@ -37,7 +38,8 @@ func lineOf(r *pipeline.Record) deviceLine {
 	return deviceLine{
 		Algorithm: r.Algorithm, Attempts: r.Attempts, Attributes: attrMap(r.Attrs),
 		AuthSetID: r.Auth.AuthSetID, AuthStatus: r.Auth.Status, HTTPStatus: r.Auth.HTTPStatus,
-		Identity: attrMap(r.Identity), KeysDestroyed: r.KeysDestroyed, KeysGenerated: r.KeysGenerated,
+		Identity:  attrMap(r.Identity),
+		KeyStaged: r.State != pipeline.Released && !r.Pack.IsZero(), KeysDestroyed: r.KeysDestroyed, KeysGenerated: r.KeysGenerated,
 		OutputBytes: r.Output.Bytes, OutputName: r.Output.Name, OutputSHA256: r.Output.SHA256,
 		PublicKey: r.PublicKey, Reason: r.Reason, RequestID: r.Auth.RequestID, Row: r.Row,
 		ServerDeviceID: r.Auth.DeviceID, SPKISHA256: r.Fingerprint(), State: r.State,

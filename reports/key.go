@@ -136,3 +136,30 @@ func KeyID(pub crypto.PublicKey) (string, error) {
 	sum := sha256.Sum256(der)
 	return hex.EncodeToString(sum[:]), nil
 }
+
+// PublicKey is a key that somebody trusts, from outside of a bundle.
+type PublicKey struct {
+	Name string // of a verifier key: the log that it is for; empty if any
+	Key  crypto.PublicKey
+}
+
+// ParsePublicKey reads an SPKI in PEM or a verifier key of C2SP signed notes.
+func ParsePublicKey(data []byte) (PublicKey, error) {
+	block, _ := pem.Decode(data)
+	if block == nil {
+		name, pub, err := parseVKey(string(data))
+		if err != nil {
+			return PublicKey{}, pipeline.WithHint(err, "give a public key as PEM, or the line that `keymill audit key` prints")
+		}
+		return PublicKey{name, pub}, nil
+	}
+	if block.Type != "PUBLIC KEY" {
+		return PublicKey{}, pipeline.WithHint(fmt.Errorf("a PEM block %q is not a public key", block.Type),
+			"give the public half: openssl pkey -pubout")
+	}
+	pub, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return PublicKey{}, fmt.Errorf("public key: %w", err)
+	}
+	return PublicKey{Key: pub}, checkSigningKey(pub)
+}

@@ -19,6 +19,8 @@ type Summary struct {
 	Algorithms []count  // devices by key algorithm
 	Stats      Stats    // from the events
 	Time       time.Time
+	Logs       []LogHead // heads of the log of each station that took part; empty without a signer
+	KeyID      string    // of the signer
 	// Failures are the first failed and conflicting devices, at most
 	// maxFailures: what a person must look at comes first in a report.
 	Failures []*pipeline.Record
@@ -48,7 +50,8 @@ func survey(ctx context.Context, src Source, lot string) (*Summary, error) {
 			return nil, fmt.Errorf("records of lot %s: %w", lot, err)
 		}
 		s.names(r)
-		s.Balance.add(r)
+		line := lineOf(r)
+		s.Balance.add(&line)
 		if r.Algorithm != "" {
 			algorithms[r.Algorithm]++
 		}

@@ -1,0 +1,142 @@
+package reports
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+
+	"keymill/pipeline"
+)
+
+// Names of a bundle's evidence. A station's log has a folder of its own.
+const (
+	fileStatement  = "statement.dsse.json"
+	fileSums       = "SHA256SUMS"
+	fileReadme     = "README.txt"
+	fileDevices    = "devices.jsonl"
+	fileEvents     = "events.jsonl"
+	fileImages     = "images.sha256"
+	folderLog      = "log"
+	nameNodes      = "nodes"
+	nameCheckpoint = "checkpoint"
+	namePrevious   = "previous"
+	nameCosigned   = "checkpoint.cosigned" // added after the export, not bound by the statement
+)
+
+func logFile(station, name string) string { return path.Join(folderLog, escapeName(station), name) }
+
+// writeLogs writes what the bundle needs of each station's log.
+func (e *export) writeLogs(logs []*stationLog) error {
+	for _, l := range logs {
+		if l.own == 0 {
+			continue // a station that had no part in the lot
+		}
+		if err := e.writeLog(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *export) writeLog(l *stationLog) error {
+	out, err := createFile(e.dir, logFile(l.station, nameNodes))
+	if err != nil {
+		return storage(err)
+	}
+	defer out.Abort()
+	head, err := l.head(out)
+	if err != nil {
+		return err
+	}
+	if err := out.Close(); err != nil {
+		return storage(err)
+	}
+	if previous := l.previous(); previous != nil {
+		if err := writeFile(e.dir, logFile(l.station, namePrevious), previous); err != nil {
+			return storage(err)
+		}
+	}
+	signed, err := head.sign(e.opt.Signer)
+	if err != nil {
+		return fmt.Errorf("sign the checkpoint: %w", err)
+	}
+	if l.station == e.opt.Station {
+		e.result.Checkpoint = signed
+	}
+	e.summary.Logs = append(e.summary.Logs, head)
+	return writeFile(e.dir, logFile(l.station, nameCheckpoint), signed)
+}
+
+// writeImageSums writes the released images in the form that sha256sum -c
+// reads, so that images can be checked with stock tools.
+func (e *export) writeImageSums(ctx context.Context) error {
+	out, err := createFile(e.dir, fileImages)
+	if err != nil {
+		return storage(err)
+	}
+	defer out.Abort()
+	for r, err := range e.src.Records(ctx, e.lot, pipeline.Released) {
+		if err != nil {
+			return err
+		}
+		if r.Output.SHA256 == "" || r.Output.Name == "" {
+			continue
+		}
+		if err := sumLine(out, r.Output.SHA256, r.Output.Name); err != nil {
+			return storage(err)
+		}
+	}
+	return out.Close()
+}
+
+// sumLine writes one line of a sha256sum file; names with a line feed or a
+// backslash are escaped as sha256sum does it.
+func sumLine(w io.Writer, sum, name string) error {
+	mark := ""
+	if strings.ContainsAny(name, "\\\n\r") {
+		mark = `\`
+		name = strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\r", `\r`).Replace(name)
+	}
+	_, err := fmt.Fprintf(w, "%s%s  %s\n", mark, sum, name)
+	return err
+}
+
+// sums returns the content of SHA256SUMS for the files of a bundle.
+func sums(files []File) []byte {
+	var b bytes.Buffer
+	for _, f := range files {
+		if f.Name != fileSums && f.Name != fileStatement {
+			_ = sumLine(&b, f.SHA256, f.Name) // a bytes.Buffer takes all
+		}
+	}
+	return b.Bytes()
+}
+
+// seal writes the hashes of all files and the signed statement over them.
+func (e *export) seal(ctx context.Context) error {
+	readme, err := e.readme()
+	if err != nil {
+		return err
+	}
+	if err := writeFile(e.dir, fileReadme, readme); err != nil {
+		return storage(err)
+	}
+	files, err := listFiles(e.dir)
+	if err != nil {
+		return storage(err)
+	}
+	if err := writeFile(e.dir, fileSums, sums(files)); err != nil {
+		return storage(err)
+	}
+	if files, err = listFiles(e.dir); err != nil {
+		return storage(err)
+	}
+	envelope, err := signStatement(ctx, e.statement(files), e.opt.Signer)
+	if err != nil {
+		return err
+	}
+	return writeFile(e.dir, fileStatement, envelope)
+}

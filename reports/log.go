@@ -1,0 +1,256 @@
+package reports
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"keymill/pipeline"
+)
+
+// stationLog is one station's log as an export reads it: all leaves of the
+// station, of which the lot's own are known by their events and the others go
+// into the bundle as the fewest subtrees that cover them.
+type stationLog struct {
+	station string
+	size    int64    // leaves
+	leaves  *os.File // of all events: a byte that says whose, then the hash
+	buf     *bufio.Writer
+	own     int      // leaves of the lot
+	issued  []issued // checkpoints found in the log
+}
+
+// issued is a checkpoint that the station signed earlier.
+type issued struct {
+	*checkpoint
+	signed []byte
+}
+
+const leafRecord = 1 + tlog.HashSize
+
+func newStationLog(dir, station string) (*stationLog, error) {
+	f, err := os.CreateTemp(dir, ".leaves-*")
+	if err != nil {
+		return nil, err
+	}
+	// The file has no name from here on: nothing of it can stay in the bundle.
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, err
+	}
+	return &stationLog{station: station, leaves: f, buf: bufio.NewWriterSize(f, 256<<10)}, nil
+}
+
+func (l *stationLog) close() { _ = l.leaves.Close() }
+
+// add appends one event, which must be the station's next.
+func (l *stationLog) add(e pipeline.StoredEvent, own bool) error {
+	if e.Seq != l.size+1 {
+		return fmt.Errorf("the ledger's log of station %s lacks event %d", e.Station, l.size+1)
+	}
+	if pipeline.LeafHash(e.Canonical) != e.Leaf {
+		return fmt.Errorf("event %d of station %s is not what was logged", e.Seq, e.Station)
+	}
+	l.size++
+	mark := byte(0)
+	if own {
+		mark = 1
+		l.own++
+	}
+	_ = l.buf.WriteByte(mark)
+	_, err := l.buf.Write(e.Leaf[:]) // a bufio.Writer keeps its error
+	return err
+}
+
+// note takes a checkpoint of this log that an event carries.
+func (l *stationLog) note(signed []byte) error {
+	c, err := openCheckpoint(signed, nil, nil)
+	if err != nil {
+		return fmt.Errorf("station %s recorded a checkpoint that cannot be read: %w", l.station, err)
+	}
+	if c.origin == Origin(l.station) {
+		l.issued = append(l.issued, issued{c, signed})
+	}
+	return nil
+}
+
+// previous returns the last checkpoint that was issued before the log grew to
+// its size, nil if there is none.
+func (l *stationLog) previous() []byte {
+	var last issued
+	for _, c := range l.issued {
+		if c.size < l.size && (last.checkpoint == nil || c.size > last.size) {
+			last = c
+		}
+	}
+	return last.signed
+}
+
+// head computes the log's head and writes its nodes file: one line a subtree,
+// "START LEVEL HASH", that covers leaves of other lots. No subtree spans the
+// end of an issued checkpoint, so that each can be checked against the log. A
+// checkpoint that the log contradicts is an error.
+func (l *stationLog) head(out io.Writer) (LogHead, error) {
+	if err := l.buf.Flush(); err != nil {
+		return LogHead{}, err
+	}
+	in := bufio.NewReaderSize(io.NewSectionReader(l.leaves, 0, l.size*leafRecord), 256<<10)
+	var tree, gap frontier
+	issued := slices.SortedStableFunc(slices.Values(l.issued), func(a, b issued) int { return cmp.Compare(a.size, b.size) })
+	record := make([]byte, leafRecord)
+	for i := range l.size {
+		if _, err := io.ReadFull(in, record); err != nil {
+			return LogHead{}, err
+		}
+		hash := tlog.Hash(record[1:])
+		tree.leaf(hash)
+		own := record[0] == 1
+		if !own {
+			gap.leaf(hash)
+		}
+		cut := false
+		for ; len(issued) > 0 && issued[0].size == i+1; issued = issued[1:] {
+			cut = true
+			if tree.root() != issued[0].root {
+				return LogHead{}, pipeline.WithHint(
+					fmt.Errorf("the ledger was changed: the log of station %s no longer agrees with its checkpoint of %d events", l.station, i+1),
+					"compare the ledger with its backups; earlier bundles show what it held")
+			}
+		}
+		if own || cut || i+1 == l.size {
+			if err := writeNodes(out, gap.nodes); err != nil {
+				return LogHead{}, err
+			}
+			gap = frontier{start: i + 1, nodes: gap.nodes[:0]}
+		}
+	}
+	if len(issued) > 0 {
+		return LogHead{}, pipeline.WithHint(
+			fmt.Errorf("the ledger was rolled back: station %s issued a checkpoint of %d events, the log has %d", l.station, issued[0].size, l.size),
+			"find the newer ledger; an older copy of it was restored")
+	}
+	return LogHead{l.station, Origin(l.station), l.size, tree.root().String()}, nil
+}
+
+func writeNodes(out io.Writer, nodes []node) error {
+	line := make([]byte, 0, 80)
+	for _, n := range nodes {
+		line = strconv.AppendInt(line[:0], n.start, 10)
+		line = append(line, ' ')
+		line = strconv.AppendInt(line, int64(n.level), 10)
+		line = append(line, ' ')
+		line = base64.StdEncoding.AppendEncode(line, n.hash[:])
+		if _, err := out.Write(append(line, '\n')); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eventPass reads the events that an export covers. Exports themselves are
+// left out at the end of a station's log: exporting again finds the same log.
+type eventPass struct {
+	lot  string
+	dir  string
+	each func(pipeline.StoredEvent) error // the lot's events
+	logs []*stationLog
+
+	pending []pipeline.StoredEvent // exports that nothing has followed yet
+}
+
+// factCheckpoint is the fact under which events carry a signed checkpoint.
+const factCheckpoint = "checkpoint"
+
+// maxPending bounds the exports in a row that are kept in memory.
+const maxPending = 100_000
+
+func (p *eventPass) run(ctx context.Context, src Source, lots string) error {
+	for e, err := range src.Events(ctx, lots) {
+		if err != nil {
+			return fmt.Errorf("events of the ledger: %w", err)
+		}
+		if err := p.event(e, lots == ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *eventPass) event(e pipeline.StoredEvent, whole bool) error {
+	if len(p.pending) > 0 && p.pending[0].Station != e.Station {
+		p.pending = p.pending[:0]
+	}
+	if whole {
+		if err := p.log(e.Station); err != nil {
+			return err
+		}
+	}
+	marks := isAction(e.Canonical, pipeline.ActionExport) || isAction(e.Canonical, pipeline.ActionClose)
+	if marks && whole {
+		line, err := parseEvent(e.Canonical)
+		if err != nil {
+			return err
+		}
+		if signed := line.Facts[factCheckpoint]; signed != "" {
+			if err := p.logs[len(p.logs)-1].note([]byte(signed)); err != nil {
+				return err
+			}
+		}
+	}
+	if isAction(e.Canonical, pipeline.ActionExport) && len(p.pending) < maxPending {
+		e.Canonical = slices.Clone(e.Canonical)
+		p.pending = append(p.pending, e)
+		return nil
+	}
+	for _, earlier := range p.pending {
+		if err := p.take(earlier, whole); err != nil {
+			return err
+		}
+	}
+	p.pending = p.pending[:0]
+	return p.take(e, whole)
+}
+
+func (p *eventPass) take(e pipeline.StoredEvent, whole bool) error {
+	if whole {
+		if err := p.logs[len(p.logs)-1].add(e, e.Lot == p.lot); err != nil {
+			return err
+		}
+	}
+	if e.Lot != p.lot {
+		return nil
+	}
+	return p.each(e)
+}
+
+// log begins the station's log; the ledger yields events by station.
+func (p *eventPass) log(station string) error {
+	if len(p.logs) > 0 && p.logs[len(p.logs)-1].station == station {
+		return nil
+	}
+	l, err := newStationLog(p.dir, station)
+	if err != nil {
+		return err
+	}
+	p.logs = append(p.logs, l)
+	return nil
+}
+
+func (p *eventPass) close() {
+	for _, l := range p.logs {
+		l.close()
+	}
+}
+
+// isAction looks at the first member of an event's canonical JSON.
+func isAction(canonical []byte, action string) bool {
+	prefix := `{"action":"` + action + `"`
+	return len(canonical) >= len(prefix) && string(canonical[:len(prefix)]) == prefix
+}
