@@ -108,6 +108,9 @@ func judge(t testing.TB, image string, p *Partition, inside string, content []by
 	if err != nil {
 		t.Fatal(err)
 	}
+	if rest, ok := bytes.CutPrefix(got, content); ok && len(got) <= 60 && allZero(rest) {
+		got = content // debugfs shows all of i_block for inline content
+	}
 	if !bytes.Equal(got, content) {
 		t.Errorf("debugfs reads %d bytes from %s that are not the %d injected", len(got), inside, len(content))
 	}

@@ -42,9 +42,6 @@ type extPlace struct {
 }
 
 func (v *extVolume) prepare(ctx context.Context, base string) error {
-	if err := v.tools.repair(ctx, base); err != nil {
-		return err
-	}
 	file, err := os.Open(base)
 	if err != nil {
 		return err
@@ -52,6 +49,16 @@ func (v *extVolume) prepare(ctx context.Context, base string) error {
 	defer file.Close()
 	fs, err := openExt(file, 0, v.partition.Bytes)
 	if err != nil {
+		return err
+	}
+	if fs.sb.incompat&incompatMMP != 0 {
+		return refuse("Switch it off in the golden image: tune2fs -O ^mmp.",
+			"the file system has multi-mount protection, which stamps each image with this machine's name and time")
+	}
+	if err := v.tools.repair(ctx, base); err != nil {
+		return err
+	}
+	if fs, err = openExt(file, 0, v.partition.Bytes); err != nil {
 		return err
 	}
 	v.sb = fs.sb
@@ -134,6 +141,12 @@ func (v *extVolume) render(ctx context.Context, work, scratch string, contents [
 	}
 	if err := v.tools.debugfs(ctx, work, commands); err != nil {
 		return err
+	}
+	if v.sb.roCompat&(roCompatQuota|roCompatProject) != 0 {
+		// debugfs does not count what it writes; e2fsck puts that right.
+		if err := v.tools.repair(ctx, work); err != nil {
+			return err
+		}
 	}
 	return v.tools.clean(ctx, work)
 }

@@ -44,8 +44,10 @@ const (
 	incompatKnown       = 0x3F7DE | incompatCompression | incompatJournalDev
 
 	roCompatSparseSuper  = 0x0001
+	roCompatQuota        = 0x0100
 	roCompatBigalloc     = 0x0200
 	roCompatMetadataCsum = 0x0400
+	roCompatProject      = 0x2000
 	roCompatExt4         = 0x0478 // huge_file, gdt_csum, dir_nlink, extra_isize, metadata_csum
 )
 

@@ -53,7 +53,8 @@ func parsePlace(target string) (place, error) {
 			return place{}, refuse("Use a path without quotes and control characters.", "the path %q cannot be used in an image", target)
 		}
 	}
-	number, inside := 0, ""
+	var number int
+	var inside string
 	if rest, ok := strings.CutPrefix(target, "partition:"); ok {
 		digits, after, found := strings.Cut(rest, ":")
 		n, err := strconv.Atoi(digits)
