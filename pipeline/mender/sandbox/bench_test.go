@@ -51,7 +51,7 @@ func BenchmarkPreauthorize(b *testing.B) {
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
 					id := fmt.Sprintf(`{"mac":"%012x"}`, n.Add(1))
-					r, err := srv.try(b.Context(), "POST", devauth+"/devices", preauth(id, []byte(public), false))
+					r, err := srv.try(b.Context(), http.MethodPost, devauth+"/devices", preauth(id, []byte(public), false))
 					if err != nil || r.StatusCode != http.StatusCreated {
 						b.Errorf("%v %d", err, r.StatusCode)
 						return
@@ -76,7 +76,7 @@ func BenchmarkHandler(b *testing.B) {
 	var w discard
 	for n := 0; b.Loop(); n++ {
 		body := preauth(fmt.Sprintf(`{"mac":"%012x"}`, n), public, false)
-		r, _ := http.NewRequestWithContext(b.Context(), "POST", devauth+"/devices", strings.NewReader(body))
+		r, _ := http.NewRequestWithContext(b.Context(), http.MethodPost, devauth+"/devices", strings.NewReader(body))
 		r.Header["Authorization"] = []string{token}
 		r.Header["Content-Type"] = []string{"application/json"}
 		w.header = http.Header{}

@@ -9,6 +9,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"net/http"
 	"os"
 	"os/exec"
@@ -45,7 +46,7 @@ func bootClient(t *testing.T, url string, ca, key []byte, identity ...string) in
 	write(t, keyFile, key)
 	args := append([]string{url, caFile, keyFile, filepath.Join(dir, "data")}, identity...)
 	out, err := exec.CommandContext(t.Context(), "testdata/boot-client.sh", args...).CombinedOutput()
-	if exit, ok := err.(*exec.ExitError); ok {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		t.Logf("boot-client.sh: %s", lastLines(out, 1))
 		return exit.ExitCode()
 	}

@@ -195,7 +195,7 @@ func TestPreauthorizeNormalisesKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	compressed := elliptic.MarshalCompressed(elliptic.P256(), p256.X, p256.Y) //nolint:staticcheck // no other way to make one
+	compressed := elliptic.MarshalCompressed(elliptic.P256(), p256.X, p256.Y)
 
 	for i, c := range []struct {
 		name, pem string

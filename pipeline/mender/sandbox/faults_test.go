@@ -112,10 +112,10 @@ func TestFaultsBySeed(t *testing.T) {
 	}
 }
 
-// call sends one GET through the handler and returns the answer.
+// callCount sends one GET through the handler and returns the answer.
 func callCount(s *Sandbox) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
-	r := httptest.NewRequest("GET", devauth+"/devices/count", nil)
+	r := httptest.NewRequest(http.MethodGet, devauth+"/devices/count", nil)
 	r.Header.Set("Authorization", "Bearer "+s.Token())
 	s.Handler().ServeHTTP(w, r)
 	return w

@@ -181,17 +181,23 @@ func (st *store) apply(line []byte) error {
 	if err := json.Unmarshal(line, &e); err != nil {
 		return err
 	}
-	const most = 1 << 32 // more would be a damaged line that asks for all memory
+	const most = 1 << 28 // more would be a damaged line that asks for all memory
 	if e.Number >= most {
 		return fmt.Errorf("device number %d", e.Number)
 	}
 	d := &device{
-		number: e.Number, identity: identity(e.Identity), created: e.Created, updated: e.Updated,
+		number: e.Number, created: e.Created, updated: e.Updated,
 		decommissioning: e.Decommissioning, gone: e.Gone,
 	}
-	var ok bool
-	if d.status, ok = parseStatus(e.Status); !ok && !e.Gone {
-		return fmt.Errorf("status %q", e.Status)
+	if !e.Gone || len(e.Sets) > 0 {
+		var err error
+		if d.identity, err = parseIdentity(e.Identity); err != nil {
+			return err
+		}
+		var ok bool
+		if d.status, ok = parseStatus(e.Status); !ok {
+			return fmt.Errorf("status %q", e.Status)
+		}
 	}
 	for _, s := range e.Sets {
 		status, ok := parseStatus(s.Status)
