@@ -48,14 +48,15 @@ const bulkRows = 64
 // bulk gathers rows for INSERTs of many rows.
 type bulk struct {
 	tx         *sql.Tx
+	rewrite    func(string) string
 	head, tail string
 	columns    int
 	args       []any
 	stmt       *sql.Stmt // of bulkRows rows; nil before the first
 }
 
-func newBulk(tx *sql.Tx, head string, columns int, tail string) bulk {
-	return bulk{tx: tx, head: head, tail: tail, columns: columns}
+func newBulk(p *planner, head string, columns int, tail string) bulk {
+	return bulk{tx: p.tx, rewrite: p.rewrite, head: head, tail: tail, columns: columns}
 }
 
 // query returns an INSERT of n rows.
@@ -64,7 +65,7 @@ func (b *bulk) query(n int) string {
 	for i := range rows {
 		rows[i] = "(" + placeholders(1+i*b.columns, b.columns) + ")"
 	}
-	return b.head + strings.Join(rows, ", ") + b.tail
+	return b.rewrite(b.head + strings.Join(rows, ", ") + b.tail)
 }
 
 func (b *bulk) add(ctx context.Context, values ...any) (err error) {

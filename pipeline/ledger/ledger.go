@@ -38,6 +38,9 @@ type backend interface {
 	// transact runs fn in a transaction of its own, durable when transact
 	// returns nil and undone when it returns an error.
 	transact(ctx context.Context, fn func(*sql.Tx) error) error
+	// rewrite returns a query whose placeholders appear once each and in their
+	// order in the form that the driver binds fastest.
+	rewrite(query string) string
 	// explain turns the database's error into an *pipeline.Outage, and leaves
 	// all others as they are.
 	explain(err error) error
@@ -66,7 +69,7 @@ type Ledger struct {
 // Its errors are *pipeline.Outage with a hint: the file is no keymill ledger,
 // was made by a newer keymill, can't be written, is locked, the disk is full.
 func Open(ctx context.Context, path string) (*Ledger, error) {
-	b, err := openSQLite(ctx, path)
+	b, err := openSQLite(ctx, path, sqliteLockWait)
 	if err != nil {
 		return nil, err
 	}

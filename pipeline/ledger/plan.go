@@ -58,7 +58,7 @@ func (l *Ledger) Plan(ctx context.Context, lot pipeline.Lot, event pipeline.Even
 		if lot.Created.IsZero() {
 			lot.Created = now
 		}
-		p := &planner{tx: tx, lotName: l.lotName, now: now.UnixMicro()}
+		p := &planner{tx: tx, rewrite: l.backend.rewrite, lotName: l.lotName, now: now.UnixMicro()}
 		if err := p.plan(ctx, &lot, untilError(devices, &yielded)); err != nil {
 			return err
 		}
@@ -85,6 +85,7 @@ func untilError(devices iter.Seq2[pipeline.Device, error], first *error) iter.Se
 // planner writes one lot in one transaction.
 type planner struct {
 	tx      *sql.Tx
+	rewrite func(string) string
 	lotName func(context.Context, int64) (string, error)
 	now     int64
 	lot     int64
@@ -119,9 +120,9 @@ func (p *planner) plan(ctx context.Context, lot *pipeline.Lot, devices iter.Seq2
 
 // insert writes devices, records and names.
 func (p *planner) insert(ctx context.Context, devices iter.Seq2[pipeline.Device, error]) error {
-	p.devices = newBulk(p.tx, sqlNewDevices, 4, "")
-	p.records = newBulk(p.tx, sqlNewRecords, 3, "")
-	p.names = newBulk(p.tx, sqlNewNames, 2, " ON CONFLICT DO NOTHING")
+	p.devices = newBulk(p, sqlNewDevices, 4, "")
+	p.records = newBulk(p, sqlNewRecords, 3, "")
+	p.names = newBulk(p, sqlNewNames, 2, " ON CONFLICT DO NOTHING")
 	defer p.devices.close()
 	defer p.records.close()
 	defer p.names.close()

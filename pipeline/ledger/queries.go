@@ -23,14 +23,16 @@ func lotRange(lot int64) (after, last int64) {
 	return lot << rowBits, lot<<rowBits | (1<<rowBits - 1)
 }
 
-// Of the path of Commit and Append.
+// Of the path of Commit and Append. Placeholders that appear once each and in
+// their order, as those of sqlUpdate, sqlNewEvent and all inserts of planning
+// do, may be made anonymous; see anonymous.
 const (
-	sqlUpdate = `UPDATE records SET state = $5, keys_generated = $6, keys_destroyed = $7,
-	updated = $8, attempts = $9, station = $10, pack_offset = $11, pack_length = $12,
-	algorithm = $13, public_key = $14, replaces = $15, reason = $16,
-	auth_device = $17, auth_set = $18, auth_status = $19, auth_request = $20, auth_http = $21, auth_attempts = $22,
-	out_name = $23, out_bytes = $24, out_sha256 = $25
-	WHERE id = $1 AND state = $2 AND lease = $3 AND superseded = $4`
+	sqlUpdate = `UPDATE records SET state = $1, keys_generated = $2, keys_destroyed = $3,
+	updated = $4, attempts = $5, station = $6, pack_offset = $7, pack_length = $8,
+	algorithm = $9, public_key = $10, replaces = $11, reason = $12,
+	auth_device = $13, auth_set = $14, auth_status = $15, auth_request = $16, auth_http = $17, auth_attempts = $18,
+	out_name = $19, out_bytes = $20, out_sha256 = $21
+	WHERE id = $22 AND state = $23 AND lease = $24 AND superseded = $25`
 
 	// Reserves $2 sequence numbers, at the time $3 or that of the last event,
 	// whichever is later.
@@ -97,8 +99,13 @@ const (
 	WHERE d.id = r.id AND r.id > $1 AND r.id <= $2`
 	sqlPage = ` ORDER BY r.id LIMIT 256`
 
-	sqlOneRecord      = `SELECT ` + recordColumns + ` FROM records r CROSS JOIN devices d WHERE d.id = r.id AND r.id = $1`
-	sqlSupersededKeys = ` AND r.superseded <> 0 AND r.pack_length > 0 AND (r.superseded = $3 OR $3 = 0)`
+	sqlOneRecord = `SELECT ` + recordColumns + ` FROM records r CROSS JOIN devices d WHERE d.id = r.id AND r.id = $1`
+
+	// The sums keep SQLite from going through the records by id instead of through
+	// records_superseded, which holds few.
+	sqlSupersededKeys = `SELECT ` + recordColumns + ` FROM records r CROSS JOIN devices d
+	WHERE d.id = r.id AND r.id + 0 > $1 AND r.id + 0 <= $2
+	AND r.superseded > 0 AND r.superseded >= $3 AND r.superseded <= $4 AND r.pack_length > 0`
 
 	sqlFind = `SELECT ` + recordColumns + ` FROM names n CROSS JOIN records r CROSS JOIN devices d
 	WHERE n.value IN ($1, $2) AND n.id > $3 AND n.id <= $4 AND r.id = n.id AND d.id = n.id

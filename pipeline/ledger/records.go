@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"iter"
+	"math"
 
 	"time"
 
@@ -81,16 +82,16 @@ func (l *Ledger) Records(ctx context.Context, lot string, states ...pipeline.Sta
 			yield(nil, err)
 			return
 		}
-		l.pages(ctx, id, yield, filter, args...)
+		l.pages(ctx, id, yield, sqlRecords+filter, args...)
 	}
 }
 
-// pages yields the records of a lot (0 for all) that pass the filter, by id.
-// The filter's arguments begin with $3.
-func (l *Ledger) pages(ctx context.Context, lot int64, yield func(*pipeline.Record, error) bool, filter string, args ...any) {
+// pages yields the records of a lot (0 for all) that a query finds, by id. The
+// query's $1 and $2 are the bounds of the ids, its further arguments args.
+func (l *Ledger) pages(ctx context.Context, lot int64, yield func(*pipeline.Record, error) bool, query string, args ...any) {
 	after, last := lotRange(lot)
 	for {
-		page, err := l.records(ctx, sqlRecords+filter+sqlPage, append([]any{after, last}, args...)...)
+		page, err := l.records(ctx, query+sqlPage, append([]any{after, last}, args...)...)
 		if err != nil {
 			yield(nil, err)
 			return
@@ -112,15 +113,16 @@ func (l *Ledger) pages(ctx context.Context, lot int64, yield func(*pipeline.Reco
 // and commits each with its state unchanged and no pack reference.
 func (l *Ledger) SupersededKeys(ctx context.Context, by string) iter.Seq2[*pipeline.Record, error] {
 	return func(yield func(*pipeline.Record, error) bool) {
-		var id int64
+		first, last := int64(1), int64(math.MaxInt64)
 		if by != "" {
-			var err error
-			if id, err = l.lotID(ctx, by); err != nil {
+			id, err := l.lotID(ctx, by)
+			if err != nil {
 				yield(nil, err)
 				return
 			}
+			first, last = id, id
 		}
-		l.pages(ctx, 0, yield, sqlSupersededKeys, id)
+		l.pages(ctx, 0, yield, sqlSupersededKeys, first, last)
 	}
 }
 

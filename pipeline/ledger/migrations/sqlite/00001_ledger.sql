@@ -60,7 +60,7 @@ CREATE TABLE records (
     out_sha256     TEXT    NOT NULL DEFAULT ''
 );
 
-CREATE INDEX records_superseded ON records (superseded) WHERE superseded <> 0;
+CREATE INDEX records_superseded ON records (superseded) WHERE superseded > 0;
 
 -- Which device holds an identity now: one over all lots. Records that were
 -- superseded, and only these, have no entry.
