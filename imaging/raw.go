@@ -161,6 +161,7 @@ func copyRange(ctx context.Context, dst, src *os.File, span Span) error {
 		case n == 0:
 			return io.ErrUnexpectedEOF
 		}
+		startWriting(dst, to-int64(n), int64(n))
 	}
 	return nil
 }
@@ -179,7 +180,14 @@ func copyPlain(ctx context.Context, dst, src *os.File, span Span) error {
 		if _, err := dst.WriteAt(part, span.Offset+done); err != nil {
 			return err
 		}
+		startWriting(dst, span.Offset+done, int64(len(part)))
 		done += int64(len(part))
 	}
 	return nil
+}
+
+// startWriting sends a range on its way to the disk, so that the sync at the
+// end has less to wait for. It is advice only.
+func startWriting(f *os.File, offset, n int64) {
+	_ = unix.SyncFileRange(int(f.Fd()), offset, n, unix.SYNC_FILE_RANGE_WRITE)
 }

@@ -225,7 +225,7 @@ func TestRawRefuses(t *testing.T) {
 		"a golden image that was changed": func(dir string) error {
 			other, tmpl := smallGolden(t, t.TempDir())
 			if err := other.Truncate(other.size + 1); err != nil {
-				return nil
+				t.Fatal(err)
 			}
 			_, err := WriteRaw(t.Context(), other, handOverlay(t, tmpl, 1), filepath.Join(dir, "d"))
 			return err
