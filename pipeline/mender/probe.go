@@ -35,7 +35,7 @@ type Probe struct {
 
 // probeFailures is how often a probe is tried: whoever waits for it is at the
 // keyboard.
-const probeFailures = 3
+const probeFailures = 8
 
 // Probe asks the server a few questions that change nothing. Where it can't be
 // reached or refuses us, the error is an *pipeline.Outage, after seconds.
