@@ -23,8 +23,7 @@ type xmlScan struct {
 	attrs []byte
 	start bool   // a start tag, also when it is empty as in <x/>
 	end   bool   // an end tag, or an empty start tag
-	text  []byte // character data before the tag, entities as they are
-	tag   []byte // kept for tags longer than the buffer or with > in a value
+	text  []byte // character data since the last tag, entities as they are
 }
 
 const (
@@ -33,29 +32,39 @@ const (
 	xmlTag    = 1 << 20
 )
 
-var errCut = errors.New("it ends in the middle")
+var (
+	errCut     = errors.New("it ends in the middle")
+	errOutside = errors.New("it has text outside its elements")
+)
 
-func newXMLScan(r io.Reader) *xmlScan {
-	return &xmlScan{r: bufio.NewReaderSize(r, xmlBuffer)}
+func newXMLScan(r io.Reader) *xmlScan { return newXMLScanSize(r, xmlBuffer) }
+
+func newXMLScanSize(r io.Reader, buffer int) *xmlScan {
+	return &xmlScan{r: bufio.NewReaderSize(r, buffer)}
 }
 
 // next advances to the next start or end tag. It returns io.EOF after the end
 // of a complete document.
 func (x *xmlScan) next() error {
+	x.text = x.text[:0]
 	for {
 		text, err := x.r.ReadSlice('<')
 		if errors.Is(err, io.EOF) {
-			if x.depth > 0 || !x.begun {
+			switch {
+			case x.depth > 0 || !x.begun:
 				return errCut
+			case len(bytes.TrimSpace(text)) > 0:
+				return errOutside
 			}
 			return io.EOF
 		}
 		if err != nil {
 			return xmlError(err)
 		}
-		x.text = text[:len(text)-1]
+		// A copy: reading on may move what the buffer holds.
+		x.text = append(x.text, text[:len(text)-1]...)
 		if x.depth == 0 && len(bytes.TrimLeft(x.text, "\ufeff \t\r\n")) > 0 {
-			return errors.New("it has text outside its elements")
+			return errOutside
 		}
 		special, err := x.special()
 		if err != nil {
@@ -109,16 +118,12 @@ func (x *xmlScan) skipTo(end string) error {
 
 // readTag reads a tag after its "<".
 func (x *xmlScan) readTag() error {
-	// The text must outlive the reading of the tag only if it is short: where
-	// the buffer moves, the slice would be overwritten, so it is copied.
-	text := append(x.tag[:0], x.text...)
-	x.tag, x.text = text, text
 	tag, err := x.r.ReadSlice('>')
 	if err != nil {
 		return xmlError(err)
 	}
-	if unclosedQuote(tag) {
-		if tag, err = x.longTag(tag); err != nil {
+	if in := inQuotes(0, tag); in != 0 {
+		if tag, err = x.longTag(tag, in); err != nil {
 			return xmlError(err)
 		}
 	}
@@ -167,14 +172,15 @@ func (x *xmlScan) pop() error {
 	return nil
 }
 
-// longTag reads on while a ">" was part of an attribute's value.
-func (x *xmlScan) longTag(tag []byte) ([]byte, error) {
+// longTag reads on while a ">" was part of an attribute's value, in the quotes in.
+func (x *xmlScan) longTag(tag []byte, in byte) ([]byte, error) {
 	long := bytes.Clone(tag)
-	for unclosedQuote(long) {
+	for in != 0 {
 		more, err := x.r.ReadSlice('>')
 		if err != nil {
 			return nil, err
 		}
+		in = inQuotes(in, more)
 		if long = append(long, more...); len(long) > xmlTag {
 			return nil, bufio.ErrBufferFull
 		}
@@ -182,22 +188,23 @@ func (x *xmlScan) longTag(tag []byte) ([]byte, error) {
 	return long, nil
 }
 
-func unclosedQuote(tag []byte) bool {
-	return bytes.Count(tag, []byte{'"'})%2 == 1 && bytes.IndexByte(tag, '\'') < 0 || bytes.IndexByte(tag, '\'') >= 0 && oddQuotes(tag)
-}
-
-// oddQuotes is the slow form for tags with apostrophes.
-func oddQuotes(tag []byte) bool {
-	var in byte
-	for _, c := range tag {
-		switch {
-		case in == 0 && (c == '"' || c == '\''):
-			in = c
-		case c == in:
-			in = 0
+// inQuotes returns the quote that is open after part, given the one that was
+// open before it; 0 for none.
+func inQuotes(in byte, part []byte) byte {
+	for {
+		if in == 0 {
+			i := bytes.IndexAny(part, `"'`)
+			if i < 0 {
+				return 0
+			}
+			in, part = part[i], part[i+1:]
 		}
+		i := bytes.IndexByte(part, in)
+		if i < 0 {
+			return in
+		}
+		in, part = 0, part[i+1:]
 	}
-	return in != 0
 }
 
 func local(name []byte) []byte {
