@@ -1,11 +1,14 @@
 package sandbox
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"strings"
+	"time"
 )
 
 // answer is what a call is answered with. Handlers return it instead of writing
@@ -18,6 +21,8 @@ type answer struct {
 	links      []string
 	retryAfter int // seconds; 0: no header
 	challenge  bool
+	truncate   bool          // end the body too soon
+	drip       time.Duration // spread the body over that time
 }
 
 const (
@@ -47,8 +52,12 @@ func (r *request) internal() answer {
 	return r.failure(http.StatusInternalServerError, "internal error")
 }
 
-// write sends the answer.
-func (a *answer) write(w http.ResponseWriter, id string) {
+// write sends the answer. It returns false when the connection is to be cut
+// now, in the middle of the body.
+func (a *answer) write(ctx context.Context, w http.ResponseWriter, id string) bool {
+	if a.truncate || a.drip > 0 {
+		a.pad()
+	}
 	h := w.Header()
 	h["X-Men-Requestid"] = []string{id}
 	if a.mime != "" {
@@ -70,10 +79,48 @@ func (a *answer) write(w http.ResponseWriter, id string) {
 		h["Content-Length"] = []string{strconv.Itoa(len(a.body))}
 	}
 	w.WriteHeader(a.status)
-	if len(a.body) > 0 {
-		// A client that went away misses its answer; nothing is to be done here.
+	// A client that went away misses its answer; nothing is to be done here.
+	switch {
+	case a.truncate:
+		_, _ = w.Write(a.body[:len(a.body)/2])
+		_ = http.NewResponseController(w).Flush()
+		return false
+	case a.drip > 0:
+		return a.dripInto(ctx, w)
+	case len(a.body) > 0:
 		_, _ = w.Write(a.body)
 	}
+	return true
+}
+
+// pad gives an answer without a body one that can be cut or slowed: JSON's
+// whitespace.
+func (a *answer) pad() {
+	if len(a.body) > 0 {
+		return
+	}
+	a.body = []byte(strings.Repeat(" ", drops))
+	if a.status == http.StatusNoContent {
+		a.status = http.StatusOK
+	}
+}
+
+// drops is in how many parts a slow body comes.
+const drops = 8
+
+// dripInto sends the body in parts over the answer's time.
+func (a *answer) dripInto(ctx context.Context, w http.ResponseWriter) bool {
+	flush := http.NewResponseController(w)
+	for i := range drops {
+		part := a.body[len(a.body)*i/drops : len(a.body)*(i+1)/drops]
+		if _, err := w.Write(part); err != nil || flush.Flush() != nil {
+			return false
+		}
+		if pause(ctx, a.drip/drops) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // newRequestID returns a random UUID.

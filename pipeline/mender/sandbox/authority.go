@@ -89,7 +89,9 @@ type authority struct {
 	server tls.Certificate
 }
 
-func newAuthority(kept *secrets) (*authority, error) {
+// newAuthority makes a server certificate that lives for life, or as long as the
+// CA when life is 0.
+func newAuthority(kept *secrets, life time.Duration) (*authority, error) {
 	ca, err := x509.ParseCertificate(kept.CACert)
 	if err != nil {
 		return nil, fmt.Errorf("the sandbox's CA: %w", err)
@@ -102,11 +104,16 @@ func newAuthority(kept *secrets) (*authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the sandbox's server key: %w", err)
 	}
+	from, until := time.Now().Add(-time.Hour), ca.NotAfter
+	if life != 0 {
+		until = time.Now().Add(life)
+		from = time.Now().Add(min(life, 0) - time.Hour)
+	}
 	cert, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()),
 		Subject:      pkix.Name{CommonName: "keymill sandbox"},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     ca.NotAfter,
+		NotBefore:    from,
+		NotAfter:     until,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		DNSNames:     []string{"localhost"},

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"context"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -9,7 +10,7 @@ import (
 
 // Faults is what goes wrong with calls of the management API (the login and the
 // device side are spared). Rates are fractions of the calls, 0 to 1; each call
-// suffers one fault at most.
+// suffers one fault at most, and the plan comes before the rates.
 type Faults struct {
 	// QuotaPerMin is how many calls a minute a gateway lets through; it answers
 	// the others with 429 and Retry-After. The minute starts with the first
@@ -25,11 +26,17 @@ type Faults struct {
 	// Orphan500 answers 500 to a preauthorization of which only the device was
 	// stored, without an auth set. Other calls are spared.
 	Orphan500 float64
-	// Latency is how long a call takes, beside its work.
+	// Latency is how long a call takes, beside its work: always this long or,
+	// with LatencyP95, this long in the median.
 	Latency time.Duration
+	// LatencyP95 spreads the latencies log-normally: one call in twenty takes
+	// longer than this. It has no effect unless it is above Latency.
+	LatencyP95 time.Duration
 	// Capacity is how many calls are worked on at once; more wait in line, their
 	// latency not yet running. 0: no limit.
 	Capacity int
+	// Plan is what goes wrong at certain times.
+	Plan Plan
 }
 
 // Fault is one kind of misbehaviour.
@@ -37,22 +44,31 @@ type Fault string
 
 // The kinds of misbehaviour.
 const (
-	FaultNone        Fault = ""
-	FaultFail        Fault = "fail"         // 500, nothing stored
-	FaultStored500   Fault = "stored-500"   // 500, carried out
-	FaultOrphan500   Fault = "orphan-500"   // 500, a device without an auth set
-	FaultResetBefore Fault = "reset-before" // connection cut, nothing stored
-	FaultResetAfter  Fault = "reset-after"  // connection cut, carried out
-	FaultQuota       Fault = "quota"        // 429 with Retry-After
+	FaultNone         Fault = ""
+	FaultFail         Fault = "fail"          // 500, nothing stored
+	FaultStored500    Fault = "stored-500"    // 500, carried out
+	FaultOrphan500    Fault = "orphan-500"    // 500, a device without an auth set
+	FaultResetBefore  Fault = "reset-before"  // connection cut, nothing stored
+	FaultResetAfter   Fault = "reset-after"   // connection cut, carried out
+	FaultQuota        Fault = "quota"         // 429 with Retry-After
+	FaultAnswer       Fault = "answer"        // any status, nothing stored
+	FaultAnswerStored Fault = "answer-stored" // any status, carried out
+	FaultStallBefore  Fault = "stall-before"  // no answer for a while, then a cut; nothing stored
+	FaultStallAfter   Fault = "stall-after"   // carried out, no answer for a while, then a cut
+	FaultTruncate     Fault = "truncate"      // carried out, the answer's body ends too soon
+	FaultSlow         Fault = "slow"          // carried out, the answer's body drips
+	FaultRevoke       Fault = "revoke"        // 401, and every token issued so far is dead
 )
 
 // injector draws the faults of one Faults setting.
 type injector struct {
 	faults Faults
+	sigma  float64 // of the latencies' logarithm
 	seed   uint64
 	drawn  atomic.Uint64
 	places chan struct{} // nil without Capacity
 	quota  window
+	plan   planned
 }
 
 func newInjector(f Faults, seed uint64) *injector {
@@ -60,36 +76,20 @@ func newInjector(f Faults, seed uint64) *injector {
 	if f.Capacity > 0 {
 		in.places = make(chan struct{}, f.Capacity)
 	}
+	if f.LatencyP95 > f.Latency && f.Latency > 0 {
+		in.sigma = math.Log(float64(f.LatencyP95)/float64(f.Latency)) / normalP95
+	}
+	in.plan.rules = make([]ruleState, len(f.Plan))
 	return in
 }
 
-// draw returns the fault of the next call of op. The n-th draw of a seed is
-// always the same; which call is the n-th depends on the clients.
-func (in *injector) draw(op Op) Fault {
-	f := &in.faults
-	if f.Fail+f.Reset+f.Stored500+f.Orphan500 == 0 {
-		return FaultNone
-	}
-	u := unit(in.seed + in.drawn.Add(1)*0x9e3779b97f4a7c15)
-	for _, c := range [...]struct {
-		rate float64
-		kind Fault
-	}{
-		{f.Fail, FaultFail},
-		{f.Reset / 2, FaultResetBefore},
-		{f.Reset / 2, FaultResetAfter},
-		{f.Stored500, FaultStored500},
-		{f.Orphan500, FaultOrphan500},
-	} {
-		if u < c.rate {
-			if c.kind == FaultOrphan500 && op != OpPreauthorize {
-				return FaultNone
-			}
-			return c.kind
-		}
-		u -= c.rate
-	}
-	return FaultNone
+// normalP95 is the 95th percentile of the standard normal distribution.
+const normalP95 = 1.6449
+
+// next returns a random number in [0, 1). The n-th one of a seed is always the
+// same; which call gets it depends on the clients.
+func (in *injector) next() float64 {
+	return float64(mix(in.seed+in.drawn.Add(1)*0x9e3779b97f4a7c15)>>11) / (1 << 53)
 }
 
 // mix is the finalizer of SplitMix64: a bijection whose output looks random.
@@ -101,8 +101,76 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// unit maps x to a number in [0, 1).
-func unit(x uint64) float64 { return float64(mix(x)>>11) / (1 << 53) }
+// draw returns what happens to the next call of op.
+func (in *injector) draw(op Op, now time.Time) effect {
+	if e := in.plan.draw(in, op, now); e.kind != FaultNone {
+		return e
+	}
+	f := &in.faults
+	if f.Fail+f.Reset+f.Stored500+f.Orphan500 == 0 {
+		return effect{}
+	}
+	u := in.next()
+	for _, c := range [...]struct {
+		rate float64
+		kind Fault
+	}{
+		{f.Fail, FaultFail},
+		{f.Reset / 2, FaultResetBefore},
+		{f.Reset / 2, FaultResetAfter},
+		{f.Stored500, FaultStored500},
+		{f.Orphan500, FaultOrphan500},
+	} {
+		if u < c.rate {
+			return effect{kind: c.kind}.on(op)
+		}
+		u -= c.rate
+	}
+	return effect{}
+}
+
+// latency returns how long the next call takes.
+func (in *injector) latency() time.Duration {
+	if in.sigma == 0 {
+		return in.faults.Latency
+	}
+	// Box and Muller's transform; 1-u keeps the logarithm's argument above 0.
+	normal := math.Sqrt(-2*math.Log(1-in.next())) * math.Cos(2*math.Pi*in.next())
+	return time.Duration(float64(in.faults.Latency) * math.Exp(in.sigma*normal))
+}
+
+// enter waits for a place and for the latency. leave frees the place.
+func (in *injector) enter(ctx context.Context) (leave func(), err error) {
+	leave = func() {}
+	if in.places != nil {
+		select {
+		case in.places <- struct{}{}:
+			leave = func() { <-in.places }
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if err := pause(ctx, in.latency()); err != nil {
+		leave()
+		return nil, err
+	}
+	return leave, nil
+}
+
+// pause waits, unless ctx ends first.
+func pause(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // window is a gateway's fixed one-minute window.
 type window struct {

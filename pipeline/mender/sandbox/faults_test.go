@@ -87,7 +87,7 @@ func TestFaultsBySeed(t *testing.T) {
 		in := newInjector(f, seed)
 		n = map[Fault]int{}
 		for range calls {
-			kind := in.draw(OpPreauthorize)
+			kind := in.draw(OpPreauthorize, time.Time{}).kind
 			row = append(row, kind)
 			n[kind]++
 		}

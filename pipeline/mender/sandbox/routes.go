@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"mime"
@@ -78,13 +77,12 @@ func (s *Sandbox) answering(op Op, do call) http.Handler {
 		if a.status == 0 {
 			a = do(r)
 		}
-		if a.status == 0 {
+		status = a.status
+		if status == 0 || !a.write(r.Context(), w, r.id) {
 			// net/http offers no other way to end a connection of either protocol
 			// without an answer, and recovers from this value in silence.
 			panic(http.ErrAbortHandler) //nolint:forbidigo // the documented way to cut a connection
 		}
-		status = a.status
-		a.write(w, r.id)
 	})
 }
 
@@ -147,64 +145,5 @@ func asJSON(do call) call {
 			}
 		}
 		return do(r)
-	}
-}
-
-// faulty injects faults around a call.
-func (s *Sandbox) faulty(op Op, do call) call {
-	return func(r *request) answer {
-		in := s.faults.Load()
-		leave, err := in.enter(r.Context())
-		if err != nil {
-			return answer{} // the client has gone
-		}
-		defer leave()
-		if wait := in.quota.take(time.Now()); wait > 0 {
-			r.fault = FaultQuota
-			a := r.failure(http.StatusTooManyRequests, "too many requests")
-			a.retryAfter = wait
-			return a
-		}
-		r.fault = in.draw(op)
-		switch r.fault {
-		case FaultFail:
-			return r.internal()
-		case FaultResetBefore:
-			return answer{}
-		case FaultResetAfter:
-			do(r)
-			return answer{}
-		case FaultStored500:
-			if a := do(r); a.status >= http.StatusBadRequest {
-				return a // refused: nothing came to be stored
-			}
-			return r.internal()
-		}
-		return do(r)
-	}
-}
-
-// enter waits for a place and for the latency. leave frees the place.
-func (in *injector) enter(ctx context.Context) (leave func(), err error) {
-	leave = func() {}
-	if in.places != nil {
-		select {
-		case in.places <- struct{}{}:
-			leave = func() { <-in.places }
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-	if in.faults.Latency <= 0 {
-		return leave, nil
-	}
-	t := time.NewTimer(in.faults.Latency)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return leave, nil
-	case <-ctx.Done():
-		leave()
-		return nil, ctx.Err()
 	}
 }

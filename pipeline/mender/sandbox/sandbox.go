@@ -42,6 +42,9 @@ type Config struct {
 	// TokenLife is how long a management token is valid. 0: 7 days, as useradm
 	// grants.
 	TokenLife time.Duration
+	// CertLife is how long the server's certificate is valid from the start. 0: as
+	// long as the CA; negative: it has expired already.
+	CertLife time.Duration
 	// Decommission is how long a deleted device goes on existing. 0: it is gone
 	// with the answer.
 	Decommission time.Duration
@@ -117,7 +120,7 @@ func (s *Sandbox) restore() error {
 
 func (s *Sandbox) adopt(kept *secrets) error {
 	var err error
-	if s.authority, err = newAuthority(kept); err != nil {
+	if s.authority, err = newAuthority(kept, s.cfg.CertLife); err != nil {
 		return err
 	}
 	s.store.seed = kept.Seed
