@@ -2,8 +2,10 @@ package reports
 
 import (
 	"crypto"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -89,6 +91,12 @@ func openCheckpoint(msg []byte, keys []PublicKey, witnesses []*Witness) (*checkp
 	}
 	if err != nil {
 		return nil, err
+	}
+	// The package note takes base64 whose last bits mean nothing.
+	for _, sig := range slices.Concat(n.Sigs, n.UnverifiedSigs) {
+		if _, err := base64.StdEncoding.Strict().DecodeString(sig.Base64); err != nil {
+			return nil, fmt.Errorf("the signature of %s is not base64 in its one form", sig.Name)
+		}
 	}
 	if stations > 0 && !signedBy(n, known[:stations]) {
 		return nil, errUnsigned

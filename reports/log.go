@@ -98,38 +98,31 @@ func (l *stationLog) previous() []byte {
 // end of an issued checkpoint, so that each can be checked against the log. A
 // checkpoint that the log contradicts is an error.
 func (l *stationLog) head(out io.Writer) (LogHead, error) {
-	if err := l.buf.Flush(); err != nil {
-		return LogHead{}, err
-	}
-	in := bufio.NewReaderSize(io.NewSectionReader(l.leaves, 0, l.size*leafRecord), 256<<10)
 	var tree, gap frontier
 	issued := slices.SortedStableFunc(slices.Values(l.issued), func(a, b issued) int { return cmp.Compare(a.size, b.size) })
-	record := make([]byte, leafRecord)
-	for i := range l.size {
-		if _, err := io.ReadFull(in, record); err != nil {
-			return LogHead{}, err
-		}
-		hash := tlog.Hash(record[1:])
-		tree.leaf(hash)
-		own := record[0] == 1
+	err := l.each(func(n node, own bool) error {
+		tree.push(n)
 		if !own {
-			gap.leaf(hash)
+			gap.push(n)
 		}
 		cut := false
-		for ; len(issued) > 0 && issued[0].size == i+1; issued = issued[1:] {
+		for ; len(issued) > 0 && issued[0].size == tree.size; issued = issued[1:] {
 			cut = true
 			if tree.root() != issued[0].root {
-				return LogHead{}, pipeline.WithHint(
-					fmt.Errorf("the ledger was changed: the log of station %s no longer agrees with its checkpoint of %d events", l.station, i+1),
+				return pipeline.WithHint(
+					fmt.Errorf("the ledger was changed: the log of station %s no longer agrees with its checkpoint of %d events", l.station, tree.size),
 					"compare the ledger with its backups; earlier bundles show what it held")
 			}
 		}
-		if own || cut || i+1 == l.size {
-			if err := writeNodes(out, gap.nodes); err != nil {
-				return LogHead{}, err
-			}
-			gap = frontier{start: i + 1, nodes: gap.nodes[:0]}
+		if own || cut || tree.size == l.size {
+			err := writeNodes(out, gap.nodes)
+			gap = frontier{start: tree.size, nodes: gap.nodes[:0]}
+			return err
 		}
+		return nil
+	})
+	if err != nil {
+		return LogHead{}, err
 	}
 	if len(issued) > 0 {
 		return LogHead{}, pipeline.WithHint(
@@ -137,6 +130,24 @@ func (l *stationLog) head(out io.Writer) (LogHead, error) {
 			"find the newer ledger; an older copy of it was restored")
 	}
 	return LogHead{l.station, Origin(l.station), l.size, tree.root().String()}, nil
+}
+
+// each yields the leaves from left to right, and whether they are the lot's.
+func (l *stationLog) each(yield func(n node, own bool) error) error {
+	if err := l.buf.Flush(); err != nil {
+		return err
+	}
+	in := bufio.NewReaderSize(io.NewSectionReader(l.leaves, 0, l.size*leafRecord), 256<<10)
+	record := make([]byte, leafRecord)
+	for i := range l.size {
+		if _, err := io.ReadFull(in, record); err != nil {
+			return err
+		}
+		if err := yield(node{start: i, hash: tlog.Hash(record[1:])}, record[0] == 1); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func writeNodes(out io.Writer, nodes []node) error {

@@ -143,13 +143,13 @@ func encodeEnvelope(e *dsse.Envelope) ([]byte, error) {
 // nothing can be hidden in what signatures don't cover.
 func openStatement(ctx context.Context, data []byte, keys []PublicKey) (*Statement, PublicKey, error) {
 	none := PublicKey{}
+	payload, err := envelopePayload(data)
+	if err != nil {
+		return nil, none, err
+	}
 	var envelope dsse.Envelope
 	if err := json.Unmarshal(data, &envelope); err != nil {
-		return nil, none, fmt.Errorf("not a DSSE envelope: %w", err)
-	}
-	payload, err := base64.StdEncoding.Strict().DecodeString(envelope.Payload)
-	if err != nil {
-		return nil, none, errors.New("its payload is not base64")
+		return nil, none, err
 	}
 	if again, err := encodeEnvelope(&envelope); err != nil || !bytes.Equal(again, data) || len(envelope.Signatures) != 1 {
 		return nil, none, errors.New("the envelope is not in the form in which it was written")
@@ -164,6 +164,19 @@ func openStatement(ctx context.Context, data []byte, keys []PublicKey) (*Stateme
 	}
 	st, err := parseStatement(payload)
 	return st, key, err
+}
+
+// envelopePayload returns what an envelope holds, unverified.
+func envelopePayload(data []byte) ([]byte, error) {
+	var envelope dsse.Envelope
+	if err := json.Unmarshal(data, &envelope); err != nil {
+		return nil, fmt.Errorf("not a DSSE envelope: %w", err)
+	}
+	payload, err := base64.StdEncoding.Strict().DecodeString(envelope.Payload)
+	if err != nil {
+		return nil, errors.New("its payload is not base64")
+	}
+	return payload, nil
 }
 
 func signedByAny(ctx context.Context, envelope *dsse.Envelope, sig, payload []byte, keys []PublicKey) (PublicKey, error) {
