@@ -178,7 +178,7 @@ func (f *factory) killInTheMiddle(args []string, most int) (killed int) {
 // checkBooks: the totals add up, and no key lies where it should not.
 func (f *factory) checkBooks(devices int, format string) {
 	f.t.Helper()
-	code, out, errs := f.call("status", "lot", "--json", "--ledger", f.path("keymill.db"))
+	code, out, errs := f.call("status", "lot", "--json", "--ledger", f.ledger)
 	if code != 0 {
 		f.t.Fatalf("exit %d: %s", code, errs)
 	}

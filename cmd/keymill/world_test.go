@@ -27,6 +27,7 @@ type factory struct {
 	dir    string
 	box    *sandbox.Sandbox
 	server string
+	ledger string // path
 }
 
 func newFactory(t testing.TB, devices int, cfg sandbox.Config) *factory {
@@ -36,6 +37,7 @@ func newFactory(t testing.TB, devices int, cfg sandbox.Config) *factory {
 		t.Fatal(err)
 	}
 	f.write("manifest.csv", func(w io.Writer) error { return sources.Generate(w, devices, 3) })
+	f.ledger = f.path("keymill.db")
 	var err error
 	if f.box, err = sandbox.New(cfg); err != nil {
 		t.Fatal(err)
@@ -74,7 +76,7 @@ func (f *factory) write(name string, write func(io.Writer) error) {
 // args are the arguments of a run of the factory's manifest as lot "lot".
 func (f *factory) args(more ...string) []string {
 	return append([]string{
-		"run", f.path("manifest.csv"), "--lot", "lot", "--golden", f.path("golden.sdimg"), "--ledger", f.path("keymill.db"),
+		"run", f.path("manifest.csv"), "--lot", "lot", "--golden", f.path("golden.sdimg"), "--ledger", f.ledger,
 		"--out", f.path("out"), "--server", f.server, "--token-file", f.path("sb", "token"), "--ca-file", f.path("sb", "ca.crt"),
 	}, more...)
 }
@@ -126,7 +128,7 @@ func (f *factory) rows() [][]string {
 // records reads the lot's records.
 func (f *factory) records() []*pipeline.Record {
 	f.t.Helper()
-	db, err := ledger.Open(f.t.Context(), f.path("keymill.db"))
+	db, err := ledger.Open(f.t.Context(), f.ledger)
 	if err != nil {
 		f.t.Fatal(err)
 	}
