@@ -38,6 +38,9 @@ type Format struct {
 func Formats() []Format {
 	return []Format{
 		{Name: "raw", open: openRaw},
+		{Name: "qcow2", Extension: ".qcow2", open: openQcow2},
+		{Name: "bmap", Extension: ".delta", open: openBmap},
+		{Name: "simg", Extension: ".simg", open: openSimg},
 	}
 }
 

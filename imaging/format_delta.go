@@ -1,0 +1,160 @@
+package imaging
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+)
+
+// deltaBlock is the granularity of formats that hold only what differs from
+// golden, in bytes. Slots can lie in file system blocks of 1 KiB; what is
+// missing to whole blocks comes from golden.
+const deltaBlock = 4096
+
+// deltaCodec is what differs between such formats.
+type deltaCodec struct {
+	// block returns the granularity for an image of size bytes.
+	block func(size int64) int64
+	// encode returns the file: pieces at their offsets, holes between them, and
+	// its length. Blocks are whole, but for the image's last one.
+	encode func(g Image, blocks []Extent) (pieces []Extent, length int64, err error)
+	// decode reads the blocks back from a file, named dst or to be named so, for
+	// an image of size bytes.
+	decode func(f *os.File, dst string, size int64) ([]Extent, error)
+	// sidecar returns the content of a second file that the first one needs, and
+	// what its name adds to the first one's; nil if there is none.
+	sidecar func(g Image, blocks []Extent) (suffix string, content []byte)
+}
+
+// deltaWriter writes a format that holds only what differs from golden.
+type deltaWriter struct {
+	golden Image
+	deltaCodec
+}
+
+func (w *deltaWriter) Close() error { return nil }
+
+func (w *deltaWriter) Write(ctx context.Context, o *Overlay, dst string) (Result, error) {
+	result, err := w.write(ctx, o, dst)
+	if err != nil {
+		return Result{}, fmt.Errorf("write image %s: %w", dst, err)
+	}
+	return result, nil
+}
+
+func (w *deltaWriter) write(ctx context.Context, o *Overlay, dst string) (Result, error) {
+	r, err := NewReader(w.golden, o)
+	if err != nil {
+		return Result{}, err
+	}
+	blocks, err := widen(r, w.block(r.size))
+	if err != nil {
+		return Result{}, err
+	}
+	pieces, length, err := w.encode(w.golden, blocks)
+	if err != nil {
+		return Result{}, err
+	}
+	if w.sidecar != nil {
+		suffix, content := w.sidecar(w.golden, blocks)
+		if err := publishBytes(ctx, dst+suffix, content); err != nil {
+			return Result{}, err
+		}
+	}
+	err = publish(ctx, dst, func(f *os.File) error {
+		if err := f.Truncate(length); err != nil {
+			return err
+		}
+		if err := patch(f, pieces); err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
+		return w.compare(f, dst, blocks)
+	})
+	return Result{Bytes: length}, err
+}
+
+// compare reads a file back as whoever flashes it does.
+func (w *deltaWriter) compare(f *os.File, dst string, blocks []Extent) error {
+	got, err := w.decode(f, dst, w.golden.Size())
+	if err != nil {
+		return fmt.Errorf("read back: %w", err)
+	}
+	same := len(got) == len(blocks)
+	for i := 0; same && i < len(got); i++ {
+		same = got[i].Offset == blocks[i].Offset && bytes.Equal(got[i].Data, blocks[i].Data)
+	}
+	if !same {
+		return errors.New("read back: the file doesn't hold what was written")
+	}
+	return nil
+}
+
+// deltaView shows golden with a file's blocks over it.
+type deltaView struct {
+	*Reader
+	*os.File
+}
+
+func (v deltaView) ReadAt(p []byte, off int64) (int, error) { return v.Reader.ReadAt(p, off) }
+
+func (w *deltaWriter) View(path string) (View, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	blocks, err := w.decode(f, path, w.golden.Size())
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return deltaView{newReader(w.golden, w.golden.Size(), blocks), f}, nil
+}
+
+// widen returns whole blocks that cover the reader's extents, with golden's
+// bytes where no extent lies; neighbours are joined.
+func widen(r *Reader, block int64) ([]Extent, error) {
+	var out []Extent
+	var start, end int64
+	add := func() error {
+		if end == start {
+			return nil
+		}
+		data := make([]byte, end-start)
+		if n, err := r.ReadAt(data, start); n < len(data) {
+			return err
+		}
+		out = append(out, Extent{start, data})
+		return nil
+	}
+	for _, e := range r.extents {
+		if len(e.Data) == 0 {
+			continue
+		}
+		from := e.Offset / block * block
+		to := min((e.Offset+int64(len(e.Data))+block-1)/block*block, r.size)
+		if from <= end && end > start {
+			end = max(end, to)
+			continue
+		}
+		if err := add(); err != nil {
+			return nil, err
+		}
+		start, end = from, to
+	}
+	return out, add()
+}
+
+// publishBytes publishes a small file.
+func publishBytes(ctx context.Context, dst string, content []byte) error {
+	return publish(ctx, dst, func(f *os.File) error {
+		if _, err := f.Write(content); err != nil {
+			return err
+		}
+		return f.Sync()
+	})
+}
