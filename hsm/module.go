@@ -26,7 +26,7 @@ type module struct {
 	timeout  time.Duration
 	ctx      *pkcs11.Ctx
 	info     pkcs11.Info
-	owned    bool // initialised by us, so finalised by us
+	owned    bool // initialised by us, so finalised by us; changed only while alone in the module
 
 	// calls is held with weight 1 by whoever is inside the module.
 	calls *semaphore.Weighted
@@ -139,6 +139,7 @@ func (m *module) reinitialise(ctx context.Context, seen int64) error {
 	_, err := invokeEntered(ctx, m, allCalls, func() (struct{}, error) {
 		_ = m.ctx.Finalize() // a module that is gone can't say so
 		err := m.initialize()
+		m.owned = err == nil
 		if isCKR(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
 			err = nil
 		}

@@ -2,7 +2,11 @@
 
 package hsm
 
-import "context"
+import (
+	"context"
+	"crypto"
+	"io"
+)
 
 // errNoCgo is what everything that needs a token returns in a build without cgo:
 // PKCS#11 modules are shared C libraries.
@@ -12,3 +16,33 @@ func errNoCgo() error {
 }
 
 func openToken(context.Context, Mode, Algorithm, Config) (Source, error) { return nil, errNoCgo() }
+
+// List needs cgo, which this build hasn't: it returns a *RefusedError.
+func List(context.Context, Config) (*Listing, error) { return nil, errNoCgo() }
+
+// Inventory needs cgo, which this build hasn't: it returns a *RefusedError.
+func Inventory(context.Context, Config) (*Listing, error) { return nil, errNoCgo() }
+
+// Test needs cgo, which this build hasn't: it returns a *RefusedError.
+func Test(context.Context, Config, ...Algorithm) (*TestReport, error) { return nil, errNoCgo() }
+
+// Bench needs cgo, which this build hasn't: it returns a *RefusedError.
+func Bench(context.Context, Config, BenchOptions) (*BenchReport, error) { return nil, errNoCgo() }
+
+// GC needs cgo, which this build hasn't: it returns a *RefusedError.
+func GC(context.Context, Config, GCOptions) (*GCReport, error) { return nil, errNoCgo() }
+
+// Signer is a key in a token. There are none in a build without cgo.
+type Signer struct{}
+
+// OpenSigner needs cgo, which this build hasn't: it returns a *RefusedError.
+func OpenSigner(context.Context, Config) (*Signer, error) { return nil, errNoCgo() }
+
+// Public implements crypto.Signer.
+func (*Signer) Public() crypto.PublicKey { return nil }
+
+// Sign implements crypto.Signer.
+func (*Signer) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { return nil, errNoCgo() }
+
+// Close does nothing.
+func (*Signer) Close() error { return nil }

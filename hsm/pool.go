@@ -242,7 +242,10 @@ func (p *pool) openSession() (*session, error) {
 		return nil, fmt.Errorf("open a session: %w", err)
 	}
 	s := &session{Ctx: p.mod.ctx, handle: handle, generation: generation}
-	if err = p.login(s, token); err == nil && p.prepare != nil {
+	if err = p.login(s, token); err == nil {
+		err = s.ping(token)
+	}
+	if err == nil && p.prepare != nil {
 		err = p.prepare(s)
 	}
 	if err != nil {
@@ -250,6 +253,18 @@ func (p *pool) openSession() (*session, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// ping makes the token do something: a module whose connection is lost may
+// still open sessions.
+func (s *session) ping(token pkcs11.TokenInfo) error {
+	if token.Flags&flagRNG == 0 {
+		return nil
+	}
+	if _, err := s.GenerateRandom(s.handle, 8); err != nil {
+		return fmt.Errorf("the token doesn't answer: %w", err)
+	}
+	return nil
 }
 
 // login logs in, unless the token needs no login or knows us already. A refused

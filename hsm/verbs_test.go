@@ -1,0 +1,196 @@
+//go:build cgo
+
+package hsm
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/pkcs11"
+)
+
+func TestList(t *testing.T) {
+	token := newSoftHSM(t)
+	u, err := ParseURI(token.uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listing, err := List(t.Context(), Config{URI: "pkcs11:?module-path=" + u.ModulePath})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(listing.Tokens) != 2 { // SoftHSM always shows one more, not initialised
+		t.Fatalf("%+v", listing)
+	}
+	first := listing.Tokens[0]
+	if first.Label != "factory" || !strings.Contains(strings.Join(first.Mechanisms, " "), "AES_KEY_WRAP_PAD") ||
+		!strings.Contains(strings.Join(first.State, ","), "login required") || first.Serial == "" {
+		t.Errorf("%+v", first)
+	}
+	checkTable(t, listing, "factory", "PIN set", "firmware")
+	if again, err := List(t.Context(), Config{URI: first.URI + "?module-path=" + u.ModulePath}); err != nil || len(again.Tokens) != 1 {
+		t.Errorf("the listed URI names %+v, %v", again, err)
+	}
+}
+
+// checkTable looks for words in what people get to see, and that programs can
+// read the same.
+func checkTable(t *testing.T, report interface{ WriteTable(w io.Writer) error }, words ...string) {
+	t.Helper()
+	var out bytes.Buffer
+	if err := report.WriteTable(&out); err != nil {
+		t.Fatal(err)
+	}
+	for _, word := range words {
+		if !strings.Contains(out.String(), word) {
+			t.Errorf("no %q in\n%s", word, out.String())
+		}
+	}
+	if _, err := json.Marshal(report); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestProbeReports(t *testing.T) {
+	for name, want := range map[string][]string{
+		"softhsm": {"hsm/ecdsa-p256", "hsm/ecdsa-p384", "hsm/rsa-2048",
+			"hsm-entropy/ed25519", "hsm-entropy/ecdsa-p256", "hsm-entropy/ecdsa-p384",
+			"token/ed25519", "token/ecdsa-p256", "token/ecdsa-p384", "token/rsa-2048"},
+		"tpm": {"hsm-entropy/ed25519", "hsm-entropy/ecdsa-p256", "hsm-entropy/ecdsa-p384", "token/ecdsa-p256"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			token := tokens[name].token(t)
+			before := token.objects(t)
+			report, err := Test(t.Context(), token.config(t), Ed25519, ECDSAP256, ECDSAP384, RSA2048)
+			if err != nil {
+				t.Fatal(err)
+			}
+			works := map[string]bool{}
+			for _, u := range report.Usable {
+				works[string(u.Mode)+"/"+string(u.Algorithm)] = u.OK
+				if u.How == "" {
+					t.Errorf("%+v says nothing", u)
+				}
+			}
+			for _, w := range want {
+				if !works[w] {
+					t.Errorf("%s doesn't work", w)
+				}
+			}
+			if works["hsm/ed25519"] {
+				t.Error("hsm/ed25519 works")
+			}
+			checkTable(t, report, "TRIED", "WHY NOT")
+			if n := token.objects(t) - before; n != 0 {
+				t.Errorf("%d objects left", n)
+			}
+		})
+	}
+}
+
+func TestNSSHandsOutWhatItShouldKeep(t *testing.T) {
+	token := newNSS(t)
+	source := mustOpen(t, ModeHSM, ECDSAP256, token.config(t))
+	origin := source.Origin()
+	if !strings.Contains(strings.Join(origin.Warnings, ";"), "not extractable") {
+		t.Errorf("no warning in %+v", origin)
+	}
+	if !strings.Contains(origin.Transport, "SHA-256") {
+		t.Errorf("transport %s", origin.Transport)
+	}
+	soft := mustOpen(t, ModeHSM, ECDSAP256, newSoftHSM(t).config(t)).Origin()
+	if strings.Contains(strings.Join(soft.Warnings, ";"), "not extractable") || !strings.Contains(soft.Transport, "SHA-1") {
+		t.Errorf("SoftHSM: %+v", soft)
+	}
+}
+
+func TestBench(t *testing.T) {
+	token := newSoftHSM(t)
+	report, err := Bench(t.Context(), token.config(t), BenchOptions{
+		Algorithms: []Algorithm{ECDSAP256, Ed25519}, Sessions: []int{1, 2}, Duration: 50 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Rows) != 3 || len(report.Best) != 1 || report.Rows[0].KeysPerSecond <= 0 || report.Rows[2].Problem == "" {
+		t.Errorf("%+v", report)
+	}
+	checkTable(t, report, "KEYS/S", "best")
+}
+
+func TestBestRowTakesTheFewestSessionsThatDo(t *testing.T) {
+	rows := []BenchRow{{Sessions: 1, KeysPerSecond: 60}, {Sessions: 2, KeysPerSecond: 97}, {Sessions: 4, KeysPerSecond: 100}}
+	if best := bestRow(rows); best.Sessions != 2 {
+		t.Errorf("%+v", best)
+	}
+	if bestRow([]BenchRow{{Problem: "no"}}) != nil {
+		t.Error("a best of nothing")
+	}
+}
+
+func TestGC(t *testing.T) {
+	token := newSoftHSM(t)
+	cfg := token.config(t)
+	journal := cfg.Journal.(*FileJournal)
+	source := mustOpen(t, ModeToken, ECDSAP256, cfg)
+	_, recorded, err := source.Generate(t.Context(), "recorded")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := source.Generate(t.Context(), "crashed before it was recorded"); err != nil {
+		t.Fatal(err)
+	}
+	leaveBehind(t, source.(*device), journal)
+	if err := journal.Intend(t.Context(), []byte("never made"), "x"); err != nil {
+		t.Fatal(err)
+	}
+	inUse := func(_ context.Context, public []byte) (bool, error) { return bytes.Equal(public, recorded), nil }
+
+	opts := GCOptions{Journaled: journal.Open()}
+	report, err := GC(t.Context(), cfg, opts)
+	if err != nil || len(report.Left) != 4 || token.objects(t) != 8 {
+		t.Fatalf("dry run without a ledger: %+v, %v", report, err)
+	}
+	checkTable(t, report, "dry run", "ledger has to tell")
+	opts.Destroy = true
+	if report, err = GC(t.Context(), cfg, opts); err != nil || token.objects(t) != 4 {
+		t.Fatalf("without a ledger: %+v, %v", report, err)
+	}
+	opts.InUse, opts.Journaled = inUse, journal.Open()
+	if report, err = GC(t.Context(), cfg, opts); err != nil || len(report.Left) != 1 || !report.Left[0].Destroyed {
+		t.Fatalf("with a ledger: %+v, %v", report, err)
+	}
+	if n := token.objects(t); n != 2 {
+		t.Errorf("%d objects, want the recorded device's two", n)
+	}
+	if left := journal.Open(); len(left) != 0 {
+		t.Errorf("open in the journal: %q", left)
+	}
+}
+
+// leaveBehind makes two temporary keys as a crash would leave them: one that
+// the journal knows, and one that it has lost.
+func leaveBehind(t *testing.T, d *device, journal *FileJournal) {
+	t.Helper()
+	for _, lost := range []bool{false, true} {
+		id, err := use(t.Context(), d.pool, func(s *session) ([]byte, error) {
+			p, _, err := (&idMaker{ctx: t.Context(), journal: journal}).generate(s, ECDSAP256)
+			if err != nil {
+				return nil, err
+			}
+			values, err := s.attributes(p.private, pkcs11.CKA_ID)
+			return values[0], err
+		})
+		if err == nil && lost {
+			err = journal.Done(t.Context(), id)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
