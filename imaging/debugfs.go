@@ -94,7 +94,7 @@ func (t *tools) clean(ctx context.Context, image string) error {
 func firstLine(output string) string {
 	for line := range strings.Lines(output) {
 		line = strings.TrimSpace(line)
-		if line == "" || strings.HasPrefix(line, "e2fsck 1.") || strings.HasPrefix(line, "debugfs 1.") || strings.HasPrefix(line, "Pass ") {
+		if line == "" || strings.HasPrefix(line, "e2fsck 1.") || strings.HasPrefix(line, "debugfs 1.") || strings.HasPrefix(line, "Pass ") || strings.HasSuffix(line, "FIXED.") {
 			continue
 		}
 		return ": " + line[:min(len(line), 300)]

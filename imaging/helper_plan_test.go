@@ -3,9 +3,11 @@ package imaging
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -94,27 +96,45 @@ func produce(t testing.TB, g *Golden, o *Overlay) string {
 	return name
 }
 
+// judged is a file that must be in a produced image.
+type judged struct {
+	path    string // in the partition
+	content []byte
+	mode    string // as debugfs prints it
+}
+
 // judge has e2fsck and debugfs look at a partition of a produced image.
-func judge(t testing.TB, image string, p *Partition, inside string, content []byte, mode string) {
+func judge(t testing.TB, image string, p *Partition, files ...judged) {
 	t.Helper()
-	name := filepath.Join(t.TempDir(), "partition")
+	dir := t.TempDir()
+	name := filepath.Join(dir, "partition")
 	if err := copyPart(context.Background(), image, name, p.Offset, p.Bytes); err != nil {
 		t.Fatal(err)
 	}
+	defer os.Remove(name)
 	tool(t, "e2fsck", "-fn", name)
-	dump := filepath.Join(t.TempDir(), "dump")
-	tool(t, "debugfs", "-R", "dump \""+inside+"\" "+dump, name)
-	got, err := os.ReadFile(dump)
-	if err != nil {
+	commands := ""
+	for i, f := range files {
+		commands += fmt.Sprintf("dump %q %s/%d\nstat %q\n", f.path, dir, i, f.path)
+	}
+	script := filepath.Join(dir, "script")
+	if err := os.WriteFile(script, []byte(commands), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if rest, ok := bytes.CutPrefix(got, content); ok && len(got) <= 60 && allZero(rest) {
-		got = content // debugfs shows all of i_block for inline content
-	}
-	if !bytes.Equal(got, content) {
-		t.Errorf("debugfs reads %d bytes from %s that are not the %d injected", len(got), inside, len(content))
-	}
-	if stat := tool(t, "debugfs", "-R", "stat \""+inside+"\"", name); !strings.Contains(stat, "Mode:  "+mode) {
-		t.Errorf("%s: mode is not %s:\n%s", inside, mode, stat)
+	stats := strings.Split(tool(t, "debugfs", "-f", script, name), "stat \"")
+	for i, f := range files {
+		got, err := os.ReadFile(filepath.Join(dir, strconv.Itoa(i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rest, ok := bytes.CutPrefix(got, f.content); ok && len(got) <= 60 && allZero(rest) {
+			got = f.content // debugfs shows all of i_block for inline content
+		}
+		if !bytes.Equal(got, f.content) {
+			t.Errorf("debugfs reads %d bytes from %s that are not the %d injected", len(got), f.path, len(f.content))
+		}
+		if !strings.Contains(stats[i+1], "Mode:  "+f.mode) {
+			t.Errorf("%s: mode is not %s:\n%s", f.path, f.mode, stats[i+1])
+		}
 	}
 }

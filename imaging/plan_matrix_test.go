@@ -86,8 +86,7 @@ func testFileSystem(t *testing.T, table, mkfs string) {
 			t.Fatal(err)
 		}
 		image := produce(t, g, o)
-		judge(t, image, data, "/mender/mender-agent.pem", key, "0600")
-		judge(t, image, data, "/factory/serial", serial, "0644")
+		judge(t, image, data, judged{"/mender/mender-agent.pem", key, "0600"}, judged{"/factory/serial", serial, "0644"})
 		checkContents(t, o.Template, image, key, serial)
 		sameAsDebugfs(t, g, data, image, strings.Contains(mkfs, "quota"), key, serial)
 		os.Remove(image)

@@ -17,5 +17,5 @@ func TestOverlayPutsTheKeyIntoTheImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	judge(t, produce(t, g, o), data, "/mender/mender-agent.pem", content, "0600")
+	judge(t, produce(t, g, o), data, judged{"/mender/mender-agent.pem", content, "0600"})
 }
