@@ -11,7 +11,7 @@ func (r *Renderer) Attributes() []string {
 	var names []string
 	for _, f := range r.files {
 		if f.template != nil && f.template.Tree != nil {
-			names = fieldsOf(f.template.Tree.Root, names)
+			names = fieldsOf(f.template.Root, names)
 		}
 	}
 	slices.Sort(names)

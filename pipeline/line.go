@@ -74,6 +74,14 @@ type reins struct {
 	stop       context.CancelCauseFunc // ends soft
 }
 
+// stopping reports whether no step may begin any more.
+func (r *reins) stopping() bool { return r.soft.Err() != nil }
+
+// cutOff reports whether a step's error comes from the run being stopped.
+func (r *reins) cutOff(err error) bool {
+	return r.stopping() && (r.hard.Err() != nil || errors.Is(err, context.Canceled))
+}
+
 // Carry takes the lot's devices that are in the given states to their release.
 // One device's failure is recorded and the run goes on. An *Outage stops it
 // and is returned. When drain is closed no device begins a new step, and Carry
@@ -140,7 +148,7 @@ func watchSoft(soft context.Context, done <-chan struct{}, kill context.CancelFu
 // feed hands out records until there are no more or the run stops.
 func (l *Line) feed(r *reins, feed chan<- *Record, states []State) error {
 	for rec, err := range l.Ledger.Records(r.soft, l.Lot.Name, states...) {
-		if r.soft.Err() != nil {
+		if r.stopping() {
 			return nil
 		}
 		if err != nil {
@@ -195,7 +203,7 @@ func (l *Line) carry(r *reins, rec *Record) error {
 		if rec.Progress() != step.from {
 			continue
 		}
-		if r.soft.Err() != nil {
+		if r.stopping() {
 			return nil
 		}
 		if err := step.do(r, rec); err != nil {
@@ -211,8 +219,8 @@ func (l *Line) judge(r *reins, rec *Record, err error) error {
 	if _, ok := errors.AsType[*Outage](err); ok {
 		return err
 	}
-	if r.soft.Err() != nil && (r.hard.Err() != nil || errors.Is(err, context.Canceled)) {
-		return nil // cut off, not failed: the record stands where it stood
+	if r.cutOff(err) { // not failed: the record stands where it stood
+		return nil
 	}
 	if errors.Is(err, ErrLost) {
 		l.Log.Warn("another worker has this device", "device", rec.Identity.Name(), "row", rec.Row)

@@ -157,7 +157,9 @@ func (f *factory) killInTheMiddle(args []string, most int) (killed int) {
 			if err := cmd.Process.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
 				f.t.Fatal(err)
 			}
-			<-ended
+			if err := <-ended; err == nil {
+				return killed // it was quicker
+			}
 			killed++
 		case err := <-ended:
 			if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() != exitDevices {
@@ -274,4 +276,40 @@ func needRoot(t *testing.T, why string) {
 		t.Fatalf("this test needs root: %s", why)
 	}
 	t.Skipf("this test needs root: %s", why)
+}
+
+// TestTokenInTheMiddle: a token that is renewed beside a running lot is picked
+// up; one that is revoked stops the lot with code 5, and a new one resumes it.
+func TestTokenInTheMiddle(t *testing.T) {
+	needTools(t, "e2fsprogs", "debugfs")
+	const devices = 200
+	f := newFactory(t, devices, sandbox.Config{Faults: sandbox.Faults{Latency: 20 * time.Millisecond}})
+	args := f.args("--format", "pack", "--in-flight", "4", "--workers", "16")
+	cmd, log := f.process(args...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	f.waitForDevices(20)
+	f.box.Revoke()
+	if err := f.box.WriteFiles(f.path("sb")); err != nil {
+		t.Fatal(err)
+	}
+	f.waitForDevices(60)
+	f.box.Revoke()
+	err := cmd.Wait()
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != exitServer {
+		t.Fatalf("with a revoked token: %v, want exit code %d\n%s", err, exitServer, log)
+	}
+	if !strings.Contains(log.String(), "hint: ") {
+		t.Errorf("no hint:\n%s", log)
+	}
+	if err := f.box.WriteFiles(f.path("sb")); err != nil {
+		t.Fatal(err)
+	}
+	f.box.SetFaults(sandbox.Faults{})
+	if code, _, errs := f.call(args...); code != 0 {
+		t.Fatalf("with a new token: exit %d: %s", code, errs)
+	}
+	f.checkLot(devices)
+	f.checkBooks(devices, "pack")
 }

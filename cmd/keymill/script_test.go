@@ -74,8 +74,12 @@ func scriptSandbox(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Check(cmd.Start())
 	ts.Defer(func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		cmd.Wait()
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			ts.Logf("sandbox: %v", err)
+		}
+		if err := cmd.Wait(); err != nil {
+			ts.Logf("sandbox: %v", err)
+		}
 	})
 	url, err := bufio.NewReader(stdout).ReadString('\n')
 	ts.Check(err)

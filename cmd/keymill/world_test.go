@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/csv"
 	"io"
 	"net"
 	"os"
@@ -108,21 +107,6 @@ func (f *factory) call(args ...string) (code int, stdout, stderr string) {
 	defer cancel()
 	code = report(io, run(ctx, args, io, newBrake(cancel)))
 	return code, out.String(), errs.String()
-}
-
-// rows reads the manifest's columns.
-func (f *factory) rows() [][]string {
-	f.t.Helper()
-	file, err := os.Open(f.path("manifest.csv"))
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	defer file.Close()
-	rows, err := csv.NewReader(file).ReadAll()
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return rows[1:]
 }
 
 // records reads the lot's records.
