@@ -105,9 +105,6 @@ func (f *extFS) inode(number int64) (*extInode, error) {
 // run is a piece of a file: count blocks from logical, which lie at physical.
 type run struct{ logical, physical, count int64 }
 
-// maxTreeBlocks bounds how many blocks of a file's block map are read.
-const maxTreeBlocks = 1 << 16
-
 // runs returns where the first blocks of a file lie, in file order; holes and
 // unwritten extents are left out.
 func (f *extFS) runs(n *extInode, blocks int64) ([]run, error) {
@@ -124,13 +121,13 @@ func (f *extFS) runs(n *extInode, blocks int64) ([]run, error) {
 type mapper struct {
 	fs   *extFS
 	want int64
-	read int
+	read int64
 	out  []run
 	next int64 // logical block that the block map has come to
 }
 
 func (m *mapper) block(number int64) ([]byte, error) {
-	if m.read++; m.read > maxTreeBlocks {
+	if m.read++; m.read > 2*m.want+16 { // even if each maps a single block
 		return nil, errors.New("a file's block map is larger than any real one")
 	}
 	return m.fs.block(number)
