@@ -41,15 +41,18 @@ func openBmap(ctx context.Context, g Image, dir string) (Writer, error) {
 		return nil, err
 	}
 	content := marshalBmap(g.Size(), ranges)
-	if err := publishBytes(ctx, filepath.Join(dir, filepath.Base(g.Path())+bmapSuffix), content); err != nil {
+	dst := filepath.Join(dir, filepath.Base(g.Path())+bmapSuffix)
+	err = newFolderSync().publish(ctx, dst, func(f *os.File) error { return writeSynced(f, content) })
+	if err != nil {
 		return nil, err
 	}
-	return &deltaWriter{g, deltaCodec{
+	return newDeltaWriter(g, deltaCodec{
 		block:   func(int64) int64 { return deltaBlock },
 		encode:  func(g Image, blocks []Extent) ([]Extent, int64, error) { return blocks, g.Size(), nil },
 		decode:  decodeBmap,
+		suffix:  bmapSuffix,
 		sidecar: bmapOf,
-	}}, g.Unchanged()
+	})
 }
 
 // bmapRange is a range of blocks, both ends included, and its SHA-256.
@@ -81,7 +84,7 @@ func sumRanges(ctx context.Context, g Image, spans []Span) ([]bmapRange, error) 
 }
 
 // bmapOf returns the block map of a device's file.
-func bmapOf(g Image, blocks []Extent) (string, []byte) {
+func bmapOf(g Image, blocks []Extent) []byte {
 	var ranges []bmapRange
 	for _, b := range blocks {
 		ranges = append(ranges, bmapRange{
@@ -90,7 +93,7 @@ func bmapOf(g Image, blocks []Extent) (string, []byte) {
 			sum:   sha256.Sum256(b.Data),
 		})
 	}
-	return bmapSuffix, marshalBmap(g.Size(), ranges)
+	return marshalBmap(g.Size(), ranges)
 }
 
 // marshalBmap writes a block map. Its own checksum is computed with zeros in
@@ -131,10 +134,10 @@ type bmapFile struct {
 	} `xml:"BlockMap>Range"`
 }
 
-// decodeBmap reads the blocks that the block map beside dst names, and compares
+// decodeBmap reads the blocks that the block map beside f names, and compares
 // their checksums.
-func decodeBmap(f *os.File, dst string, size int64) ([]Extent, error) {
-	data, err := os.ReadFile(dst + bmapSuffix)
+func decodeBmap(f *os.File, sidecar string, size int64) ([]Extent, error) {
+	data, err := os.ReadFile(sidecar)
 	if err != nil {
 		return nil, err
 	}

@@ -20,18 +20,23 @@ type deltaCodec struct {
 	// encode returns the file: pieces at their offsets, holes between them, and
 	// its length. Blocks are whole, but for the image's last one.
 	encode func(g Image, blocks []Extent) (pieces []Extent, length int64, err error)
-	// decode reads the blocks back from a file, named dst or to be named so, for
-	// an image of size bytes.
-	decode func(f *os.File, dst string, size int64) ([]Extent, error)
-	// sidecar returns the content of a second file that the first one needs, and
-	// what its name adds to the first one's; nil if there is none.
-	sidecar func(g Image, blocks []Extent) (suffix string, content []byte)
+	// decode reads the blocks back from a file for an image of size bytes.
+	decode func(f *os.File, sidecar string, size int64) ([]Extent, error)
+	// suffix is what the name of a second file adds to the first one's, and
+	// sidecar returns its content; nil if there is none.
+	suffix  string
+	sidecar func(g Image, blocks []Extent) []byte
 }
 
 // deltaWriter writes a format that holds only what differs from golden.
 type deltaWriter struct {
 	golden Image
+	folder *folderSync
 	deltaCodec
+}
+
+func newDeltaWriter(g Image, codec deltaCodec) (*deltaWriter, error) {
+	return &deltaWriter{g, newFolderSync(), codec}, g.Unchanged()
 }
 
 func (w *deltaWriter) Close() error { return nil }
@@ -57,13 +62,18 @@ func (w *deltaWriter) write(ctx context.Context, o *Overlay, dst string) (Result
 	if err != nil {
 		return Result{}, err
 	}
+	var files []*staged
+	var sidecar string
 	if w.sidecar != nil {
-		suffix, content := w.sidecar(w.golden, blocks)
-		if err := publishBytes(ctx, dst+suffix, content); err != nil {
+		content := w.sidecar(w.golden, blocks)
+		f, err := stage(ctx, dst+w.suffix, func(f *os.File) error { return writeSynced(f, content) })
+		if err != nil {
 			return Result{}, err
 		}
+		files = append(files, f)
+		sidecar = f.Name()
 	}
-	err = publish(ctx, dst, func(f *os.File) error {
+	f, err := stage(ctx, dst, func(f *os.File) error {
 		if err := f.Truncate(length); err != nil {
 			return err
 		}
@@ -73,14 +83,20 @@ func (w *deltaWriter) write(ctx context.Context, o *Overlay, dst string) (Result
 		if err := f.Sync(); err != nil {
 			return err
 		}
-		return w.compare(f, dst, blocks)
+		return w.compare(f, sidecar, blocks)
 	})
-	return Result{Bytes: length}, err
+	if err != nil {
+		for _, f := range files {
+			err = errors.Join(err, f.discard())
+		}
+		return Result{}, err
+	}
+	return Result{Bytes: length}, w.folder.release(append(files, f)...)
 }
 
 // compare reads a file back as whoever flashes it does.
-func (w *deltaWriter) compare(f *os.File, dst string, blocks []Extent) error {
-	got, err := w.decode(f, dst, w.golden.Size())
+func (w *deltaWriter) compare(f *os.File, sidecar string, blocks []Extent) error {
+	got, err := w.decode(f, sidecar, w.golden.Size())
 	if err != nil {
 		return fmt.Errorf("read back: %w", err)
 	}
@@ -107,7 +123,7 @@ func (w *deltaWriter) View(path string) (View, error) {
 	if err != nil {
 		return nil, err
 	}
-	blocks, err := w.decode(f, path, w.golden.Size())
+	blocks, err := w.decode(f, path+w.suffix, w.golden.Size())
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("read %s: %w", path, err)
@@ -149,12 +165,10 @@ func widen(r *Reader, block int64) ([]Extent, error) {
 	return out, add()
 }
 
-// publishBytes publishes a small file.
-func publishBytes(ctx context.Context, dst string, content []byte) error {
-	return publish(ctx, dst, func(f *os.File) error {
-		if _, err := f.Write(content); err != nil {
-			return err
-		}
-		return f.Sync()
-	})
+// writeSynced writes a small file.
+func writeSynced(f *os.File, content []byte) error {
+	if _, err := f.Write(content); err != nil {
+		return err
+	}
+	return f.Sync()
 }

@@ -45,13 +45,13 @@ func openQcow2(_ context.Context, g Image, dir string) (Writer, error) {
 	if len(backing) > qcow2MaxBacking {
 		return nil, fmt.Errorf("a qcow2 file can't name a backing file by %d bytes", len(backing))
 	}
-	return &deltaWriter{g, deltaCodec{
+	return newDeltaWriter(g, deltaCodec{
 		block: func(int64) int64 { return qcow2Cluster },
 		encode: func(g Image, blocks []Extent) ([]Extent, int64, error) {
 			return encodeQcow2(g.Size(), backing, blocks)
 		},
 		decode: decodeQcow2,
-	}}, g.Unchanged()
+	})
 }
 
 // qcow2Layout says at which cluster of the file everything lies.

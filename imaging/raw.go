@@ -14,6 +14,7 @@ import (
 // them, elsewhere copies that leave out what is zero.
 type rawWriter struct {
 	golden Image
+	folder *folderSync
 
 	mu    sync.Mutex
 	known bool
@@ -21,7 +22,7 @@ type rawWriter struct {
 }
 
 func openRaw(_ context.Context, g Image, _ string) (Writer, error) {
-	return &rawWriter{golden: g}, g.Unchanged()
+	return &rawWriter{golden: g, folder: newFolderSync()}, g.Unchanged()
 }
 
 func (w *rawWriter) Close() error { return nil }
@@ -31,12 +32,12 @@ func (w *rawWriter) View(path string) (View, error) { return os.Open(path) }
 // WriteRaw publishes one raw image as Writer.Write says; for many of one golden
 // image, a Writer of the format raw is faster.
 func WriteRaw(ctx context.Context, g Image, o *Overlay, dst string) (Result, error) {
-	return (&rawWriter{golden: g}).Write(ctx, o, dst)
+	return (&rawWriter{golden: g, folder: newFolderSync()}).Write(ctx, o, dst)
 }
 
 func (w *rawWriter) Write(ctx context.Context, o *Overlay, dst string) (Result, error) {
 	result := Result{Bytes: w.golden.Size()}
-	err := publish(ctx, dst, func(f *os.File) (err error) {
+	err := w.folder.publish(ctx, dst, func(f *os.File) (err error) {
 		if err := checkGolden(w.golden, o); err != nil {
 			return err
 		}

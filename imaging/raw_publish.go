@@ -29,36 +29,69 @@ func tempName(dst string) string {
 	return filepath.Join(filepath.Dir(dst), fmt.Sprintf("%s%x%s", tempPrefix, sum[:12], tempSuffix))
 }
 
-// publish writes a file under a hidden name, and renames it to dst when write
-// has returned. write makes the content durable, publish the name. Nothing
-// remains of a file whose writing failed; what a killed process left of dst is
-// removed first.
-func publish(ctx context.Context, dst string, write func(f *os.File) error) error {
+// staged is a file that was written under its hidden name.
+type staged struct {
+	*os.File
+	dst string
+}
+
+// stage writes a file under a hidden name. write makes the content durable.
+// Nothing remains of a file whose writing failed; what a killed process left of
+// dst is removed first.
+func stage(ctx context.Context, dst string, write func(f *os.File) error) (*staged, error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return nil, err
 	}
 	temp := tempName(dst)
 	if err := removeLeft(temp); err != nil {
-		return err
+		return nil, err
 	}
 	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, os.ErrExist) {
-		return errWriting
+		return nil, errWriting
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer f.Close()
 	if err := hold(f, temp); err != nil {
+		f.Close()
+		return nil, err
+	}
+	s := &staged{f, dst}
+	if err := write(f); err != nil {
+		return nil, errors.Join(err, s.discard())
+	}
+	return s, nil
+}
+
+// discard removes the file.
+func (s *staged) discard() error {
+	defer s.Close()
+	return os.Remove(s.Name())
+}
+
+// release renames staged files to their final names, in the order given, and
+// makes the names durable. All lie in one folder.
+func (s *folderSync) release(files ...*staged) error {
+	for i, f := range files {
+		if err := os.Rename(f.Name(), f.dst); err != nil {
+			for _, f := range files[i:] {
+				err = errors.Join(err, f.discard())
+			}
+			return err
+		}
+		f.Close()
+	}
+	return s.sync(filepath.Dir(files[0].dst))
+}
+
+// publish stages and releases one file.
+func (s *folderSync) publish(ctx context.Context, dst string, write func(f *os.File) error) error {
+	f, err := stage(ctx, dst, write)
+	if err != nil {
 		return err
 	}
-	if err = write(f); err == nil {
-		err = os.Rename(temp, dst)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temp))
-	}
-	return syncDir(filepath.Dir(dst))
+	return s.release(f)
 }
 
 // hold locks the hidden file, and makes sure that it still bears its name: for

@@ -24,7 +24,7 @@ const (
 var errSimg = errors.New("not an Android sparse image of keymill's making")
 
 func openSimg(_ context.Context, g Image, _ string) (Writer, error) {
-	return &deltaWriter{g, deltaCodec{block: simgBlock, encode: encodeSimg, decode: decodeSimg}}, g.Unchanged()
+	return newDeltaWriter(g, deltaCodec{block: simgBlock, encode: encodeSimg, decode: decodeSimg})
 }
 
 // simgBlock returns the block size of an image: 4 KiB, or what the image's
