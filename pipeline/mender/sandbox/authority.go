@@ -90,8 +90,8 @@ type authority struct {
 }
 
 // newAuthority makes a server certificate that lives for life, or as long as the
-// CA when life is 0.
-func newAuthority(kept *secrets, life time.Duration) (*authority, error) {
+// CA when life is 0. names are added to those of loopback.
+func newAuthority(kept *secrets, life time.Duration, names []string) (*authority, error) {
 	ca, err := x509.ParseCertificate(kept.CACert)
 	if err != nil {
 		return nil, fmt.Errorf("the sandbox's CA: %w", err)
@@ -109,6 +109,14 @@ func newAuthority(kept *secrets, life time.Duration) (*authority, error) {
 		until = time.Now().Add(life)
 		from = time.Now().Add(min(life, 0) - time.Hour)
 	}
+	dns, ips := []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
+	for _, name := range names {
+		if ip := net.ParseIP(name); ip != nil {
+			ips = append(ips, ip)
+		} else {
+			dns = append(dns, name)
+		}
+	}
 	cert, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()),
 		Subject:      pkix.Name{CommonName: "keymill sandbox"},
@@ -116,8 +124,8 @@ func newAuthority(kept *secrets, life time.Duration) (*authority, error) {
 		NotAfter:     until,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames:     []string{"localhost"},
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+		DNSNames:     dns,
+		IPAddresses:  ips,
 	}, ca, key.Public(), caKey)
 	if err != nil {
 		return nil, fmt.Errorf("the sandbox's server certificate: %w", err)

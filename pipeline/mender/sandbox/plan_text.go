@@ -79,4 +79,15 @@ func percentText(share float64) string {
 	return strconv.FormatFloat(rounded, 'f', -1, 64)
 }
 
-func timeText(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) + " ms" }
+// timeText writes a time in its largest unit that needs no fraction.
+func timeText(d time.Duration) string {
+	for _, unit := range [...]struct {
+		of   time.Duration
+		name string
+	}{{time.Hour, "h"}, {time.Minute, "min"}, {time.Second, "s"}} {
+		if d%unit.of == 0 {
+			return strconv.FormatInt(int64(d/unit.of), 10) + " " + unit.name
+		}
+	}
+	return strconv.FormatInt(d.Milliseconds(), 10) + " ms"
+}

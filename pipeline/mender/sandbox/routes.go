@@ -20,7 +20,7 @@ type request struct {
 type call func(*request) answer
 
 // routes builds the handler.
-func (s *Sandbox) routes() http.Handler {
+func (s *Sandbox) routes() (http.Handler, error) {
 	mux := http.NewServeMux()
 	const users, devauth, field = "/api/management/v1/useradm", "/api/management/v2/devauth", "/api/devices/"
 	for pattern, do := range map[string]struct {
@@ -54,7 +54,16 @@ func (s *Sandbox) routes() http.Handler {
 	} {
 		mux.Handle(pattern, s.answering(OpDevice, s.fromDevice(status)))
 	}
-	return mux
+	page, err := s.people()
+	if err != nil {
+		return nil, err
+	}
+	mux.Handle("GET /{$}", page)
+	mux.HandleFunc("GET /ca.crt", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/x-pem-file")
+		_, _ = w.Write(s.CACert())
+	})
+	return mux, nil
 }
 
 // maxBody is the largest body that the service reads.

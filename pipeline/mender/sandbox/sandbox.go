@@ -42,6 +42,9 @@ type Config struct {
 	// TokenLife is how long a management token is valid. 0: 7 days, as useradm
 	// grants.
 	TokenLife time.Duration
+	// Names are further DNS names and IP addresses for the server's certificate,
+	// for a sandbox that serves a training room.
+	Names []string
 	// CertLife is how long the server's certificate is valid from the start. 0: as
 	// long as the CA; negative: it has expired already.
 	CertLife time.Duration
@@ -68,8 +71,8 @@ type Sandbox struct {
 	handler   http.Handler
 }
 
-// New makes a sandbox with its CA, a server certificate for 127.0.0.1, ::1 and
-// localhost, and a token. Close must be called when Config.Dir is set.
+// New makes a sandbox with its CA, a server certificate for 127.0.0.1, ::1,
+// localhost and Config.Names, and a token. Close must be called when Config.Dir is set.
 func New(cfg Config) (*Sandbox, error) {
 	if cfg.TokenLife == 0 {
 		cfg.TokenLife = 7 * 24 * time.Hour
@@ -82,7 +85,10 @@ func New(cfg Config) (*Sandbox, error) {
 		return nil, err
 	}
 	s.SetFaults(cfg.Faults)
-	s.handler = s.routes()
+	var err error
+	if s.handler, err = s.routes(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	return s, nil
 }
 
@@ -120,7 +126,7 @@ func (s *Sandbox) restore() error {
 
 func (s *Sandbox) adopt(kept *secrets) error {
 	var err error
-	if s.authority, err = newAuthority(kept, s.cfg.CertLife); err != nil {
+	if s.authority, err = newAuthority(kept, s.cfg.CertLife, s.cfg.Names); err != nil {
 		return err
 	}
 	s.store.seed = kept.Seed

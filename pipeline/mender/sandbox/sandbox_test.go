@@ -3,6 +3,7 @@ package sandbox
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net"
@@ -46,9 +47,19 @@ func TestWriteFiles(t *testing.T) {
 	}
 }
 
-// TestNames: the certificate is good for localhost and both loopback addresses.
+// TestNames: the certificate is good for localhost, both loopback addresses and
+// the names that it was asked for.
 func TestNames(t *testing.T) {
-	srv := start(t, Config{})
+	srv := start(t, Config{Names: []string{"trial.example", "192.0.2.1"}})
+	cert, err := x509.ParseCertificate(srv.authority.server.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, good := range map[string]bool{"trial.example": true, "192.0.2.1": true, "192.0.2.2": false} {
+		if err := cert.VerifyHostname(name); (err == nil) != good {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 	_, port, err := net.SplitHostPort(strings.TrimPrefix(srv.url, "https://"))
 	if err != nil {
 		t.Fatal(err)
