@@ -30,6 +30,8 @@ func formats() []format {
 		{"csv", []string{"devices.csv"}, openCSV},
 		{"jsonl", []string{"devices.jsonl"}, openJSONL},
 		{"xlsx", []string{"devices.xlsx"}, openXLSX},
+		{"html", []string{"report.html"}, openHTML},
+		{"pdf", []string{"report.pdf"}, openPDF},
 	}
 }
 
