@@ -63,6 +63,9 @@ func (x *xmlScan) next() error {
 		}
 		// A copy: reading on may move what the buffer holds.
 		x.text = append(x.text, text[:len(text)-1]...)
+		if len(x.text) > xmlTag {
+			return xmlError(bufio.ErrBufferFull)
+		}
 		if x.depth == 0 && len(bytes.TrimLeft(x.text, "\ufeff \t\r\n")) > 0 {
 			return errOutside
 		}
