@@ -23,9 +23,9 @@ func cpuTime(b *testing.B) time.Duration {
 }
 
 // benchLedger returns a ledger with one lot of n devices.
-func benchLedger(b *testing.B, n int) *Ledger {
+func benchLedger(b *testing.B, at string, n int) *Ledger {
 	b.Helper()
-	l := openAt(b, filepath.Join(b.TempDir(), "keymill.db"))
+	l := openAt(b, at)
 	err := l.Plan(b.Context(), pipeline.Lot{Name: "lot"}, station("line-1", pipeline.ActionPlan), devices(0, n))
 	if err != nil {
 		b.Fatal(err)
@@ -60,8 +60,18 @@ func walk(b *testing.B, l *Ledger, i int) {
 // BenchmarkCommit measures one commit where 256 workers carry devices through
 // three commits each, as the line does.
 func BenchmarkCommit(b *testing.B) {
+	benchCommit(b, filepath.Join(b.TempDir(), "keymill.db"))
+}
+
+// BenchmarkCommitPostgres measures the same on PostgreSQL over a local socket;
+// processor time is that of this process only.
+func BenchmarkCommitPostgres(b *testing.B) {
+	benchCommit(b, startPostgres(b).schema())
+}
+
+func benchCommit(b *testing.B, at string) {
 	n := b.N/3 + 1
-	l := benchLedger(b, n)
+	l := benchLedger(b, at, n)
 	var next atomic.Int64
 	var workers sync.WaitGroup
 	used, began := cpuTime(b), time.Now()
@@ -98,7 +108,7 @@ func BenchmarkPlan(b *testing.B) {
 // BenchmarkTotals measures the totals of a lot of 100,000 devices.
 func BenchmarkTotals(b *testing.B) {
 	const n = 100_000
-	l := benchLedger(b, n)
+	l := benchLedger(b, filepath.Join(b.TempDir(), "keymill.db"), n)
 	for b.Loop() {
 		if _, err := l.Totals(b.Context(), "lot"); err != nil {
 			b.Fatal(err)
@@ -110,7 +120,7 @@ func BenchmarkTotals(b *testing.B) {
 // BenchmarkRecords measures reading all records of a lot of 100,000 devices.
 func BenchmarkRecords(b *testing.B) {
 	const n = 100_000
-	l := benchLedger(b, n)
+	l := benchLedger(b, filepath.Join(b.TempDir(), "keymill.db"), n)
 	for b.Loop() {
 		for _, err := range l.Records(b.Context(), "lot") {
 			if err != nil {

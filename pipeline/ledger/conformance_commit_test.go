@@ -15,7 +15,7 @@ import (
 )
 
 func fullRecord(rec *pipeline.Record) {
-	rec.State, rec.Reason = pipeline.Failed, "the server said \"no\"\x00\n"
+	rec.State, rec.Reason = pipeline.Failed, "the server said \"no\"\x00\xff\n"
 	rec.PublicKey, rec.Algorithm, rec.Replaces = []byte{0x30, 0, 0xff}, "ed25519", []byte("an older key")
 	rec.Pack = pipeline.PackRef{Offset: 1 << 40, Length: 12345}
 	rec.Auth = pipeline.AuthSet{DeviceID: "d", AuthSetID: "a", Status: "preauthorized", RequestID: "r", HTTPStatus: 201, Attempts: 3}
@@ -39,7 +39,7 @@ func testEveryField(t *testing.T, open opener) {
 	if err := l.Commit(t.Context(), pipeline.Change{From: pipeline.Planned, Record: want, Event: event}); err != nil {
 		t.Fatal(err)
 	}
-	want.Updated = at
+	want.Updated, want.Reason = at, "the server said \"no\"\uFFFD\uFFFD\n"
 	if d := cmp.Diff(want, record(t, l, "lot", 1)); d != "" {
 		t.Error(d)
 	}

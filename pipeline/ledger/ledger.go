@@ -1,5 +1,5 @@
 // Package ledger keeps lots, device records and events in a database: SQLite in
-// one file by default. Every state change is a compare-and-set on one record,
+// one file by default, PostgreSQL for many stations. Every state change is a compare-and-set on one record,
 // written in one transaction with its event; the changes of many workers share
 // one durable commit.
 package ledger
@@ -9,6 +9,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -41,6 +42,9 @@ type backend interface {
 	// rewrite returns a query whose placeholders appear once each and in their
 	// order in the form that the driver binds fastest.
 	rewrite(query string) string
+	// transient says that a transaction failed only for others that ran at the
+	// same time, and may be tried again.
+	transient(err error) bool
 	// explain turns the database's error into an *pipeline.Outage, and leaves
 	// all others as they are.
 	explain(err error) error
@@ -65,11 +69,21 @@ type Ledger struct {
 	stations map[int64]string // guarded by mu
 }
 
-// Open opens the ledger at path, and makes it (mode 0600) when there is none.
-// Its errors are *pipeline.Outage with a hint: the file is no keymill ledger,
-// was made by a newer keymill, can't be written, is locked, the disk is full.
+// Open opens the ledger at path, and makes it (mode 0600) when there is none. A
+// path that begins with postgres:// or postgresql:// is the URL of a PostgreSQL
+// database, whose schema "keymill", unless search_path names another, is the
+// ledger; passwords come from a password file (PGPASSFILE) or the environment.
+// Open's errors are *pipeline.Outage with a hint: the file is no keymill
+// ledger, was made by a newer keymill, can't be written, is locked, the disk is
+// full, the database can't be reached.
 func Open(ctx context.Context, path string) (*Ledger, error) {
-	b, err := openSQLite(ctx, path, sqliteLockWait)
+	var b backend
+	var err error
+	if strings.HasPrefix(path, "postgres://") || strings.HasPrefix(path, "postgresql://") {
+		b, err = openPostgres(ctx, path)
+	} else {
+		b, err = openSQLite(ctx, path, sqliteLockWait)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -20,7 +20,10 @@ type dialect struct {
 	folder string // of migrations
 }
 
-var sqliteDialect = dialect{goose.DialectSQLite3, "migrations/sqlite"}
+var (
+	sqliteDialect   = dialect{goose.DialectSQLite3, "migrations/sqlite"}
+	postgresDialect = dialect{goose.DialectPostgres, "migrations/postgres"}
+)
 
 var errNewer = errors.New("the ledger was made by a newer keymill")
 

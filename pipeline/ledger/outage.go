@@ -71,10 +71,7 @@ func fileFault(err error) fault {
 // that are not the database's (the caller's context, what a manifest yields)
 // pass through.
 func (s *sqliteDB) explain(err error) error {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	if _, ok := errors.AsType[*pipeline.Outage](err); ok {
+	if err == nil || passes(err) {
 		return err
 	}
 	var f fault
@@ -94,8 +91,27 @@ func (s *sqliteDB) explain(err error) error {
 			return err
 		}
 	}
-	if f.what != "" {
-		err = fmt.Errorf("%s: %s: %w", f.what, s.path, err)
-	}
-	return &pipeline.Outage{Part: pipeline.PartStorage, Err: err, Hint: strings.ReplaceAll(f.hint, "LEDGER", s.path)}
+	return f.outage(s.path, err)
 }
+
+// passes says that err is none of the database's.
+func passes(err error) bool {
+	_, outage := errors.AsType[*pipeline.Outage](err)
+	return outage || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// outage returns what to tell of err.
+func (f fault) outage(ledger string, err error) error {
+	if f.what != "" {
+		err = fmt.Errorf("%s: %s: %w", f.what, ledger, oneLine{err})
+	}
+	return &pipeline.Outage{Part: pipeline.PartStorage, Err: err, Hint: strings.ReplaceAll(f.hint, "LEDGER", ledger)}
+}
+
+// oneLine is an error whose text is made to fit on a line: drivers list every
+// address that they tried.
+type oneLine struct{ error }
+
+func (o oneLine) Error() string { return strings.Join(strings.Fields(o.error.Error()), " ") }
+
+func (o oneLine) Unwrap() error { return o.error }

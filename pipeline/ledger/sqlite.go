@@ -156,6 +156,9 @@ func (s *sqliteDB) intact() error {
 
 func (s *sqliteDB) rewrite(query string) string { return anonymous(query) }
 
+// transient says never: whoever has the write lock has it alone.
+func (s *sqliteDB) transient(error) bool { return false }
+
 func (s *sqliteDB) pool() *sql.DB { return s.db }
 
 func (s *sqliteDB) begin(ctx context.Context) (group, error) {

@@ -54,20 +54,12 @@ func newSQLiteGroup(ctx context.Context, parent *sqliteDB, conn driver.Conn) (*s
 }
 
 // bind returns values as the driver takes them, valid until the next call.
-func (g *sqliteGroup) bind(values ...driver.Value) []driver.NamedValue {
+func (g *sqliteGroup) bind(values ...any) []driver.NamedValue {
 	g.args = g.args[:0]
 	for i, v := range values {
 		g.args = append(g.args, driver.NamedValue{Ordinal: i + 1, Value: v})
 	}
 	return g.args
-}
-
-// blob returns what stands for b in the database: NULL for none.
-func blob(b []byte) any {
-	if len(b) == 0 {
-		return nil
-	}
-	return b
 }
 
 func (g *sqliteGroup) start(ctx context.Context) error {
@@ -92,19 +84,6 @@ func (g *sqliteGroup) update(ctx context.Context, changes []*pending, now time.T
 		p.lost = n == 0
 	}
 	return nil
-}
-
-// values returns the arguments of sqlUpdate.
-func (p *pending) values(now time.Time) []driver.Value {
-	r := &p.record
-	return []driver.Value{
-		string(r.State), int64(r.KeysGenerated), int64(r.KeysDestroyed),
-		now.UnixMicro(), int64(r.Attempts), r.Station, r.Pack.Offset, r.Pack.Length,
-		r.Algorithm, blob(r.PublicKey), blob(r.Replaces), r.Reason,
-		r.Auth.DeviceID, r.Auth.AuthSetID, r.Auth.Status, r.Auth.RequestID, int64(r.Auth.HTTPStatus), int64(r.Auth.Attempts),
-		r.Output.Name, r.Output.Bytes, r.Output.SHA256,
-		p.id, string(p.from), r.Lease, p.superseded,
-	}
 }
 
 // anonymous replaces the placeholders $1, $2, .. by question marks. The driver

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"keymill/pipeline"
 )
@@ -30,6 +32,36 @@ type pending struct {
 	lost bool
 	err  error
 	done chan struct{} // capacity 1; told once, when lost, err and event.Seq are final
+}
+
+// values returns the arguments of sqlUpdate.
+func (p *pending) values(now time.Time) []any {
+	r := &p.record
+	return []any{
+		string(r.State), int64(r.KeysGenerated), int64(r.KeysDestroyed),
+		now.UnixMicro(), int64(r.Attempts), r.Station, r.Pack.Offset, r.Pack.Length,
+		r.Algorithm, blob(r.PublicKey), blob(r.Replaces), text(r.Reason),
+		text(r.Auth.DeviceID), text(r.Auth.AuthSetID), text(r.Auth.Status), text(r.Auth.RequestID), int64(r.Auth.HTTPStatus), int64(r.Auth.Attempts),
+		r.Output.Name, r.Output.Bytes, r.Output.SHA256,
+		p.id, string(p.from), r.Lease, p.superseded,
+	}
+}
+
+// blob returns what stands for b in the database: NULL for none.
+func blob(b []byte) any {
+	if len(b) == 0 {
+		return nil
+	}
+	return b
+}
+
+// text returns s as every database takes it: what is no UTF-8, and NUL, becomes
+// U+FFFD. What servers and errors say may have either.
+func text(s string) string {
+	if strings.IndexByte(s, 0) < 0 && utf8.ValidString(s) {
+		return s
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // eventRow is one event as the table holds it.
@@ -201,6 +233,12 @@ func (w *writer) answer(batch []*pending, err error) {
 // write makes one group durable.
 func (w *writer) write(ctx context.Context, batch []*pending) error {
 	err := w.transact(ctx, batch)
+	for retries := 3; err != nil && retries > 0 && w.backend.transient(err); retries-- {
+		for _, p := range batch {
+			p.lost, p.event.Seq = false, 0
+		}
+		err = w.transact(ctx, batch)
+	}
 	clear(w.rows)
 	return w.backend.explain(err)
 }

@@ -39,7 +39,8 @@ CREATE TABLE records (
     keys_generated INTEGER NOT NULL DEFAULT 0,
     keys_destroyed INTEGER NOT NULL DEFAULT 0,
     superseded     INTEGER NOT NULL DEFAULT 0, -- lots.id of the lot that took the device over
-    lease          TEXT    NOT NULL DEFAULT '',
+    lease          TEXT    NOT NULL DEFAULT '', -- whose the device is to work on; '' is anybody's
+    lease_until    INTEGER NOT NULL DEFAULT 0,
     updated        INTEGER NOT NULL,
     attempts       INTEGER NOT NULL DEFAULT 0,
     station        TEXT    NOT NULL DEFAULT '',
