@@ -76,10 +76,14 @@ func (p *pool) start(ctx context.Context, sessions int) error {
 	if sessions <= 0 {
 		sessions = defaultSessions
 	}
-	token, err := invoke(ctx, p.mod, func() (pkcs11.TokenInfo, error) {
+	find := func() (pkcs11.TokenInfo, error) {
 		_, token, err := p.mod.findToken(p.uri)
 		return token, err
-	}, nil)
+	}
+	token, err := invoke(ctx, p.mod, find, nil)
+	if retryable(err) {
+		token, err = invoke(ctx, p.mod, find, nil)
+	}
 	if err != nil {
 		return asGone(err, p.uri)
 	}
@@ -92,7 +96,7 @@ func (p *pool) start(ctx context.Context, sessions int) error {
 	for range sessions {
 		p.idle <- nil
 	}
-	s, err := p.get(ctx)
+	s, err := p.get(ctx, false)
 	if err != nil {
 		return err
 	}
@@ -103,8 +107,18 @@ func (p *pool) start(ctx context.Context, sessions int) error {
 // use runs f with a session. f's error retires the session. The session goes
 // back by itself when f returns, also if the caller has left before.
 func use[T any](ctx context.Context, p *pool, f func(*session) (T, error)) (T, error) {
+	return useSession(ctx, p, false, f)
+}
+
+// useAgain is use after a failure: the session is made to prove that it lives,
+// because what killed one session may have killed all.
+func useAgain[T any](ctx context.Context, p *pool, f func(*session) (T, error)) (T, error) {
+	return useSession(ctx, p, true, f)
+}
+
+func useSession[T any](ctx context.Context, p *pool, prove bool, f func(*session) (T, error)) (T, error) {
 	var zero T
-	s, err := p.get(ctx)
+	s, err := p.get(ctx, prove)
 	if err != nil {
 		return zero, err
 	}
@@ -120,13 +134,13 @@ func use[T any](ctx context.Context, p *pool, f func(*session) (T, error)) (T, e
 }
 
 // get waits for a session, and opens one where the permit has none.
-func (p *pool) get(ctx context.Context) (*session, error) {
+func (p *pool) get(ctx context.Context, prove bool) (*session, error) {
 	for {
 		s, err := p.take(ctx)
 		if err != nil {
 			return nil, err
 		}
-		if s != nil && s.generation == p.mod.generation.Load() {
+		if s != nil && s.generation == p.mod.generation.Load() && (!prove || p.alive(ctx, s)) {
 			return s, nil
 		}
 		if s, err = p.reopen(ctx); err == nil {
@@ -139,6 +153,18 @@ func (p *pool) get(ctx context.Context) (*session, error) {
 		p.idle <- nil
 		return nil, asGone(err, p.uri)
 	}
+}
+
+// alive proves a session, and closes one that is dead.
+func (p *pool) alive(ctx context.Context, s *session) bool {
+	_, err := invoke(ctx, p.mod, func() (struct{}, error) {
+		err := s.ping(p.token)
+		if err != nil {
+			p.discard(s)
+		}
+		return struct{}{}, err
+	}, nil)
+	return err == nil
 }
 
 func (p *pool) take(ctx context.Context) (*session, error) {

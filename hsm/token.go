@@ -35,10 +35,12 @@ func (m *module) findToken(u *URI) (uint, pkcs11.TokenInfo, error) {
 		found    []uint
 		info     pkcs11.TokenInfo
 		all, fit []string
+		problem  error
 	)
 	for _, slot := range slots {
 		token, err := m.ctx.GetTokenInfo(slot)
 		if err != nil {
+			problem = fmt.Errorf("ask slot %d for its token: %w", slot, err)
 			continue // a reader whose card is being pulled out must not hide the others
 		}
 		all = append(all, tokenURI(token))
@@ -50,6 +52,9 @@ func (m *module) findToken(u *URI) (uint, pkcs11.TokenInfo, error) {
 	case 1:
 		return found[0], info, nil
 	case 0:
+		if problem != nil {
+			return 0, info, problem
+		}
 		return 0, info, gone(fmt.Sprintf("`keymill hsm list` shows the tokens; this module has now: %s", orNone(all)),
 			"%w %s", errNoToken, u)
 	}

@@ -193,7 +193,7 @@ func wantRefused(t testing.TB, err error, inHint string) {
 
 func wantGone(t testing.TB, err error, inHint string) {
 	t.Helper()
-	if _, ok := errors.AsType[*GoneError](err); !ok || !strings.Contains(Hint(err), inHint) {
+	if _, ok := errors.AsType[*GoneError](err); !ok || Hint(err) == "" || !strings.Contains(Hint(err), inHint) {
 		t.Errorf("got %v (hint %q), want a *GoneError that names %q", err, Hint(err), inHint)
 	}
 }

@@ -99,7 +99,7 @@ func ignore(string, error) {}
 func tryTwice[T any](ctx context.Context, p *pool, probe func(*session) (T, error)) (T, error) {
 	value, err := use(ctx, p, probe)
 	if err != nil && retryable(err) {
-		value, err = use(ctx, p, probe)
+		value, err = useAgain(ctx, p, probe)
 	}
 	return value, err
 }
@@ -150,7 +150,7 @@ func (w *wrapped) Generate(ctx context.Context, _ string) (private, public []byt
 		return nil, nil, err
 	}
 	for attempt := 1; ; attempt++ {
-		private, public, err = w.once(ctx)
+		private, public, err = w.once(ctx, attempt)
 		if err == nil {
 			return private, public, nil
 		}
@@ -165,8 +165,8 @@ func (w *wrapped) Generate(ctx context.Context, _ string) (private, public []byt
 	return nil, nil, fmt.Errorf("make a key in the token: %w", err)
 }
 
-func (w *wrapped) once(ctx context.Context) (private, public []byte, err error) {
-	out, err := use(ctx, w.pool, func(s *session) (*parcel, error) { return w.cycle(ctx, s) })
+func (w *wrapped) once(ctx context.Context, attempt int) (private, public []byte, err error) {
+	out, err := useSession(ctx, w.pool, attempt > 1, func(s *session) (*parcel, error) { return w.cycle(ctx, s) })
 	if err != nil {
 		return nil, nil, err
 	}
