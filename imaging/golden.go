@@ -52,19 +52,31 @@ func stateOf(info os.FileInfo) (fileState, error) {
 	return fileState{stat.Dev, stat.Ino, info.Size(), stat.Mtim, stat.Ctim}, nil
 }
 
-// OpenGolden opens the raw image at path, reads its partition table, finds the
-// data partition and hashes the whole. An image without a data partition is
+// OpenGolden opens the image at path, reads its partition table, finds the
+// data partition and hashes the whole. An image compressed with gzip, xz or zstd
+// is unpacked into the cache first, once. An image without a data partition is
 // accepted as long as nothing asks for that partition.
 func OpenGolden(ctx context.Context, path string, opt GoldenOptions) (*Golden, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}
-	file, err := os.Open(path)
+	info, err := os.Stat(path)
 	if err != nil {
 		return nil, &Error{Remedy: "Set image.golden to the image that every device of the lot shares.", Err: err}
 	}
-	g := &Golden{path: path, file: file, data: -1}
+	if !info.Mode().IsRegular() {
+		return nil, refuse("Copy it to a file first.", "golden image %s: not a regular file", path)
+	}
+	raw, err := unpacked(ctx, path, opt.CacheDir)
+	if err != nil {
+		return nil, fmt.Errorf("golden image %s: %w", path, err)
+	}
+	file, err := os.Open(raw)
+	if err != nil {
+		return nil, fmt.Errorf("golden image %s: %w", path, err)
+	}
+	g := &Golden{path: raw, file: file, data: -1}
 	if err := g.open(ctx, opt); err != nil {
 		file.Close()
 		return nil, fmt.Errorf("golden image %s: %w", path, err)
@@ -76,9 +88,6 @@ func (g *Golden) open(ctx context.Context, opt GoldenOptions) error {
 	info, err := g.file.Stat()
 	if err != nil {
 		return err
-	}
-	if !info.Mode().IsRegular() {
-		return refuse("Copy it to a file first.", "not a regular file")
 	}
 	if g.state, err = stateOf(info); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -196,5 +197,61 @@ func TestNotAnImage(t *testing.T) {
 	}
 	if _, err := OpenGolden(t.Context(), name, GoldenOptions{}); err == nil {
 		t.Error("an empty file was accepted")
+	}
+}
+
+func TestCompressedGolden(t *testing.T) {
+	raw := sample(t, SampleOptions{})
+	for name, test := range map[string]struct{ pkg, tool, extension string }{
+		"gzip": {"gzip", "gzip", ".gz"}, "xz": {"xz-utils", "xz", ".xz"}, "zstd": {"zstd", "zstd", ".zst"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			need(t, test.pkg, test.tool)
+			dir := t.TempDir()
+			plain := filepath.Join(dir, "golden.sdimg")
+			if err := copyPart(t.Context(), raw.Path(), plain, 0, raw.Size()); err != nil {
+				t.Fatal(err)
+			}
+			tool(t, test.tool, "-1", "-q", plain)
+			packed, opt := plain+test.extension, GoldenOptions{CacheDir: filepath.Join(dir, "cache")}
+			g := openTest(t, packed, opt)
+			if g.SHA256() != raw.SHA256() || filepath.Ext(g.Path()) != ".sdimg" {
+				t.Errorf("%s: %x", g.Path(), g.SHA256())
+			}
+			info, err := os.Stat(g.Path())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if stat, ok := info.Sys().(*syscall.Stat_t); !ok || stat.Blocks*512 > raw.Size()/2 || info.Mode().Perm() != 0o600 {
+				t.Errorf("not sparse, or %v", info.Mode())
+			}
+			again := openTest(t, packed, opt)
+			if err := g.Unchanged(); err != nil || again.Path() != g.Path() {
+				t.Error("unpacked again:", err)
+			}
+			if _, err := OpenGolden(t.Context(), packed, GoldenOptions{}); err == nil {
+				t.Error("unpacked without a cache")
+			}
+			cutOff(t, packed)
+			if _, err := OpenGolden(t.Context(), packed, opt); err == nil {
+				t.Error("a cut-off file was accepted")
+			}
+			left, err := filepath.Glob(filepath.Join(opt.CacheDir, ".*"))
+			if err != nil || len(left) > 0 {
+				t.Error(left, err)
+			}
+		})
+	}
+}
+
+func cutOff(t *testing.T, name string) {
+	t.Helper()
+	info, err := os.Stat(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(name, info.Size()/2); err != nil {
+		t.Fatal(err)
 	}
 }
