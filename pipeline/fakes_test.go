@@ -114,7 +114,7 @@ func (f fakeKeys) Generate(_ context.Context, label string) (private, public []b
 
 type fakeImages struct{ *world }
 
-func (f fakeImages) Stage(_ context.Context, dev *Device, private []byte) (ref PackRef, err error) {
+func (f fakeImages) Stage(_ context.Context, dev *Device, private, _ []byte) (ref PackRef, err error) {
 	err = f.do("stage", func() error {
 		f.pack = append(f.pack, packed{id: dev.Identity.Sum(), private: slices.Clone(private)})
 		ref = PackRef{Offset: int64(len(f.pack)), Length: 1}

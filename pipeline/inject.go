@@ -8,11 +8,24 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"text/template"
 )
 
-// ContentPrivateKey is the Inject.Content that stands for the device's private key.
-const ContentPrivateKey = "private-key"
+// The Inject.Content that keymill itself provides.
+const (
+	// ContentPrivateKey stands for the device's private key.
+	ContentPrivateKey = "private-key"
+	// ContentMenderConf stands for the part of mender.conf that tells the client
+	// where in the device's own token its key is.
+	ContentMenderConf = "mender-conf"
+)
+
+// KeyFiles are the contents that go with a device's key.
+type KeyFiles struct {
+	PrivateKey []byte // PKCS#8 PEM; nil where the key stays in a token
+	MenderConf []byte // JSON; nil where the key is in the image
+}
 
 // Inject is one file that every device of a lot gets. Exactly one of Content,
 // Template and File says what is in it.
@@ -20,7 +33,8 @@ type Inject struct {
 	// Path in the image, as the running device sees it: /data/mender/mender-agent.pem
 	// lies on the data partition. partition:2:/etc/x addresses a partition by number.
 	Path string `koanf:"path" json:"path"`
-	// Content is "private-key": the device's key as PKCS#8 PEM.
+	// Content is "private-key", the device's key as PKCS#8 PEM, or "mender-conf",
+	// for lots whose keys stay in the devices' tokens.
 	Content string `koanf:"content" json:"content,omitempty"`
 	// Template is a text/template over the manifest's attributes: "{{.serial}}\n".
 	// An attribute that the manifest does not have is an error.
@@ -48,7 +62,7 @@ type Renderer struct {
 
 type renderFile struct {
 	path     string
-	key      bool
+	content  string
 	fixed    []byte
 	template *template.Template
 }
@@ -87,10 +101,11 @@ func newRenderFile(inject Inject) (renderFile, error) {
 	case given != 1:
 		return file, fmt.Errorf("inject %s: set exactly one of content, template and file", inject.Path)
 	case inject.Content != "":
-		if inject.Content != ContentPrivateKey {
-			return file, fmt.Errorf("inject %s: content %q is unknown; it can be %q", inject.Path, inject.Content, ContentPrivateKey)
+		if inject.Content != ContentPrivateKey && inject.Content != ContentMenderConf {
+			return file, fmt.Errorf("inject %s: content %q is unknown; it can be %s or %s",
+				inject.Path, inject.Content, ContentPrivateKey, ContentMenderConf)
 		}
-		file.key = true
+		file.content = inject.Content
 	case inject.File != "":
 		data, err := os.ReadFile(inject.File)
 		if err != nil {
@@ -110,25 +125,22 @@ func newRenderFile(inject Inject) (renderFile, error) {
 // Sum returns the SHA-256 of the list with the content of its fixed files.
 func (r *Renderer) Sum() string { return r.sum }
 
-// KeyIndex returns which of the files holds the private key, -1 if none does.
-func (r *Renderer) KeyIndex() int {
-	for i, f := range r.files {
-		if f.key {
-			return i
-		}
-	}
-	return -1
+// Index returns which of the files has the given Content, -1 if none does.
+func (r *Renderer) Index(content string) int {
+	return slices.IndexFunc(r.files, func(f renderFile) bool { return f.content == content })
 }
 
-// Render returns the contents of the device's files in the list's order. The
-// private key is not copied: its content is the slice that was passed.
-func (r *Renderer) Render(dev *Device, private []byte) ([][]byte, error) {
+// Render returns the contents of the device's files in the list's order. What
+// belongs to the key is not copied: its content is the slice that was passed.
+func (r *Renderer) Render(dev *Device, key KeyFiles) ([][]byte, error) {
 	contents := make([][]byte, len(r.files))
 	var attrs map[string]string
 	for i, f := range r.files {
 		switch {
-		case f.key:
-			contents[i] = private
+		case f.content == ContentPrivateKey:
+			contents[i] = key.PrivateKey
+		case f.content == ContentMenderConf:
+			contents[i] = key.MenderConf
 		case f.template == nil:
 			contents[i] = f.fixed
 		default:

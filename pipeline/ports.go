@@ -17,8 +17,9 @@ type Keys interface {
 // Images puts keys into images. All methods may be called by many workers at
 // once. Errors of the disk are an *Outage, others are the device's own.
 type Images interface {
-	// Stage makes the device's overlay, private key included, durable.
-	Stage(ctx context.Context, dev *Device, private []byte) (PackRef, error)
+	// Stage makes the device's overlay, private key included, durable. public
+	// is the key's SPKI, by which images of keys in tokens find their key.
+	Stage(ctx context.Context, dev *Device, private, public []byte) (PackRef, error)
 	// Release publishes the image of a staged device and reads it back: it
 	// returns what is out, and the private key found there (nil for keys in
 	// tokens). Calling it again for the same record publishes the same bytes.

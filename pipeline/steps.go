@@ -27,7 +27,7 @@ func (l *Line) stage(r *reins, rec *Record) error {
 		return err
 	}
 	defer clear(private)
-	ref, err := l.Images.Stage(r.hard, &rec.Device, private)
+	ref, err := l.Images.Stage(r.hard, &rec.Device, private, public)
 	if err != nil {
 		return err
 	}

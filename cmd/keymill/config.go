@@ -81,6 +81,12 @@ type KeysConfig struct {
 	Algorithm string `koanf:"algorithm"`
 	// HSM names the token as an RFC 7512 URI with module-path and pin-source.
 	HSM string `koanf:"hsm"`
+	// Sessions is the most sessions that are opened at the token. 0: what suits
+	// the token; `keymill hsm bench` finds the best number.
+	Sessions int `koanf:"sessions"`
+	// TokenObjects is the most objects that may lie in the token at once, where
+	// keys are token objects. 0: the token's own limit.
+	TokenObjects int `koanf:"token_objects"`
 }
 
 // ImageConfig says what becomes of the golden image.

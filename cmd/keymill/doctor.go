@@ -138,7 +138,7 @@ func (j *job) checkLedger(ctx context.Context) (string, error) {
 }
 
 func (j *job) checkKeys(ctx context.Context) (string, error) {
-	keys, err := openKeys(ctx, j.cfg, j.log)
+	keys, err := j.app.openKeys(ctx, j.cfg, j.log)
 	if err != nil {
 		return "", err
 	}

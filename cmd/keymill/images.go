@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"keymill/hsm"
 	"keymill/imaging"
 	"keymill/pipeline"
 )
@@ -32,6 +33,7 @@ type lotImages struct {
 	plan   *imaging.Plan
 	render *pipeline.Renderer
 	pack   *imaging.Pack
+	locate hsm.Locator // nil where keys go into the images
 
 	format imaging.Format // zero for packs
 	writer imaging.Writer // nil for packs
@@ -40,8 +42,15 @@ type lotImages struct {
 
 var _ pipeline.Images = (*lotImages)(nil)
 
-func (l *lotImages) Stage(ctx context.Context, dev *pipeline.Device, private []byte) (pipeline.PackRef, error) {
-	contents, err := l.render.Render(dev, private)
+func (l *lotImages) Stage(ctx context.Context, dev *pipeline.Device, private, public []byte) (pipeline.PackRef, error) {
+	key := pipeline.KeyFiles{PrivateKey: private}
+	if l.locate != nil {
+		var err error
+		if key.MenderConf, err = menderConf(l.locate, public); err != nil {
+			return pipeline.PackRef{}, err
+		}
+	}
+	contents, err := l.render.Render(dev, key)
 	if err != nil {
 		return pipeline.PackRef{}, err
 	}
@@ -109,7 +118,7 @@ func lostOverlay(err error) error {
 
 // keyIn reads the private key back from an image; nil where images hold none.
 func (l *lotImages) keyIn(overlay *imaging.Overlay, image io.ReaderAt) ([]byte, error) {
-	index := l.render.KeyIndex()
+	index := l.render.Index(pipeline.ContentPrivateKey)
 	if index < 0 {
 		return nil, nil
 	}
@@ -155,6 +164,15 @@ func (l *lotImages) Close() error {
 		errs = append(errs, l.golden.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// menderConf tells the client where in the device's token its key is.
+func menderConf(locate hsm.Locator, public []byte) ([]byte, error) {
+	uri, err := locate.URI(public)
+	if err != nil {
+		return nil, err
+	}
+	return hsm.MenderSecurity(uri, hsm.Engine)
 }
 
 // wipe overwrites a device's own bytes: the key is among them.

@@ -65,10 +65,15 @@ func (j *job) openGolden(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return withCode(exitUsage, err)
 	}
-	holdsKey := render.KeyIndex() >= 0
-	if inToken := j.cfg.Keys.Source == pipeline.KeysInToken; holdsKey == inToken {
-		return usagef("image.inject must have one entry with `content: %s`, unless keys.source is token (it is %s)",
-			pipeline.ContentPrivateKey, j.cfg.Keys.Source)
+	want := pipeline.ContentPrivateKey
+	if j.cfg.Keys.Source == pipeline.KeysInToken {
+		want = pipeline.ContentMenderConf
+	}
+	for _, content := range []string{pipeline.ContentPrivateKey, pipeline.ContentMenderConf} {
+		if has := render.Index(content) >= 0; has != (content == want) {
+			return usagef("with keys.source %s, image.inject must have one entry with `content: %s`, and none with another kind of key",
+				j.cfg.Keys.Source, want)
+		}
 	}
 	targets, err := targets(j.cfg.Image.Inject)
 	if err != nil {
@@ -181,6 +186,7 @@ func (j *job) openProducts(ctx context.Context, resumed bool) error {
 		return err
 	}
 	j.images.pack = pack
+	j.images.locate = locatorOf(j.keys)
 	if j.lot.Format == formatPack {
 		return nil
 	}

@@ -1,9 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/term"
 
 	"keymill/hsm"
 	"keymill/pipeline"
@@ -17,9 +23,12 @@ type keySource interface {
 }
 
 // stationKeys tells the pipeline when the HSM itself is gone.
-type stationKeys struct{ hsm.Source }
+type stationKeys struct {
+	hsm.Source
+	journal *hsm.FileJournal // nil for keys in software
+}
 
-func (s stationKeys) Generate(ctx context.Context, label string) (private, public []byte, err error) {
+func (s *stationKeys) Generate(ctx context.Context, label string) (private, public []byte, err error) {
 	private, public, err = s.Source.Generate(ctx, label)
 	if err != nil && hsmFault(err) {
 		err = &pipeline.Outage{Part: pipeline.PartHSM, Err: err, Hint: hsm.Hint(err)}
@@ -27,18 +36,95 @@ func (s stationKeys) Generate(ctx context.Context, label string) (private, publi
 	return private, public, err
 }
 
+func (s *stationKeys) Close() error {
+	err := s.Source.Close()
+	if s.journal != nil {
+		err = errors.Join(err, s.journal.Close())
+	}
+	return err
+}
+
+// locatorOf returns how images find keys that stay in tokens, nil for others.
+func locatorOf(keys keySource) hsm.Locator {
+	if station, ok := keys.(*stationKeys); ok {
+		if locator, ok := station.Source.(hsm.Locator); ok && station.Origin().Mode == hsm.ModeToken {
+			return locator
+		}
+	}
+	return nil
+}
+
 // openKeys opens the configured source of keys, and never another one.
-func openKeys(_ context.Context, cfg *Config, _ *slog.Logger) (keySource, error) {
+func (a *app) openKeys(ctx context.Context, cfg *Config, log *slog.Logger) (keySource, error) {
 	algorithm, err := hsm.ParseAlgorithm(cfg.Keys.Algorithm)
 	if err != nil {
 		return nil, withCode(exitUsage, err)
 	}
-	if cfg.Keys.Source != "software" {
-		return nil, withCode(exitHSM, pipeline.WithHint(errors.New("this build makes keys in software only"), "Use --keys software."))
-	}
-	source, err := hsm.Software(algorithm)
+	mode, err := hsm.ParseMode(cfg.Keys.Source)
 	if err != nil {
-		return nil, withCode(exitHSM, err)
+		return nil, withCode(exitUsage, err)
 	}
-	return stationKeys{source}, nil
+	if mode == hsm.ModeSoftware {
+		source, err := hsm.Software(algorithm)
+		return &stationKeys{Source: source}, err
+	}
+	config, journal, err := a.hsmConfig(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	source, err := hsm.Open(ctx, mode, algorithm, config)
+	if err != nil {
+		return nil, errors.Join(hsmError(ctx, err), journal.Close())
+	}
+	for _, warning := range source.Origin().Warnings {
+		log.Warn(warning)
+	}
+	return &stationKeys{source, journal}, nil
+}
+
+// hsmConfig names the token. The journal of temporary token objects lies beside
+// the ledger; the caller closes it.
+func (a *app) hsmConfig(cfg *Config, log *slog.Logger) (hsm.Config, *hsm.FileJournal, error) {
+	if cfg.Keys.HSM == "" {
+		return hsm.Config{}, nil, withCode(exitUsage, pipeline.WithHint(errors.New("no HSM is named"),
+			"Give --hsm 'pkcs11:token=LABEL?module-path=/usr/lib/../libmodule.so&pin-source=/path/to/pin', or set keys.hsm."))
+	}
+	journal, err := hsm.OpenJournal(hsmJournalPath(cfg.Ledger))
+	if err != nil {
+		return hsm.Config{}, nil, packOutage(err)
+	}
+	return hsm.Config{
+		URI: cfg.Keys.HSM, PIN: a.pin, Journal: journal, Log: log,
+		Limits: hsm.Limits{Sessions: cfg.Keys.Sessions, Objects: cfg.Keys.TokenObjects},
+	}, journal, nil
+}
+
+func hsmJournalPath(ledger string) string { return ledger + ".hsm-journal" }
+
+// pin is asked for when the URI names no pin-source: the systemd credential
+// hsm-pin, the environment, or somebody at the terminal.
+func (a *app) pin(context.Context) ([]byte, error) {
+	if dir := a.getenv("CREDENTIALS_DIRECTORY"); dir != "" {
+		if data, err := os.ReadFile(filepath.Join(dir, "hsm-pin")); err == nil {
+			return bytes.TrimSpace(data), nil
+		}
+	}
+	if value := a.getenv("KEYMILL_HSM_PIN"); value != "" {
+		return []byte(value), nil
+	}
+	if file, ok := a.in.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		fmt.Fprint(a.err, "PIN of the token: ")
+		defer fmt.Fprintln(a.err)
+		return term.ReadPassword(int(file.Fd()))
+	}
+	return nil, pipeline.WithHint(errors.New("the token needs a PIN"),
+		"Name a file with pin-source in the URI, provide the systemd credential hsm-pin or KEYMILL_HSM_PIN, or run at a terminal.")
+}
+
+// hsmError gives errors of the HSM their exit code.
+func hsmError(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	return withCode(exitHSM, err)
 }

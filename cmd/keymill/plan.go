@@ -104,7 +104,7 @@ func (j *job) estimate(ctx context.Context, result *planResult) (err error) {
 		return err
 	}
 	result.Server = viewServer(probe)
-	if j.keys, err = openKeys(ctx, j.cfg, j.log); err != nil {
+	if j.keys, err = j.app.openKeys(ctx, j.cfg, j.log); err != nil {
 		return err
 	}
 	if result.KeyRate, err = keyRate(ctx, j.keys); err != nil {

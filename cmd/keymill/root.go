@@ -56,7 +56,7 @@ Mender server, and leaves evidence that an auditor can check.
 	})
 	root.AddCommand(
 		a.demoCmd(), a.initCmd(), a.checkCmd(), a.planCmd(), a.runCmd(), a.statusCmd(), a.retryCmd(),
-		a.exportCmd(), a.imageCmd(), a.sandboxCmd(), a.doctorCmd(), a.versionCmd(),
+		a.exportCmd(), a.imageCmd(), a.hsmCmd(), a.auditCmd(), a.sandboxCmd(), a.doctorCmd(), a.versionCmd(),
 	)
 	wrapUsage(root)
 	return root

@@ -193,7 +193,7 @@ func (j *job) distinctNames(devices iter.Seq2[pipeline.Device, error]) iter.Seq2
 // openServices opens keys and server and asks the server whether it lets us work.
 func (j *job) openServices(ctx context.Context, todo int) (err error) {
 	if j.keys == nil {
-		if j.keys, err = openKeys(ctx, j.cfg, j.log); err != nil {
+		if j.keys, err = j.app.openKeys(ctx, j.cfg, j.log); err != nil {
 			return err
 		}
 	}
@@ -259,7 +259,9 @@ func (j *job) startRun(ctx context.Context) (int64, error) {
 			"operator": j.cfg.Audit.Operator, "tool": "keymill " + buildVersion(), "tool_sha256": binaryHash(),
 			"server": j.lot.Server, "manifest_sha256": j.lot.ManifestSHA256, "golden_sha256": j.lot.GoldenSHA256,
 			"inject_sha256": j.lot.InjectSHA256, "format": j.lot.Format, "algorithm": j.lot.Algorithm,
-			"keys": string(origin.Mode), "on_conflict": j.cfg.Server.OnConflict,
+			"keys": string(origin.Mode), "key_module": origin.Module, "key_module_version": origin.ModuleVersion,
+			"token_label": origin.TokenLabel, "token_serial": origin.TokenSerial, "token_model": origin.TokenModel,
+			"key_mechanism": origin.Mechanism, "key_transport": origin.Transport, "on_conflict": j.cfg.Server.OnConflict,
 		})})
 }
 

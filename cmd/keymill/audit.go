@@ -1,0 +1,319 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"keymill/imaging"
+	"keymill/pipeline"
+	"keymill/reports"
+)
+
+func (a *app) auditCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "audit",
+		Short: "For the auditor: keys, bundles and proofs, checked offline",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.auditKeyCmd(), a.auditVerifyCmd(), a.auditProofCmd(), a.auditVerifyDeviceCmd())
+	return cmd
+}
+
+func (a *app) auditKeyCmd() *cobra.Command {
+	var vkey bool
+	cmd := &cobra.Command{
+		Use:   "key",
+		Short: "Print the station's public signing key",
+		Long: `Key prints the public half of the key that signs this station's evidence, as PEM.
+Give it to the auditor before the first lot, by a way that the factory does not control.`,
+		Example: "  keymill audit key > station.pem\n  keymill audit key --vkey",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := a.config(cmd, nil)
+			if err != nil {
+				return err
+			}
+			key, closeKey, err := a.signer(cmd.Context(), cfg, cfg.Log.logger(a.err))
+			if err != nil {
+				return err
+			}
+			defer closeKey()
+			if vkey {
+				text, err := reports.VerifierKey(cfg.Audit.Station, key.Public())
+				if err == nil {
+					a.printf("%s\n", text)
+				}
+				return err
+			}
+			pem, err := reports.PublicPEM(key.Public())
+			if err == nil {
+				a.printf("%s", pem)
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&vkey, "vkey", false, "print it as a verifier key of C2SP signed notes")
+	addSettings(cmd)
+	return cmd
+}
+
+// trustFlags are what an auditor brings along.
+type trustFlags struct{ keys, since, witnesses []string }
+
+func (t *trustFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringSliceVar(&t.keys, "key", nil, "file with a public key to trust (PEM or verifier key); from outside the bundle")
+	cmd.Flags().StringSliceVar(&t.witnesses, "witness", nil, "file with a witness's verifier key, which must have cosigned")
+}
+
+func (t *trustFlags) load() (trust reports.Trust, err error) {
+	if len(t.keys) == 0 {
+		return trust, withCode(exitUsage, pipeline.WithHint(errors.New("no key to trust"),
+			"Give --key FILE with the station's public key, got from `keymill audit key` on the station and not from the bundle."))
+	}
+	for _, name := range t.keys {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return trust, withCode(exitUsage, err)
+		}
+		key, err := reports.ParsePublicKey(data)
+		if err != nil {
+			return trust, usagef("%s: %w", name, err)
+		}
+		trust.Keys = append(trust.Keys, key)
+	}
+	for _, name := range t.since {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return trust, withCode(exitUsage, err)
+		}
+		trust.Since = append(trust.Since, data)
+	}
+	for _, name := range t.witnesses {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return trust, withCode(exitUsage, err)
+		}
+		witness, err := reports.ParseWitness(string(data))
+		if err != nil {
+			return trust, usagef("%s: %w", name, err)
+		}
+		trust.Witnesses = append(trust.Witnesses, witness)
+	}
+	return trust, nil
+}
+
+func (a *app) auditVerifyCmd() *cobra.Command {
+	var flags trustFlags
+	cmd := &cobra.Command{
+		Use:   "verify DIR --key FILE",
+		Short: "Verify an audit bundle, offline",
+		Long: `Verify checks a bundle with nothing but public keys: the signature of the statement,
+the hash of every file, the transparency log, and that its events lead to exactly
+the listed devices. It ends with 0 if the bundle is valid and 8 if not, and says
+what exactly is wrong.`,
+		Example: "  keymill audit verify audit --key station.pem\n  keymill audit verify audit --key station.pem --since last/checkpoint --json",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			trust, err := flags.load()
+			if err != nil {
+				return err
+			}
+			report, err := reports.VerifyBundle(cmd.Context(), args[0], trust)
+			if err != nil {
+				return auditFault(cmd.Context(), err)
+			}
+			if a.json {
+				err = a.writeJSON(report)
+			} else {
+				a.printVerified(report)
+			}
+			if err == nil && !report.OK() {
+				err = told(exitEvidence, "the evidence does not verify")
+			}
+			return err
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().StringSliceVar(&flags.since, "since", nil, "checkpoint of an earlier export, which the log must still contain")
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+// auditFault is an error of evidence that cannot even be read.
+func auditFault(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return withCode(exitEvidence, err)
+}
+
+func (a *app) printVerified(r *reports.Report) {
+	if r.Lot != "" {
+		a.printf("Lot %s of station %s: %d devices, %d events, %d files\n", r.Lot, r.Station, r.Devices, r.Events, r.Files)
+	}
+	for _, check := range r.Checks {
+		a.printf("  ok     %s\n", check)
+	}
+	for _, problem := range r.Problems {
+		a.printf("  WRONG  %s\n", problem)
+	}
+	if r.OK() {
+		a.printf("The evidence is valid.\n")
+	} else {
+		a.printf("The evidence is NOT valid.\n")
+	}
+}
+
+func (a *app) auditProofCmd() *cobra.Command {
+	var output, bundle string
+	cmd := &cobra.Command{
+		Use:   "proof LOT DEVICE -o FILE",
+		Short: "Write the proof that one device is in the transparency log",
+		Example: "  keymill audit proof 2026-W47 SN0001 -o SN0001.tlog-proof\n" +
+			"  keymill audit proof 2026-W47 SN0001 --bundle audit -o SN0001.tlog-proof",
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if output == "" {
+				return usagef("audit proof needs -o FILE, or -o - for standard output")
+			}
+			proof, err := a.prove(cmd, args[0], args[1], bundle)
+			if err != nil {
+				return err
+			}
+			if output == "-" {
+				_, err := a.out.Write(proof.Marshal())
+				return err
+			}
+			return storage(writeFile(output, func(w io.Writer) error { _, err := w.Write(proof.Marshal()); return err }))
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "file to write, or - for standard output")
+	cmd.Flags().StringVar(&bundle, "bundle", "", "take it from this bundle instead of the ledger")
+	addSettings(cmd)
+	return cmd
+}
+
+func (a *app) prove(cmd *cobra.Command, lotName, device, bundle string) (*reports.Proof, error) {
+	ctx := cmd.Context()
+	if bundle != "" {
+		proof, err := reports.ProveFromBundle(ctx, bundle, device)
+		if err != nil {
+			err = auditFault(ctx, err)
+		}
+		return proof, err
+	}
+	known, err := a.openLedger(cmd)
+	if err != nil {
+		return nil, err
+	}
+	defer known.Close()
+	lot, err := findLot(cmd, known, lotName)
+	if err != nil {
+		return nil, err
+	}
+	found, err := known.Find(ctx, lot.Name, device)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := theDevice(lot, device, found)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := a.config(cmd, &lot)
+	if err != nil {
+		return nil, err
+	}
+	key, closeKey, err := a.signer(ctx, cfg, cfg.Log.logger(a.err))
+	if err != nil {
+		return nil, err
+	}
+	defer closeKey()
+	return reports.Prove(ctx, known, lot.Name, rec.Row, key)
+}
+
+func (a *app) auditVerifyDeviceCmd() *cobra.Command {
+	var flags trustFlags
+	var proof, image, path string
+	cmd := &cobra.Command{
+		Use:     "verify-device --proof FILE --image IMAGE --key FILE",
+		Short:   "Check one returned unit: is its image's key the recorded one, and was it in the log",
+		Example: "  keymill audit verify-device --proof SN0001.tlog-proof --image returned.img --key station.pem",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if proof == "" {
+				return usagef("audit verify-device needs --proof FILE")
+			}
+			trust, err := flags.load()
+			if err != nil {
+				return err
+			}
+			data, err := os.ReadFile(proof)
+			if err != nil {
+				return withCode(exitUsage, err)
+			}
+			spki, err := keyOfImage(cmd.Context(), image, path)
+			if err != nil {
+				return auditFault(cmd.Context(), err)
+			}
+			device, err := reports.VerifyDevice(data, trust, spki)
+			if err != nil {
+				return auditFault(cmd.Context(), err)
+			}
+			return a.printDevice(device, image != "")
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().StringVar(&proof, "proof", "", "the device's .tlog-proof file")
+	cmd.Flags().StringVar(&image, "image", "", "the unit's disk image; without it only the proof is checked")
+	cmd.Flags().StringVar(&path, "path", pipeline.DefaultInject()[0].Path, "where in the image the key lies")
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+// keyOfImage reads the SPKI of the key in a unit's image; nil without an image.
+func keyOfImage(ctx context.Context, image, path string) ([]byte, error) {
+	if image == "" {
+		return nil, nil
+	}
+	golden, err := imaging.OpenGolden(ctx, image, imaging.GoldenOptions{})
+	if err != nil {
+		return nil, err
+	}
+	defer golden.Close()
+	private, err := golden.ReadFile(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(private)
+	return pipeline.PublicOf(private)
+}
+
+func (a *app) printDevice(d *reports.Device, withImage bool) error {
+	if a.json {
+		if err := a.writeJSON(d); err != nil {
+			return err
+		}
+	} else {
+		a.printf("Lot %s, row %d, %v, released %s by station %s\n", d.Lot, d.Row, d.Identity, d.Released.Format("2006-01-02 15:04:05 MST"), d.Station)
+		for _, problem := range d.Problems {
+			a.printf("  WRONG  %s\n", problem)
+		}
+		switch {
+		case !d.OK():
+			a.printf("The proof does NOT hold.\n")
+		case withImage:
+			a.printf("The image's key is the recorded one (sha256 %s), and it is in the log.\n", d.SPKISHA256)
+		default:
+			a.printf("The device is in the log with the key sha256 %s. No image was compared.\n", d.SPKISHA256)
+		}
+	}
+	if !d.OK() {
+		return told(exitEvidence, "the proof does not hold")
+	}
+	return nil
+}

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"keymill/hsm"
+	"keymill/pipeline"
+)
+
+// table is what the HSM's reports are.
+type table interface{ WriteTable(w io.Writer) error }
+
+func (a *app) hsmCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "hsm",
+		Short: "The token: what it can do, how fast, what was left behind",
+		Long: `The token is named by --hsm or keys.hsm as an RFC 7512 URI:
+pkcs11:token=factory?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=/run/pin`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	var sessions []int
+	var keys, destroy bool
+	list := a.hsmVerb("list", "Show the module's tokens and what they say of themselves", func(ctx context.Context, _ *Config, c hsm.Config) (table, error) {
+		if keys {
+			return hsm.Inventory(ctx, c)
+		}
+		return hsm.List(ctx, c)
+	})
+	list.Flags().BoolVar(&keys, "objects", false, "list the token's key pairs as well; needs the PIN")
+	test := a.hsmVerb("test", "Try for real what the token can do", func(ctx context.Context, _ *Config, c hsm.Config) (table, error) {
+		return hsm.Test(ctx, c)
+	})
+	bench := a.hsmVerb("bench", "Measure keys a second by algorithm and sessions", func(ctx context.Context, _ *Config, c hsm.Config) (table, error) {
+		return hsm.Bench(ctx, c, hsm.BenchOptions{Sessions: sessions})
+	})
+	bench.Flags().IntSliceVar(&sessions, "sessions", nil, "numbers of sessions to try (default 1,2,4,8)")
+	gc := a.hsmVerb("gc", "Show what crashes left in the token; with --destroy, remove it", func(ctx context.Context, cfg *Config, c hsm.Config) (table, error) {
+		return a.hsmGC(ctx, cfg, c, destroy)
+	})
+	gc.Flags().BoolVar(&destroy, "destroy", false, "destroy what is found; without it nothing is changed")
+	cmd.AddCommand(list, test, bench, gc)
+	return cmd
+}
+
+// hsmVerb is a verb that makes one report about the configured token.
+func (a *app) hsmVerb(name, short string, run func(context.Context, *Config, hsm.Config) (table, error)) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: name, Short: short, Args: cobra.NoArgs,
+		Example: "  keymill hsm " + name + " --hsm 'pkcs11:token=factory?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=/run/pin'",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := a.config(cmd, nil)
+			if err != nil {
+				return err
+			}
+			config, journal, err := a.hsmConfig(cfg, cfg.Log.logger(a.err))
+			if err != nil {
+				return err
+			}
+			defer journal.Close()
+			report, err := run(cmd.Context(), cfg, config)
+			if err != nil {
+				return hsmError(cmd.Context(), err)
+			}
+			if a.json {
+				return a.writeJSON(report)
+			}
+			return report.WriteTable(a.out)
+		},
+	}
+	addSettings(cmd, "hsm")
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+// hsmGC asks journal and ledger what belongs to nobody.
+func (a *app) hsmGC(ctx context.Context, cfg *Config, config hsm.Config, destroy bool) (*hsm.GCReport, error) {
+	journal, ok := config.Journal.(*hsm.FileJournal)
+	if !ok {
+		return nil, errors.New("the journal is not a file")
+	}
+	return hsm.GC(ctx, config, hsm.GCOptions{
+		Destroy: destroy, Journaled: journal.Open(),
+		InUse: func(ctx context.Context, public []byte) (bool, error) { return keyInUse(ctx, cfg.Ledger, public) },
+	})
+}
+
+// keyInUse reports whether a device of a lot whose keys stay in tokens is
+// recorded with this public key.
+func keyInUse(ctx context.Context, path string, public []byte) (bool, error) {
+	known, err := openKnown(ctx, path)
+	if err != nil || known == nil {
+		return false, err
+	}
+	defer known.Close()
+	lots, err := known.Lots(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, lot := range lots {
+		if lot.Keys != pipeline.KeysInToken {
+			continue
+		}
+		for rec, err := range known.Records(ctx, lot.Name) {
+			if err != nil {
+				return false, err
+			}
+			if slices.Equal(rec.PublicKey, public) {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
