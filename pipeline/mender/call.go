@@ -32,7 +32,7 @@ type call struct {
 	method string
 	path   string
 	query  string
-	body   []byte // JSON; nil for none
+	send   []byte // JSON; nil for none
 
 	// settles lists the statuses that answer the call; all others are trouble
 	// with the device, the server or something in between.
@@ -94,9 +94,10 @@ func newRetryClient(w *wire) *retryablehttp.Client {
 }
 
 // backoff waits for a random part of a span that doubles (full jitter), and not
-// at all after an answer that made the gate stop everybody.
+// at all where something else is waited for: the gate after a 429, a new token
+// after a 401.
 func backoff(base, most time.Duration, attempt int, resp *http.Response) time.Duration {
-	if resp != nil && resp.StatusCode == http.StatusTooManyRequests {
+	if resp != nil && (resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusUnauthorized) {
 		return 0
 	}
 	span := most
@@ -127,8 +128,8 @@ func (c *Client) do(ctx context.Context, k *call) error {
 		Header: http.Header{}, // the wire puts in the shared one that has the token
 	}
 	req := &retryablehttp.Request{Request: plain.WithContext(context.WithValue(ctx, callKey{}, k))}
-	if k.body != nil {
-		if err := req.SetBody(k.body); err != nil {
+	if k.send != nil {
+		if err := req.SetBody(k.send); err != nil {
 			return err
 		}
 	}

@@ -95,7 +95,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	c := &Client{base: base, log: cfg.Log, timeout: cfg.Timeout, giveUp: cfg.GiveUp}
 	c.gate = newGate(cfg.InFlight, cfg.GiveUp, cfg.Log)
-	c.token = &tokenKeeper{source: cfg.Token, login: c.login, log: cfg.Log, agent: cfg.UserAgent}
+	c.token = newTokenKeeper(cfg.Token, c.login, cfg.UserAgent, cfg.Log)
 	c.wire = &wire{inner: inner, gate: c.gate, token: c.token, log: cfg.Log}
 	c.retry = newRetryClient(c.wire)
 	return c, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,7 +47,7 @@ func statusError(k *call) error {
 	var body struct {
 		Error string `json:"error"`
 	}
-	if json.Unmarshal(k.body, &body) == nil {
+	if json.Unmarshal(k.answer.body, &body) == nil {
 		e.Message = clean(k.redact(body.Error), 200)
 	}
 	return e
@@ -58,7 +59,8 @@ func (k *call) redact(s string) string {
 		s = strings.ReplaceAll(s, k.used.token, "[token]")
 	}
 	if k.password != "" {
-		s = strings.ReplaceAll(s, k.password, "[password]")
+		both := base64.StdEncoding.EncodeToString([]byte(k.user + ":" + k.password))
+		s = strings.NewReplacer(k.password, "[password]", both, "[password]").Replace(s)
 	}
 	return s
 }
@@ -102,6 +104,11 @@ func asOutage(err error) error {
 		return o
 	}
 	return &pipeline.Outage{Part: pipeline.PartServer, Err: err, Hint: pipeline.Hint(err)}
+}
+
+func isOutage(err error) bool {
+	_, ok := errors.AsType[*pipeline.Outage](err)
+	return ok
 }
 
 // isTLSRefusal reports errors of the TLS handshake that asking again can't heal.
@@ -161,8 +168,9 @@ func errorHint(err error) string {
 	if e, ok := errors.AsType[*StatusError](err); ok {
 		return statusHint(e.Status)
 	}
+	record, _ := errors.AsType[tls.RecordHeaderError](err)
 	switch {
-	case errors.Is(err, http.ErrSchemeMismatch):
+	case string(record.RecordHeader[:]) == "HTTP/", errors.Is(err, http.ErrSchemeMismatch):
 		return "The port speaks plain HTTP: check server.url."
 	case isTLSRefusal(err):
 		return "TLS can't be agreed on with what answers there: check server.url and what stands between."

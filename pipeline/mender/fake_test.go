@@ -40,6 +40,7 @@ type fake struct {
 	mu       sync.Mutex
 	devices  map[string]*fakeDevice
 	byIdent  map[string]string
+	dying    map[string]*fakeDevice
 	nextID   int
 	requests []string // "METHOD path" of each request that came in
 	inFlight int
@@ -78,7 +79,7 @@ const testToken = "eyJhbGciOiJub25lIn0.eyJleHAiOjQxMDI0NDQ4MDB9.secret-signature
 func newFake(t testing.TB) *fake {
 	return &fake{
 		t: t, tokens: map[string]bool{testToken: true}, users: map[string]string{},
-		devices: map[string]*fakeDevice{}, byIdent: map[string]string{}, posts201: map[string]int{}, limit: -1,
+		devices: map[string]*fakeDevice{}, byIdent: map[string]string{}, dying: map[string]*fakeDevice{}, posts201: map[string]int{}, limit: -1,
 	}
 }
 
@@ -250,6 +251,7 @@ func (f *fake) remove(id string) *http.Response {
 		return failure(http.StatusNotFound, "device not found")
 	}
 	d.Decommissioning, d.gone = true, time.Now().Add(f.deleting)
+	f.dying[id] = d
 	f.bury()
 	return reply(http.StatusNoContent, "")
 }
@@ -269,6 +271,7 @@ func (f *fake) removeSet(id, set string) *http.Response {
 		d.AuthSets = append(d.AuthSets[:i:i], d.AuthSets[i+1:]...)
 		if len(d.AuthSets) == 0 {
 			d.Decommissioning, d.gone = true, time.Now()
+			f.dying[id] = d
 		}
 		f.bury()
 		return reply(http.StatusNoContent, "")
@@ -278,8 +281,9 @@ func (f *fake) removeSet(id, set string) *http.Response {
 
 // bury removes the devices whose deletion has finished.
 func (f *fake) bury() {
-	for id, d := range f.devices {
-		if d.Decommissioning && !time.Now().Before(d.gone) {
+	for id, d := range f.dying {
+		if !time.Now().Before(d.gone) {
+			delete(f.dying, id)
 			delete(f.devices, id)
 			delete(f.byIdent, string(d.IdentityData))
 		}

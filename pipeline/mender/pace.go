@@ -7,15 +7,20 @@ import (
 
 const (
 	// When a quota has been measured the same twice, a higher one is looked
-	// for this often; before that, more often.
+	// for after raiseSettled, and after twice as long each time that this was
+	// refused; before that, after raiseUnsettled.
 	raiseSettled   = 10 * time.Minute
+	raiseMost      = time.Hour
 	raiseUnsettled = 10 * time.Second
-	// raiseStep is how much more is tried at first; it doubles with each
-	// raise that is not refused.
-	raiseStep = 0.05
+	// raiseStep is how much more is tried at first. It doubles with each raise
+	// that is not refused, and is halved for the next time if the first was.
+	raiseStep  = 0.05
+	raiseLeast = 0.01
 	// paceSlack is how far behind its schedule the pacer may catch up, so
 	// that timers that fire late don't lower the rate.
 	paceSlack = 20 * time.Millisecond
+	// paceFine is the rate per second from which on a late timer matters.
+	paceFine = 20
 	// paceIdle without a request ends a measurement: what wasn't asked for
 	// can't have been refused.
 	paceIdle = time.Minute
@@ -28,15 +33,22 @@ const (
 // the first window a quota costs no refused requests, but for the few by which
 // a higher quota is looked for.
 type pacer struct {
-	rate    float64   // per second; 0: no quota met
-	next    time.Time // when the next request may go
-	opened  time.Time // the last refill; zero before the first request
-	answers int       // answered since then
-	empty   bool      // the quota is used up; reopen measures it
-	settled bool      // two measurements agreed
-	taken   time.Time // when the last request went out
-	raised  time.Time // when rate was measured or raised
-	step    float64
+	rate    float64       // per second; 0: no quota met
+	next    time.Time     // when the next request may go
+	opened  time.Time     // the last refill; zero before the first request
+	answers int           // answered since then
+	empty   bool          // the quota is used up; reopen measures it
+	span    time.Duration // between the last two refills that were seen
+	taken   time.Time     // when the last request went out
+
+	// The search for a higher quota.
+	settled bool          // the last measurement agreed with what was believed
+	raised  time.Time     // when rate was measured or raised
+	raises  int           // since it was measured
+	held    float64       // the rate before the last raise
+	climb   float64       // by how much the next first raise goes up, as a share
+	step    float64       // by how much the next raise goes up
+	patient time.Duration // when settled, the time to the next first raise
 }
 
 // wait returns how long the next request has to wait.
@@ -61,7 +73,11 @@ func (p *pacer) take(now time.Time) {
 
 func (p *pacer) schedule(now time.Time) {
 	from := p.next
-	if oldest := now.Add(-paceSlack); from.Before(oldest) {
+	oldest := now
+	if p.rate > paceFine {
+		oldest = now.Add(-paceSlack)
+	}
+	if from.Before(oldest) {
 		from = oldest
 	}
 	p.next = from.Add(time.Duration(float64(time.Second) / p.rate))
@@ -88,31 +104,50 @@ func (p *pacer) reopen(at time.Time) bool {
 		p.opened, p.answers = at, 1
 		return false
 	}
-	before := p.rate
-	answers := max(p.answers-1, 1) // the trial's own answer belongs to the next refill
-	if span := at.Sub(p.opened); span > 0 {
-		p.rate = float64(answers) / span.Seconds()
-	}
-	p.settled = before > 0 && math.Abs(p.rate-before) < 0.05*before
+	believed := p.rate
+	p.learn(at.Sub(p.opened))
 	p.opened, p.answers, p.empty = at, 1, false
-	p.raised, p.step = at, raiseStep
+	p.raised = at
 	p.next = at
 	p.schedule(at)
-	return math.Abs(p.rate-before) > 0.1*before
+	return math.Abs(p.rate-believed) > 0.1*believed
+}
+
+// learn sets the rate after the time from one refill to the next. What was
+// answered in it is a lower bound after a raise, because some of it went out at
+// the rate before; that rate had been held without being refused.
+func (p *pacer) learn(span time.Duration) {
+	answers := max(p.answers-1, 1) // the trial's own answer belongs to the next refill
+	measured := float64(answers) / max(span.Seconds(), 1e-3)
+	p.span = span
+	switch {
+	case p.raises == 0:
+		p.settled = math.Abs(measured-p.rate) < 0.05*p.rate
+		p.rate, p.climb, p.patient = measured, raiseStep, raiseSettled
+	case p.raises == 1: // this much is not to be had
+		p.settled = true
+		p.rate, p.climb, p.patient = max(measured, p.held), max(p.climb/2, raiseLeast), min(2*p.patient, raiseMost)
+	default: // there was room, but not for the last step
+		p.settled = false
+		p.rate, p.climb, p.patient = max(measured, p.held), raiseStep, raiseSettled
+	}
+	p.raises, p.step = 0, p.climb
 }
 
 // maybeRaise looks for a higher quota once in a while.
 func (p *pacer) maybeRaise(now time.Time) {
 	every := raiseUnsettled
-	if p.settled && p.step == raiseStep {
-		every = raiseSettled
+	if p.settled && p.raises == 0 {
+		every = p.patient
 	}
-	// A raise must have had the time to be refused.
-	every = max(every, time.Duration(60*float64(time.Second)/max(p.rate, 1e-3)))
+	// A rate must have had the time to be refused.
+	every = max(every, time.Duration(60*float64(time.Second)/max(p.rate, 1e-3)), min(p.span, 2*time.Minute))
 	if now.Sub(p.raised) < every {
 		return
 	}
+	p.held = p.rate
 	p.rate *= 1 + p.step
 	p.step = min(2*p.step, 1)
+	p.raises++
 	p.raised = now
 }

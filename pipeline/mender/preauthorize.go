@@ -1,13 +1,12 @@
 package mender
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
-	"path"
+	"strings"
 	"time"
 
 	"keymill/pipeline"
@@ -221,7 +220,7 @@ func (p *preauthorization) get(ctx context.Context) (*Device, *call, error) {
 func (p *preauthorization) post(ctx context.Context, force bool) (*call, error) {
 	k := &call{
 		method: http.MethodPost, path: apiPath + "/devices",
-		body:    appendPreauth(make([]byte, 0, 512+len(p.req.SPKI)*2), p.req.Identity, p.req.SPKI, force),
+		send:    appendPreauth(make([]byte, 0, 512+len(p.req.SPKI)*2), p.req.Identity, p.req.SPKI, force),
 		settles: []int{http.StatusCreated, http.StatusConflict},
 	}
 	k.decode = func(a *answer) error {
@@ -291,11 +290,11 @@ func appendPreauth(dst []byte, id pipeline.Identity, spki []byte, force bool) []
 
 // locationID returns the device's id in "devices/<id>", "" if there is none.
 func locationID(h http.Header) string {
-	loc := h.Get("Location")
-	if loc == "" || bytes.ContainsAny([]byte(loc), "?#") {
+	_, id, ok := strings.Cut(h.Get("Location"), "devices/")
+	if !ok || strings.ContainsAny(id, "/?#") {
 		return ""
 	}
-	return path.Base(loc)
+	return id
 }
 
 // sleep waits for d or until ctx ends.

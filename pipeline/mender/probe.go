@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -71,7 +70,7 @@ func (c *Client) Probe(ctx context.Context) (Probe, error) {
 
 // unwell makes an outage of whatever kept a probe from its answer.
 func unwell(err error) error {
-	if _, ok := errors.AsType[*pipeline.Outage](err); ok {
+	if isOutage(err) {
 		return err
 	}
 	return &pipeline.Outage{Part: pipeline.PartServer, Err: err, Hint: errorHint(err)}

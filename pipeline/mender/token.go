@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"keymill/pipeline"
 )
@@ -95,6 +96,9 @@ func checkToken(token string) error {
 	return nil
 }
 
+// renewPause is how long a refused token is waited for to be replaced.
+const renewPause = time.Second
+
 // bearer is a token in use, with the headers that carry it. It is never changed
 // once it is made, so that all requests share it.
 type bearer struct {
@@ -110,9 +114,13 @@ type tokenKeeper struct {
 	log    *slog.Logger
 	agent  string
 
-	renewing sync.Mutex // held while the source is asked
-	mu       sync.Mutex // guards now
+	renewing chan struct{} // of capacity 1: full while the source is asked
+	mu       sync.Mutex    // guards now
 	now      *bearer
+}
+
+func newTokenKeeper(source TokenSource, login LoginFunc, agent string, log *slog.Logger) *tokenKeeper {
+	return &tokenKeeper{source: source, login: login, agent: agent, log: log, renewing: make(chan struct{}, 1)}
 }
 
 func (k *tokenKeeper) current() *bearer {
@@ -124,12 +132,22 @@ func (k *tokenKeeper) current() *bearer {
 // renew asks the source again unless somebody else has done so since old was
 // handed out. old is nil for the first token.
 func (k *tokenKeeper) renew(ctx context.Context, old *bearer) (*bearer, error) {
-	k.renewing.Lock()
-	defer k.renewing.Unlock()
+	select {
+	case k.renewing <- struct{}{}:
+		defer func() { <-k.renewing }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	if b := k.current(); b != old {
 		return b, nil
 	}
 	token, err := k.source.Token(ctx, k.login)
+	if old != nil && (token == old.token || (err != nil && !isOutage(err))) {
+		// Whoever renews it may be a little late, or in the middle of writing.
+		if err = sleep(ctx, renewPause); err == nil {
+			token, err = k.source.Token(ctx, k.login)
+		}
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()

@@ -34,7 +34,7 @@ type Undone struct {
 func (c *Client) Undo(ctx context.Context, expected iter.Seq2[Expected, error]) iter.Seq2[Undone, error] {
 	return ahead(ctx, c.gate.limit.most, expected, func(ctx context.Context, e Expected) (Undone, error) {
 		removal, err := c.RemoveKey(ctx, e)
-		if _, down := errors.AsType[*pipeline.Outage](err); down || ctx.Err() != nil {
+		if isOutage(err) || ctx.Err() != nil {
 			return Undone{Expected: e, Removal: Failed}, err
 		}
 		return Undone{Expected: e, Removal: removal, Err: err}, nil

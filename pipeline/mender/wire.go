@@ -30,8 +30,8 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, errUnsettled
 	}
 	k.again, k.err, k.answer = false, nil, answer{}
-	header, err := w.header(ctx, k)
-	if err != nil {
+	// Asking for a token needs a pass of its own, so it comes before ours.
+	if err := w.ensureToken(ctx, k); err != nil {
 		return nil, k.fail(ctx, err)
 	}
 	pass, err := w.gate.enter(ctx)
@@ -41,7 +41,7 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	if k.attempts++; k.attempts > 1 {
 		w.gate.retried()
 	}
-	err = w.attempt(req, header, k)
+	err = w.attempt(req, w.header(k), k)
 	out := w.judge(ctx, k, err)
 	if w.gate.leave(pass, out) && k.again {
 		k.again, k.err = false, w.gate.outage()
@@ -67,27 +67,29 @@ func (k *call) fail(ctx context.Context, err error) error {
 	return err
 }
 
-// header returns the headers of the next attempt, with a new token where the
-// last was refused.
-func (w *wire) header(ctx context.Context, k *call) (http.Header, error) {
-	if k.user != "" {
-		h := http.Header{"User-Agent": {w.token.agent}}
-		r := http.Request{Header: h}
-		r.SetBasicAuth(k.user, k.password)
-		return h, nil
-	}
+// ensureToken sees to it that there is a token, and a new one where the last
+// was refused.
+func (w *wire) ensureToken(ctx context.Context, k *call) error {
 	b := w.token.current()
-	if b == nil || (b == k.used && k.refusals > 0) {
-		var err error
-		if b, err = w.token.renew(ctx, b); err != nil {
-			return nil, err
-		}
+	if k.user != "" || (b != nil && (b != k.used || k.refusals == 0)) {
+		return nil
 	}
-	k.used = b
-	if k.body != nil {
-		return b.json, nil
+	_, err := w.token.renew(ctx, b)
+	return err
+}
+
+// header returns the headers of the next attempt, with the newest token.
+func (w *wire) header(k *call) http.Header {
+	if k.user != "" {
+		r := http.Request{Header: http.Header{"User-Agent": {w.token.agent}}}
+		r.SetBasicAuth(k.user, k.password)
+		return r.Header
 	}
-	return b.plain, nil
+	k.used = w.token.current()
+	if k.send != nil {
+		return k.used.json
+	}
+	return k.used.plain
 }
 
 // attempt sends the request once and fills in the call's answer.
