@@ -1,6 +1,8 @@
 package sandbox
 
 import (
+	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -14,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -40,7 +43,13 @@ func needClient(t *testing.T) {
 // boot-client.sh's exit code.
 func bootClient(t *testing.T, url string, ca, key []byte, identity ...string) int {
 	t.Helper()
-	dir := t.TempDir()
+	return bootClientIn(t, t.TempDir(), url, ca, key, identity...)
+}
+
+// bootClientIn is bootClient with a folder that outlives it; dir/data is the
+// device's /data/mender then.
+func bootClientIn(t *testing.T, dir, url string, ca, key []byte, identity ...string) int {
+	t.Helper()
 	caFile, keyFile := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "key.pem")
 	write(t, caFile, ca)
 	write(t, keyFile, key)
@@ -169,5 +178,43 @@ func TestRealClientTraps(t *testing.T) {
 				t.Errorf("the device is %s", d)
 			}
 		})
+	}
+}
+
+// TestRealClientStays lets the client's daemon run on after the first boot until
+// it has sent its inventory and asked for an update.
+func TestRealClientStays(t *testing.T) {
+	needClient(t)
+	srv := start(t, Config{})
+	private, public := newKey(t, "ed25519")
+	srv.do(t, "POST", "/devices", preauth(`{"mac":"02:00:00:00:bb:01"}`, public, false)).want(t, http.StatusCreated)
+	dir := t.TempDir()
+	if code := bootClientIn(t, dir, srv.url, srv.CACert(), private, "mac=02:00:00:00:bb:01"); code != 0 {
+		t.Fatalf("boot-client.sh exits with %d", code)
+	}
+	etc := filepath.Join(dir, "etc")
+	if err := os.Mkdir(etc, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(etc, "artifact_info"), []byte("artifact_name=release-1\n"))
+	ctx, cancel := context.WithCancel(t.Context())
+	daemon := exec.CommandContext(ctx, "unshare", "--mount", "sh", "-c", `
+		mount --bind "$0/data/identity" /usr/share/mender/identity && mkdir -p /etc/mender && mount --bind "$0/etc" /etc/mender &&
+		exec mender --no-syslog --config "$0/data/mender.conf" --fallback-config "$0/none" --data "$0/data" daemon`, dir)
+	var log bytes.Buffer
+	daemon.Stdout, daemon.Stderr = &log, &log
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool {
+		n := srv.Stats()
+		return n.Requests[OpDevice] >= 2 && n.Answers[http.StatusNoContent] >= 1
+	})
+	cancel()
+	_ = daemon.Wait() // it was killed
+	for line := range strings.Lines(log.String()) {
+		if strings.Contains(line, "level=error") && !strings.Contains(line, "DBus not enabled") {
+			t.Errorf("the client complains: %s", line)
+		}
 	}
 }

@@ -190,10 +190,11 @@ func (st *store) apply(line []byte) error {
 		decommissioning: e.Decommissioning, gone: e.Gone,
 	}
 	if !e.Gone || len(e.Sets) > 0 {
-		var err error
-		if d.identity, err = parseIdentity(e.Identity); err != nil {
-			return err
+		// It was canonical when it was written; that it is JSON was just checked.
+		if !bytes.HasPrefix(e.Identity, []byte("{")) {
+			return errNotObject
 		}
+		d.identity = identity(e.Identity)
 		var ok bool
 		if d.status, ok = parseStatus(e.Status); !ok {
 			return fmt.Errorf("status %q", e.Status)
