@@ -108,17 +108,15 @@ func quote(s string) string { return `"` + s + `"` }
 
 // writeCommands puts a host file at an absolute path without symbolic links,
 // whose folder exists. The path of `write` is a name in the current folder.
-func writeCommands(host, name string, old bool, t *Target) []string {
-	commands := []string{"cd " + quote(path.Dir(name))}
-	if old {
-		commands = append(commands, "rm "+quote(name))
-	}
-	commands = append(commands, "write "+quote(host)+" "+quote(path.Base(name)))
+func writeCommands(host, name string, t *Target) []string {
+	commands := []string{"cd " + quote(path.Dir(name)), "write " + quote(host) + " " + quote(path.Base(name))}
 	return append(commands, ownCommands(name, modeRegular|t.Mode, t.UID, t.GID)...)
 }
 
+// mkdirCommands makes a directory. Like `symlink`, `mkdir /name` would make it in
+// the current folder, not in the root.
 func mkdirCommands(name string) []string {
-	return append([]string{"mkdir " + quote(name)}, ownCommands(name, modeDir|0o755, 0, 0)...)
+	return append([]string{"cd " + quote(path.Dir(name)), "mkdir " + quote(path.Base(name))}, ownCommands(name, modeDir|0o755, 0, 0)...)
 }
 
 // ownCommands sets mode and owner, which debugfs else takes from the host file.
@@ -131,8 +129,16 @@ func ownCommands(name string, mode uint16, uid, gid uint32) []string {
 	}
 }
 
-// hostFile writes a placeholder for debugfs to read.
-func hostFile(dir string, index int, content []byte) (string, error) {
-	name := filepath.Join(dir, "content-"+strconv.Itoa(index))
+// hostFiles are what debugfs reads for one target.
+type hostFiles struct {
+	dir   string
+	index int
+}
+
+func (h hostFiles) write(what string, content []byte) (string, error) {
+	name := filepath.Join(h.dir, strconv.Itoa(h.index)+"-"+what)
+	if strings.ContainsFunc(name, notPlain) {
+		return "", fmt.Errorf("the working folder's name %q cannot be told to debugfs", h.dir)
+	}
 	return name, os.WriteFile(name, content, 0o600)
 }

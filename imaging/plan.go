@@ -25,7 +25,7 @@ type PlanOptions struct {
 // for use by many goroutines.
 type Plan struct {
 	golden  *Golden
-	targets []Target
+	slots   []string // paths of the targets whose content differs, in order
 	volumes []*volume
 	tools   tools
 	dir     string
@@ -48,11 +48,18 @@ type volume struct {
 	partition *Partition
 	fs        filesystem
 	base      string // a copy of the partition, repaired
-	targets   []int  // indices of the plan's targets
+	files     []volumeFile
 }
 
-// filesystem puts files into one kind of file system. paths and contents are
-// those of the volume's targets.
+// volumeFile is a target with its path in the partition.
+type volumeFile struct {
+	Target
+	path string
+	slot int // index of its content, -1 if that is the same for all devices
+}
+
+// filesystem puts files into one kind of file system. Contents are those of
+// all the volume's files; a directory's is nil.
 type filesystem interface {
 	// prepare repairs the copy of the partition in base, so that it can be
 	// written, and checks the targets against it.
@@ -61,8 +68,8 @@ type filesystem interface {
 	lengths(length int64) (least, most int64)
 	// render puts contents into work, a copy of base, and has it judged.
 	render(ctx context.Context, work, scratch string, contents [][]byte) error
-	// slot finds out where the content of target i lies in work, with offsets
-	// in the partition, and requires that it is there as it was rendered.
+	// slot finds out where the content of file i lies in work, with offsets in
+	// the partition, and requires that it is there as it was rendered.
 	slot(work *os.File, i int, content []byte) (Slot, error)
 }
 
@@ -77,7 +84,7 @@ func NewPlan(ctx context.Context, g *Golden, targets []Target, opt PlanOptions) 
 	if now.Unix() <= 0 {
 		return nil, errors.New("imaging: PlanOptions.Now is not set")
 	}
-	p := &Plan{golden: g, targets: targets, tools: tools{now}, making: map[string]*making{}}
+	p := &Plan{golden: g, tools: tools{now}, making: map[string]*making{}}
 	p.templates.Store(&[]*Template{})
 	if opt.WorkDir != "" {
 		if err := os.MkdirAll(opt.WorkDir, 0o700); err != nil {
@@ -88,17 +95,19 @@ func NewPlan(ctx context.Context, g *Golden, targets []Target, opt PlanOptions) 
 	if p.dir, err = os.MkdirTemp(opt.WorkDir, "keymill-plan-*"); err != nil {
 		return nil, fmt.Errorf("make the working folder: %w", err)
 	}
-	if err := p.open(ctx); err != nil {
+	if err := p.open(ctx, targets); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(p.dir))
 	}
 	return p, nil
 }
 
 // open sorts the targets by partition and prepares each.
-func (p *Plan) open(ctx context.Context) error {
+func (p *Plan) open(ctx context.Context, targets []Target) error {
 	byNumber := map[int]*volume{}
-	files := map[int][]volumeFile{}
-	for i, target := range p.targets {
+	for _, target := range targets {
+		if err := target.check(); err != nil {
+			return err
+		}
 		place, err := parsePlace(target.Path)
 		if err != nil {
 			return err
@@ -113,32 +122,27 @@ func (p *Plan) open(ctx context.Context) error {
 			byNumber[part.Number] = v
 			p.volumes = append(p.volumes, v)
 		}
-		if target.Mode == 0 {
-			target.Mode = defaultMode
+		file := volumeFile{target, place.path, -1}
+		if target.ownContent() {
+			file.slot = len(p.slots)
+			p.slots = append(p.slots, target.Path)
 		}
-		v.targets = append(v.targets, i)
-		files[part.Number] = append(files[part.Number], volumeFile{target, place.path})
+		v.files = append(v.files, file)
 	}
 	for _, v := range p.volumes {
-		if err := p.prepare(ctx, v, files[v.partition.Number]); err != nil {
+		if err := p.prepare(ctx, v); err != nil {
 			return fmt.Errorf("partition %d: %w", v.partition.Number, err)
 		}
 	}
 	return p.golden.Unchanged()
 }
 
-// volumeFile is a target with its path in the partition.
-type volumeFile struct {
-	Target
-	path string
-}
-
-func (p *Plan) prepare(ctx context.Context, v *volume, files []volumeFile) (err error) {
+func (p *Plan) prepare(ctx context.Context, v *volume) (err error) {
 	mount := ""
 	if data, err := p.golden.Data(); err == nil && data.Number == v.partition.Number {
 		mount = dataMount
 	}
-	if v.fs, err = newFilesystem(&p.tools, v.partition, mount, files); err != nil {
+	if v.fs, err = newFilesystem(&p.tools, v.partition, mount, v.files); err != nil {
 		return err
 	}
 	v.base = filepath.Join(p.dir, fmt.Sprintf("base-%d", v.partition.Number))
@@ -162,8 +166,8 @@ func copyPart(ctx context.Context, from, to string, offset, size int64) error {
 	return errors.Join(copySparse(ctx, dst, src, offset, size), dst.Close())
 }
 
-// Overlay returns what puts contents, one for each target and in their order,
-// into the golden image. The first contents of some lengths make a template,
+// Overlay returns what puts contents into the golden image, one for each target
+// whose content differs between devices, in the targets' order. The first contents of some lengths make a template,
 // which takes a second; further ones take microseconds.
 func (p *Plan) Overlay(ctx context.Context, contents [][]byte) (*Overlay, error) {
 	for _, t := range *p.templates.Load() {
@@ -185,8 +189,8 @@ func (p *Plan) Overlay(ctx context.Context, contents [][]byte) (*Overlay, error)
 // Prepare makes the template for contents of these lengths, in bytes, or
 // returns the one that is there.
 func (p *Plan) Prepare(ctx context.Context, lengths []int64) (*Template, error) {
-	if len(lengths) != len(p.targets) {
-		return nil, fmt.Errorf("the plan has %d files, not %d", len(p.targets), len(lengths))
+	if len(lengths) != len(p.slots) {
+		return nil, fmt.Errorf("the plan has %d files whose content differs, not %d", len(p.slots), len(lengths))
 	}
 	shapes := p.shapes(lengths)
 	key := fmt.Sprint(shapes)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"slices"
@@ -20,7 +21,23 @@ func newFilesystem(t *tools, p *Partition, mount string, files []volumeFile) (fi
 	case "":
 		return nil, refuse("Set image.partition to a partition with ext4.", "it holds no known file system")
 	}
-	return nil, refuse("Use ext4 for the partition that gets the files.", "files cannot be put into %s", p.FileSystem)
+	reason, ok := unpatchable[p.FileSystem]
+	if !ok {
+		reason = "files cannot be put into " + p.FileSystem
+	}
+	return nil, refuse("Use ext4 for the partition that gets the files (vfat, and f2fs with a placeholder file, work too).", "%s", reason)
+}
+
+// unpatchable says for file systems why they cannot be patched in some blocks.
+var unpatchable = map[string]string{
+	"btrfs":    "btrfs keeps checksums of all data in trees, so that a patched block reads as damage",
+	"xfs":      "no tool writes files into an xfs image without mounting it",
+	"squashfs": "squashfs is compressed and read-only",
+	"erofs":    "erofs is read-only",
+	"ubi":      "UBI and ubifs lay data out anew on each flash chip, so that offsets in the image mean nothing",
+	"ubifs":    "UBI and ubifs lay data out anew on each flash chip, so that offsets in the image mean nothing",
+	"luks":     "LUKS encrypts the partition with a key that is not here",
+	"swap":     "it is swap space",
 }
 
 // extVolume puts files into ext2, ext3 and ext4 by debugfs.
@@ -63,7 +80,7 @@ func (v *extVolume) prepare(ctx context.Context, base string) error {
 	}
 	v.sb = fs.sb
 	for _, f := range v.files {
-		if err := v.place(fs, f.path); err != nil {
+		if err := v.place(fs, f.path, f.Kind); err != nil {
 			return fmt.Errorf("%s: %w", f.Path, err)
 		}
 	}
@@ -71,7 +88,7 @@ func (v *extVolume) prepare(ctx context.Context, base string) error {
 }
 
 // place resolves one target.
-func (v *extVolume) place(fs *extFS, name string) error {
+func (v *extVolume) place(fs *extFS, name string, kind TargetKind) error {
 	real, inodes, missing, err := fs.walk(name, v.mount)
 	if err != nil {
 		return err
@@ -86,10 +103,14 @@ func (v *extVolume) place(fs *extFS, name string) error {
 	}
 	last := inodes[len(inodes)-1]
 	if len(missing) == 0 {
-		if kind := last.kind(); kind != modeRegular && kind != modeSymlink {
+		there := last.kind()
+		if kind == TargetDirectory && there != modeDir {
+			return errors.New("something that is not a directory is there already")
+		}
+		if kind != TargetDirectory && there != modeRegular && there != modeSymlink {
 			return errors.New("something that is not a file is there already")
 		}
-		last = inodes[len(inodes)-2]
+		last = inodes[max(len(inodes)-2, 0)]
 	}
 	if last.kind() != modeDir {
 		return fmt.Errorf("%s cannot be made: a part of the path is a file", path.Dir(real))
@@ -98,7 +119,11 @@ func (v *extVolume) place(fs *extFS, name string) error {
 		return refuse("Choose a folder that is not encrypted.", "%s is encrypted with a key that only the device has", path.Dir(real))
 	}
 	var dirs []string
-	for dir, n := path.Dir(real), len(missing)-1; n > 0; dir, n = path.Dir(dir), n-1 {
+	dir, n := path.Dir(real), len(missing)-1
+	if kind == TargetDirectory && len(missing) > 0 {
+		dir, n = real, len(missing)
+	}
+	for ; n > 0; dir, n = path.Dir(dir), n-1 {
 		if !slices.Contains(v.mkdirs, dir) {
 			dirs = append(dirs, dir)
 		}
@@ -127,17 +152,21 @@ func (v *extVolume) lengths(length int64) (least, most int64) {
 }
 
 func (v *extVolume) render(ctx context.Context, work, scratch string, contents [][]byte) error {
+	dir, err := os.MkdirTemp(scratch, "host-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
 	var commands []string
-	for _, dir := range v.mkdirs {
-		commands = append(commands, mkdirCommands(dir)...)
+	for _, name := range v.mkdirs {
+		commands = append(commands, mkdirCommands(name)...)
 	}
 	for i, place := range v.places {
-		host, err := hostFile(scratch, i, contents[i])
+		more, err := v.commands(&v.files[i].Target, place, hostFiles{dir, i}, contents[i])
 		if err != nil {
 			return err
 		}
-		defer os.Remove(host)
-		commands = append(commands, writeCommands(host, place.path, place.old, &v.files[i].Target)...)
+		commands = append(commands, more...)
 	}
 	if err := v.tools.debugfs(ctx, work, commands); err != nil {
 		return err
@@ -151,6 +180,34 @@ func (v *extVolume) render(ctx context.Context, work, scratch string, contents [
 	return v.tools.clean(ctx, work)
 }
 
+// commands returns what makes one target.
+func (v *extVolume) commands(t *Target, place extPlace, host hostFiles, content []byte) (out []string, err error) {
+	if place.old && t.Kind != TargetDirectory {
+		out = append(out, "cd "+quote(path.Dir(place.path)), "rm "+quote(place.path))
+	}
+	switch t.Kind {
+	case TargetFile:
+		name, err := host.write("content", content)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, writeCommands(name, place.path, t)...)
+	case TargetDirectory:
+		out = append(out, ownCommands(place.path, modeDir|t.Mode, t.UID, t.GID)...)
+	case TargetSymlink:
+		out = append(out, "cd "+quote(path.Dir(place.path)), "symlink "+quote(path.Base(place.path))+" "+quote(t.Link))
+		out = append(out, ownCommands(place.path, modeSymlink|t.Mode, t.UID, t.GID)...)
+	}
+	for k, attr := range slices.Sorted(maps.Keys(t.XAttrs)) {
+		name, err := host.write(fmt.Sprintf("attribute-%d", k), []byte(t.XAttrs[attr]))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, "ea_set -f "+quote(name)+" "+quote(place.path)+" "+quote(attr))
+	}
+	return out, nil
+}
+
 func (v *extVolume) slot(work *os.File, i int, content []byte) (Slot, error) {
 	fs, err := openExt(work, 0, v.partition.Bytes)
 	if err != nil {
@@ -160,13 +217,28 @@ func (v *extVolume) slot(work *os.File, i int, content []byte) (Slot, error) {
 	if err != nil {
 		return Slot{}, fmt.Errorf("debugfs did not write it: %w", err)
 	}
-	target := &v.files[i].Target
+	target, want := &v.files[i].Target, uint16(modeRegular)
+	switch target.Kind {
+	case TargetDirectory:
+		want = modeDir
+	case TargetSymlink:
+		want, content = modeSymlink, []byte(target.Link)
+	}
+	if n.mode() != want|target.Mode || n.uid() != target.UID || n.gid() != target.GID {
+		return Slot{}, errors.New("debugfs set another mode or owner than it was told")
+	}
+	if target.Kind == TargetDirectory {
+		return Slot{}, nil
+	}
 	got, err := fs.content(n, maxContent)
 	if err != nil {
 		return Slot{}, err
 	}
-	if n.mode() != modeRegular|target.Mode || n.uid() != target.UID || n.gid() != target.GID || !bytes.Equal(got, content) {
+	if !bytes.Equal(got, content) {
 		return Slot{}, errors.New("debugfs wrote something else than it was told")
+	}
+	if !target.ownContent() {
+		return Slot{}, nil
 	}
 	return v.slotOf(fs, n, int64(len(content)))
 }

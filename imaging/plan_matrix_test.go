@@ -125,7 +125,7 @@ func sameAsDebugfs(t *testing.T, g *Golden, data *Partition, image string, quota
 	}
 	tools := tools{planTime}
 	// Exactly the plan's commands: s_kbytes_written depends on each look-up.
-	commands := []string{`mkdir "/factory"`, `sif "/factory" mode 040755`, `sif "/factory" uid 0`, `sif "/factory" gid 0`,
+	commands := []string{`cd "/"`, `mkdir "factory"`, `sif "/factory" mode 040755`, `sif "/factory" uid 0`, `sif "/factory" gid 0`,
 		`cd "/mender"`, `write "` + a + `" "mender-agent.pem"`, `sif "/mender/mender-agent.pem" mode 0100600`,
 		`sif "/mender/mender-agent.pem" uid 0`, `sif "/mender/mender-agent.pem" gid 0`,
 		`cd "/factory"`, `write "` + b + `" "serial"`, `sif "/factory/serial" mode 0100644`,

@@ -1,23 +1,81 @@
 package imaging
 
 import (
+	"fmt"
 	"path"
 	"strconv"
 	"strings"
 	"unicode"
 )
 
-// Target is one file that is put into the image.
+// TargetKind says what is put at a path.
+type TargetKind uint8
+
+// The kinds.
+const (
+	TargetFile      TargetKind = iota // a regular file; replaces a file or symbolic link
+	TargetDirectory                   // a directory; an existing one gets mode and owner
+	TargetSymlink                     // a symbolic link to Target.Link
+)
+
+// Target is one thing that is put into the image.
 type Target struct {
 	// Path is where the file lies. /data/mender/mender-agent.pem is on the data
 	// partition, whose mount point is /data; partition:2:/etc/x is the file
-	// /etc/x on partition number 2.
+	// /etc/x on partition number 2. Missing directories are made, mode 0755.
 	Path string
-	// Mode holds the permission bits with setuid, setgid and sticky; 0 means 0600.
+	Kind TargetKind
+	// Mode holds the permission bits with setuid, setgid and sticky; 0 means
+	// 0600 for files and 0755 for directories. FAT has no modes and owners.
 	Mode uint16
-	// UID and GID own the file.
+	// UID and GID own it.
 	UID, GID uint32
+	// Fixed is the content that all devices get. nil: each device has its own.
+	Fixed []byte
+	// Link is where a symbolic link leads.
+	Link string
+	// XAttrs are extended attributes by name, such as "security.selinux", whose
+	// value ends in a zero byte.
+	XAttrs map[string]string
 }
+
+// ownContent tells whether each device has a content of its own here.
+func (t *Target) ownContent() bool { return t.Kind == TargetFile && t.Fixed == nil }
+
+// check refuses what contradicts itself, and fills in the default mode.
+func (t *Target) check() error {
+	switch {
+	case t.Kind > TargetSymlink:
+		return fmt.Errorf("%s: target kind %d is unknown", t.Path, t.Kind)
+	case t.Mode > 0o7777:
+		return fmt.Errorf("%s: mode %o has more than permission bits", t.Path, t.Mode)
+	case t.Kind != TargetFile && t.Fixed != nil:
+		return fmt.Errorf("%s: only a file has content", t.Path)
+	case (t.Kind == TargetSymlink) != (t.Link != ""):
+		return fmt.Errorf("%s: a symbolic link, and nothing else, leads somewhere", t.Path)
+	}
+	for name := range t.XAttrs {
+		if strings.ContainsFunc(name, notPlain) || !strings.Contains(name, ".") {
+			return refuse("Write it like security.selinux.", "%s: the attribute's name %q cannot be used", t.Path, name)
+		}
+	}
+	if strings.ContainsFunc(t.Link, notPlain) {
+		return fmt.Errorf("%s: the link's target %q cannot be used", t.Path, t.Link)
+	}
+	if t.Mode == 0 && t.Kind == TargetFile {
+		t.Mode = defaultMode
+	}
+	if t.Mode == 0 && t.Kind == TargetDirectory {
+		t.Mode = 0o755
+	}
+	if t.Kind == TargetSymlink {
+		t.Mode = 0o777
+	}
+	return nil
+}
+
+// notPlain is true for what would mean something else to debugfs.
+func notPlain(r rune) bool { return unicode.IsControl(r) || r == '"' || r == unicode.ReplacementChar }
 
 // dataMount is where Mender's images mount the data partition.
 const dataMount = "/data"
@@ -48,10 +106,8 @@ type place struct {
 // parsePlace reads a target's path.
 func parsePlace(target string) (place, error) {
 	const remedy = "Write /data/.. for the data partition, or partition:N:/.. for partition N."
-	for _, r := range target {
-		if unicode.IsControl(r) || r == '"' || r == unicode.ReplacementChar {
-			return place{}, refuse("Use a path without quotes and control characters.", "the path %q cannot be used in an image", target)
-		}
+	if strings.ContainsFunc(target, notPlain) {
+		return place{}, refuse("Use a path without quotes and control characters.", "the path %q cannot be used in an image", target)
 	}
 	var number int
 	var inside string

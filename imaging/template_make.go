@@ -21,8 +21,10 @@ const maxContent = 256 << 20
 func (p *Plan) shapes(lengths []int64) []shape {
 	out := make([]shape, len(lengths))
 	for _, v := range p.volumes {
-		for _, i := range v.targets {
-			out[i].least, out[i].most = v.fs.lengths(lengths[i])
+		for _, f := range v.files {
+			if f.slot >= 0 {
+				out[f.slot].least, out[f.slot].most = v.fs.lengths(lengths[f.slot])
+			}
 		}
 	}
 	return out
@@ -34,7 +36,7 @@ func (p *Plan) shapes(lengths []int64) []shape {
 func (p *Plan) makeTemplate(ctx context.Context, shapes []shape) (*Template, error) {
 	for i, s := range shapes {
 		if s.most > maxContent {
-			return nil, fmt.Errorf("the content for %s is longer than %d bytes", p.targets[i].Path, maxContent)
+			return nil, fmt.Errorf("the content for %s is longer than %d bytes", p.slots[i], maxContent)
 		}
 	}
 	scratch, err := os.MkdirTemp(p.dir, "template-*")
@@ -42,7 +44,7 @@ func (p *Plan) makeTemplate(ctx context.Context, shapes []shape) (*Template, err
 		return nil, fmt.Errorf("make a template: %w", err)
 	}
 	defer os.RemoveAll(scratch)
-	t := &Template{Golden: p.golden.sum, GoldenBytes: p.golden.Size(), Slots: make([]Slot, len(p.targets))}
+	t := &Template{Golden: p.golden.sum, GoldenBytes: p.golden.Size(), Slots: make([]Slot, len(p.slots))}
 	contents, err := placeholders(shapes, false)
 	if err != nil {
 		return nil, err
@@ -99,17 +101,24 @@ func (r *rendered) close() error {
 	return errors.Join(r.golden.Close(), r.work.Close(), os.Remove(r.work.Name()))
 }
 
+// contents returns the contents of the volume's files.
+func (v *volume) contents(slots [][]byte) [][]byte {
+	out := make([][]byte, len(v.files))
+	for i, f := range v.files {
+		if out[i] = f.Fixed; f.slot >= 0 {
+			out[i] = slots[f.slot]
+		}
+	}
+	return out
+}
+
 // render puts contents into a new copy of the volume.
 func (p *Plan) render(ctx context.Context, v *volume, scratch string, contents [][]byte) (*rendered, error) {
 	work := filepath.Join(scratch, "work")
 	if err := copyPart(ctx, v.base, work, 0, v.partition.Bytes); err != nil {
 		return nil, fmt.Errorf("copy the partition: %w", err)
 	}
-	mine := make([][]byte, len(v.targets))
-	for k, i := range v.targets {
-		mine[k] = contents[i]
-	}
-	if err := v.fs.render(ctx, work, scratch, mine); err != nil {
+	if err := v.fs.render(ctx, work, scratch, v.contents(contents)); err != nil {
 		return nil, err
 	}
 	r := &rendered{partition: v.partition}
@@ -134,24 +143,31 @@ func (p *Plan) derive(ctx context.Context, t *Template, v *volume, scratch strin
 	if err != nil {
 		return err
 	}
-	for k, i := range v.targets {
-		slot, err := v.fs.slot(r.work, k, contents[i])
+	for i, content := range v.contents(contents) {
+		f := &v.files[i]
+		slot, err := v.fs.slot(r.work, i, content)
 		if err != nil {
-			return fmt.Errorf("%s: %w", p.targets[i].Path, err)
+			return fmt.Errorf("%s: %w", f.Path, err)
 		}
-		slot.Path = p.targets[i].Path
+		if f.slot < 0 {
+			continue
+		}
+		slot.Path = f.Path
 		spans = append(spans, slot.Content...)
 		if slot.Inode != nil {
 			spans = append(spans, Span{slot.Inode.Offset, int64(slot.Inode.Size)})
 		}
-		t.Slots[i] = slot
+		t.Slots[f.slot] = slot
 	}
 	constants, err := r.extents(spans)
 	if err != nil {
 		return err
 	}
-	for _, i := range v.targets {
-		slot := &t.Slots[i]
+	for _, f := range v.files {
+		if f.slot < 0 {
+			continue
+		}
+		slot := &t.Slots[f.slot]
 		if slot.Inode != nil {
 			overwrite(constants, slot.Inode.Offset, slot.Inode.Image)
 			slot.Inode.Offset += v.partition.Offset
