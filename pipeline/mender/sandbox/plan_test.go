@@ -41,6 +41,28 @@ revoke once
 	if !reflect.DeepEqual(plan, want) {
 		t.Errorf("parsed\n%v, want\n%v", plan, want)
 	}
+	for _, rule := range want {
+		again, err := ParsePlan(rule.String())
+		if err != nil || !reflect.DeepEqual(again, Plan{rule}) {
+			t.Errorf("%q is read as %v, %v", rule, again, err)
+		}
+	}
+}
+
+// TestRuleText has the rules that are never read, and rounding.
+func TestRuleText(t *testing.T) {
+	for want, rule := range map[string]Rule{
+		"answer 500":                        {Fault: FaultFail},
+		"answer 500 after storing":          {Fault: FaultStored500},
+		"7 % of requests cut":               {Share: 0.07, Fault: FaultResetBefore},
+		"0.1 % of requests stall 90 s":      {Share: 0.001, Fault: FaultStallBefore, Delay: 90 * time.Second},
+		"after 2 h on get slow 1500 ms":     {AfterTime: 2 * time.Hour, Ops: []Op{OpGet}, Fault: FaultSlow, Delay: 1500 * time.Millisecond},
+		"every 3 requests orphan for 5 min": {Every: 3, Fault: FaultOrphan500, Time: 5 * time.Minute},
+	} {
+		if got := rule.String(); got != want {
+			t.Errorf("written %q, want %q", got, want)
+		}
+	}
 }
 
 func TestParsePlanErrors(t *testing.T) {
