@@ -26,9 +26,6 @@ type Balance struct {
 	AuthSetsLeft     int `json:"auth_sets_left"` // of failed and conflicting devices: left on purpose
 }
 
-// stateUndone is the state of a device whose auth set was removed again.
-const stateUndone pipeline.State = "undone"
-
 // add counts one device.
 func (b *Balance) add(d *deviceLine) {
 	b.Rows++
@@ -46,7 +43,7 @@ func (b *Balance) add(d *deviceLine) {
 		b.Failed++
 	case pipeline.Conflicted:
 		b.Conflict++
-	case stateUndone:
+	case pipeline.Undone:
 		b.Undone++
 		authSet = false
 	default:
