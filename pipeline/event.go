@@ -20,6 +20,9 @@ const (
 	ActionFail         = "failed"        // a step failed; Reason says why
 	ActionConflict     = "conflict"      // the server holds another key
 	ActionDestroyKey   = "key-destroyed" // a private key was destroyed unused
+	ActionRekey        = "rekeyed"       // the device's key was given up for a new one
+	ActionUndo         = "undone"        // the device was taken off the server
+	ActionVerify       = "verified"      // ledger and server were compared
 	ActionRunEnd       = "run-ended"     // totals of a run
 	ActionClose        = "lot-closed"    // the totals reconcile
 	ActionExport       = "exported"      // an audit bundle was written

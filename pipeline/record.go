@@ -26,10 +26,12 @@ const (
 	// Conflicted: the server holds another key for this identity. Only a retry
 	// with a policy touches it.
 	Conflicted State = "conflict"
+	// Undone: taken back; off the server, its key destroyed.
+	Undone State = "undone"
 )
 
 // States lists all states in the order in which reports show them.
-var States = []State{Planned, Staged, Preauthorized, Released, Failed, Conflicted}
+var States = []State{Planned, Staged, Preauthorized, Released, Failed, Conflicted, Undone}
 
 // PackRef says where in a lot's pack a device's overlay lies. The zero value
 // means that there is none (never staged, or destroyed).
@@ -113,8 +115,8 @@ func Fingerprint(spki []byte) string {
 // failure was recorded: where a worker goes on.
 func (r *Record) Progress() State {
 	switch {
-	case r.State == Released:
-		return Released
+	case r.State == Released || r.State == Undone:
+		return r.State
 	case r.Pack.IsZero():
 		return Planned
 	case r.Auth.Status == "":
@@ -163,6 +165,7 @@ type Totals struct {
 	Released      int       `json:"released"`
 	Failed        int       `json:"failed"`
 	Conflict      int       `json:"conflict"`
+	Undone        int       `json:"undone,omitempty"`
 	Keys          KeyTotals `json:"keys"`
 }
 
@@ -181,6 +184,8 @@ func (t *Totals) Count(s State) *int {
 		return &t.Failed
 	case Conflicted:
 		return &t.Conflict
+	case Undone:
+		return &t.Undone
 	}
 	return nil
 }
@@ -196,12 +201,12 @@ func (t *Totals) Check() error {
 		return fmt.Errorf("%d devices, but the states count %d", t.Devices, sum)
 	}
 	held := t.Keys.Generated - t.Keys.Released - t.Keys.Destroyed
-	if open := t.Devices - t.Released; held < 0 || held > open {
+	if open := t.Devices - t.Released - t.Undone; held < 0 || held > open {
 		return fmt.Errorf("%d keys generated, %d released, %d destroyed: that leaves %d for %d devices under way",
 			t.Keys.Generated, t.Keys.Released, t.Keys.Destroyed, held, open)
 	}
-	if t.Released == t.Devices && held != 0 {
-		return fmt.Errorf("all devices are released, but %d keys are left over", held)
+	if t.Released+t.Undone == t.Devices && held != 0 {
+		return fmt.Errorf("all devices are done with, but %d keys are left over", held)
 	}
 	return nil
 }

@@ -119,5 +119,5 @@ func (l *Ledger) takenOf(ctx context.Context, own int64, ids []pipeline.Identity
 
 // replaceable says that another lot may take the device over.
 func replaceable(s pipeline.State) bool {
-	return s == pipeline.Failed || s == pipeline.Conflicted
+	return s == pipeline.Failed || s == pipeline.Conflicted || s == pipeline.Undone
 }

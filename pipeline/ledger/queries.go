@@ -83,7 +83,7 @@ const (
 
 	sqlTakeOver  = `UPDATE identities SET id = $3 WHERE sum = $1 AND id = $2`
 	sqlSupersede = `UPDATE records SET superseded = $2
-	WHERE id = $1 AND superseded = 0 AND lease = '' AND state IN ('failed', 'conflict')`
+	WHERE id = $1 AND superseded = 0 AND (lease = '' OR lease_until < $3) AND state IN ('failed', 'conflict', 'undone')`
 	sqlReplace = `UPDATE records SET replaces = $2 WHERE id = $1`
 	sqlEarlier = `UPDATE devices SET earlier = $2 WHERE id = $1`
 )
@@ -94,6 +94,9 @@ const (
 	r.updated, r.attempts, r.station, r.pack_offset, r.pack_length, r.algorithm, r.public_key, r.replaces, r.reason,
 	r.auth_device, r.auth_set, r.auth_status, r.auth_request, r.auth_http, r.auth_attempts,
 	r.out_name, r.out_bytes, r.out_sha256`
+
+	// What there is to do, at the time $3; the states are added.
+	sqlToDo = sqlRecords + ` AND r.superseded = 0 AND (r.lease = '' OR r.lease_until < $3) AND r.state IN (`
 
 	sqlRecords = `SELECT ` + recordColumns + ` FROM records r CROSS JOIN devices d
 	WHERE d.id = r.id AND r.id > $1 AND r.id <= $2`
@@ -120,16 +123,48 @@ const (
 	WHERE d.id = r.id AND r.id > $1 AND r.id <= $2 AND r.pack_length > 0 ORDER BY r.pack_offset`
 
 	// One pass without sorting; an index on the state would cost every commit.
-	sqlTotals = `SELECT COUNT(*), COUNT(*) FILTER (WHERE state = 'planned'),
-	COUNT(*) FILTER (WHERE state = 'staged'), COUNT(*) FILTER (WHERE state = 'preauthorized'),
-	COUNT(*) FILTER (WHERE state = 'released'), COUNT(*) FILTER (WHERE state = 'failed'),
-	COUNT(*) FILTER (WHERE state = 'conflict'),
-	CAST(COALESCE(SUM(keys_generated), 0) AS BIGINT), CAST(COALESCE(SUM(keys_destroyed), 0) AS BIGINT)
-	FROM records WHERE id > $1 AND id <= $2`
+	// The counts of the states are added between.
+	sqlTotals = `SELECT CAST(COALESCE(SUM(keys_generated), 0) AS BIGINT), CAST(COALESCE(SUM(keys_destroyed), 0) AS BIGINT),
+	COUNT(*)`
+	sqlStateCount = `, COUNT(*) FILTER (WHERE state = '%s')`
+	sqlTotalsOf   = ` FROM records WHERE id > $1 AND id <= $2`
 )
 
 // Of events.
 const (
 	sqlAllEvents = `SELECT id, lot, canonical, leaf FROM events WHERE id > $1 ORDER BY id LIMIT 256`
 	sqlLotEvents = `SELECT id, lot, canonical, leaf FROM events WHERE id > $1 AND lot = $2 ORDER BY id LIMIT 256`
+)
+
+// Of leases. $1 and $2 are the bounds of ids, exclusive and inclusive.
+const (
+	sqlClaim = `UPDATE records SET lease = $3, lease_until = $4
+	WHERE id > $1 AND id <= $2 AND superseded = 0 AND state NOT IN ('released', 'undone')
+	AND (lease = '' OR lease = $3 OR lease_until < $5)`
+	sqlClaimed = sqlRecords + ` AND r.lease = $3 ORDER BY r.id`
+	sqlRenew   = `UPDATE records SET lease_until = $4 WHERE id > $1 AND id <= $2 AND lease = $3`
+	sqlYield   = `UPDATE records SET lease = '', lease_until = 0 WHERE id > $1 AND id <= $2 AND lease = $3`
+)
+
+// Of allocations.
+const (
+	sqlAllocated = `SELECT name, first, last, lot, created FROM allocations
+	WHERE name = $1 AND last >= $2 AND first <= $3 ORDER BY first`
+	sqlAllocate   = `INSERT INTO allocations (name, first, last, lot, created) VALUES ($1, $2, $3, $4, $5)`
+	sqlDeallocate = `DELETE FROM allocations WHERE name = $1 AND lot = $2`
+)
+
+// Of Check.
+const (
+	sqlHeads = `SELECT id, name, seq FROM stations ORDER BY id`
+
+	sqlSizes = `SELECT l.name, l.devices,
+	(SELECT COUNT(*) FROM devices d WHERE d.id > l.id * 4294967296 AND d.id < (l.id + 1) * 4294967296),
+	(SELECT COUNT(*) FROM records r WHERE r.id > l.id * 4294967296 AND r.id < (l.id + 1) * 4294967296)
+	FROM lots l ORDER BY l.id`
+
+	// Identities that point to no device of theirs, or to one that was superseded.
+	sqlStray = `SELECT COUNT(*) FROM identities i LEFT JOIN devices d ON d.id = i.id AND d.sum = i.sum
+	LEFT JOIN records r ON r.id = i.id WHERE d.id IS NULL OR r.id IS NULL OR r.superseded > 0`
+	sqlLive = `SELECT (SELECT COUNT(*) FROM records WHERE superseded = 0), (SELECT COUNT(*) FROM identities)`
 )

@@ -64,25 +64,25 @@ func (l *Ledger) records(ctx context.Context, query string, args ...any) ([]*sto
 }
 
 // Records yields the lot's records ordered by row. With states it yields the
-// records in these states that are not superseded: what there is to do. With
-// none it yields all records, superseded ones included: what reports show. It
-// reads page by page and holds no lock while the caller works, so a record that
-// changes meanwhile is seen in the one state or the other.
+// records in these states that are neither superseded nor under another's
+// lease: what there is to do. With none it yields all records: what reports
+// show. It reads page by page and holds no lock while the caller works, so a
+// record that changes meanwhile is seen in the one state or the other.
 func (l *Ledger) Records(ctx context.Context, lot string, states ...pipeline.State) iter.Seq2[*pipeline.Record, error] {
-	filter, args := "", []any(nil)
-	if len(states) > 0 {
-		for _, s := range states {
-			args = append(args, string(s))
-		}
-		filter = ` AND r.superseded = 0 AND r.state IN (` + placeholders(3, len(states)) + `)`
-	}
 	return func(yield func(*pipeline.Record, error) bool) {
 		id, err := l.lotID(ctx, lot)
 		if err != nil {
 			yield(nil, err)
 			return
 		}
-		l.pages(ctx, id, yield, sqlRecords+filter, args...)
+		query, args := sqlRecords, []any(nil)
+		if len(states) > 0 {
+			query, args = sqlToDo+placeholders(4, len(states))+`)`, []any{l.clock().UnixMicro()}
+			for _, s := range states {
+				args = append(args, string(s))
+			}
+		}
+		l.pages(ctx, id, yield, query, args...)
 	}
 }
 
@@ -174,10 +174,14 @@ func (l *Ledger) Totals(ctx context.Context, lot string) (pipeline.Totals, error
 	if err != nil {
 		return t, err
 	}
+	query := sqlTotals
+	targets := []any{&t.Keys.Generated, &t.Keys.Destroyed, &t.Devices}
+	for _, state := range pipeline.States {
+		query += fmt.Sprintf(sqlStateCount, state)
+		targets = append(targets, t.Count(state))
+	}
 	after, last := lotRange(id)
-	err = l.db.QueryRowContext(ctx, sqlTotals, after, last).Scan(&t.Devices,
-		&t.Planned, &t.Staged, &t.Preauthorized, &t.Released, &t.Failed, &t.Conflict,
-		&t.Keys.Generated, &t.Keys.Destroyed)
+	err = l.db.QueryRowContext(ctx, query+sqlTotalsOf, after, last).Scan(targets...)
 	t.Keys.Released = t.Released
 	return t, l.backend.explain(err)
 }
