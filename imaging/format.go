@@ -26,8 +26,10 @@ type Image interface {
 type Format struct {
 	// Name is what --format takes.
 	Name string
-	// Extension of the device's file, with its dot; empty for golden's own.
+	// Extension of the device's file, with its dot, instead of golden's.
 	Extension string
+	// Suffix comes behind golden's own extension where there is no other.
+	Suffix string
 	// open prepares the writing of many images of one golden image. What the
 	// devices share lies in the folder dir, too.
 	open func(ctx context.Context, g Image, dir string) (Writer, error)
@@ -41,6 +43,9 @@ func Formats() []Format {
 		{Name: "qcow2", Extension: ".qcow2", open: openQcow2},
 		{Name: "bmap", Extension: ".delta", open: openBmap},
 		{Name: "simg", Extension: ".simg", open: openSimg},
+		{Name: "gz", Suffix: ".gz", open: openGzip},
+		{Name: "xz", Suffix: ".xz", open: openXz},
+		{Name: "zst", Suffix: ".zst", open: openZstd},
 	}
 }
 
@@ -66,12 +71,16 @@ func (f Format) Open(ctx context.Context, g Image, dir string) (Writer, error) {
 	return w, nil
 }
 
-// FileName returns the name of a device's file in this format.
+// FileName returns the name of a device's file in this format; golden is the
+// name of the golden image as it was given, compressed or not.
 func (f Format) FileName(device, golden string) string {
-	if f.Extension == "" {
-		return device + filepath.Ext(golden)
+	if f.Extension != "" {
+		return device + f.Extension
 	}
-	return device + f.Extension
+	for _, packed := range []string{".gz", ".xz", ".zst"} {
+		golden = strings.TrimSuffix(golden, packed)
+	}
+	return device + filepath.Ext(golden) + f.Suffix
 }
 
 // Writer makes the images of one golden image in one format. Its methods may be

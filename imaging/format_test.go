@@ -84,6 +84,23 @@ var judges = map[string]func(t *testing.T, g *handGolden, dir, file string) []by
 		mustRun(t, simg2img, file, loop)
 		return readDevice(t, loop, g.size)
 	},
+	"gz":  unpackWith("gzip", "gzip"),
+	"xz":  unpackWith("xz", "xz-utils"),
+	"zst": unpackWith("zstd", "zstd"),
+}
+
+// unpackWith judges a compressed file with its own tool.
+func unpackWith(name, debianPackage string) func(*testing.T, *handGolden, string, string) []byte {
+	return func(t *testing.T, _ *handGolden, _, file string) []byte {
+		tool := program(t, name, debianPackage)
+		mustRun(t, tool, "-t", file)
+		cmd := exec.Command(tool, "-d", "-c", file)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
 }
 
 // Every format in the registry is opened by the tool that flashes it, shows
@@ -123,7 +140,7 @@ func TestFormats(t *testing.T) {
 				if err != nil || !bytes.Equal(got, want) {
 					t.Fatalf("the view shows another image: %v", err)
 				}
-				if left, _ := filepath.Glob(filepath.Join(dir, ".*")); len(left) > 0 {
+				if left, _ := filepath.Glob(filepath.Join(dir, ".*.part")); len(left) > 0 {
 					t.Fatalf("left behind: %v", left)
 				}
 				judge, ok := judges[format.Name]
@@ -144,6 +161,9 @@ func TestFileName(t *testing.T) {
 		{"raw", "golden", "d1"},
 		{"qcow2", "golden.img", "d1.qcow2"},
 		{"simg", "golden.img", "d1.simg"},
+		{"raw", "golden.sdimg.xz", "d1.sdimg"},
+		{"gz", "golden.sdimg", "d1.sdimg.gz"},
+		{"zst", "golden.img.gz", "d1.img.zst"},
 	} {
 		if got := mustFormat(t, c.format).FileName("d1", c.golden); got != c.want {
 			t.Errorf("%s of %s: %s", c.format, c.golden, got)

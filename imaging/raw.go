@@ -81,7 +81,7 @@ func (w *rawWriter) fill(ctx context.Context, f *os.File) (shared bool, err erro
 		return false, err
 	}
 	for _, span := range spans {
-		if err := copyRange(ctx, f, src, span); err != nil {
+		if err := copyRange(ctx, f, src, span, span.Offset); err != nil {
 			return false, err
 		}
 	}
@@ -145,9 +145,10 @@ func checkWritten(f *os.File, extents []Extent) error {
 // copyStep is how much is copied between two looks at the context, in bytes.
 const copyStep = 16 << 20
 
-// copyRange copies one range within the kernel where it can.
-func copyRange(ctx context.Context, dst, src *os.File, span Span) error {
-	from, to, end := span.Offset, span.Offset, span.Offset+span.Length
+// copyRange copies one range of src to an offset of dst, within the kernel
+// where it can.
+func copyRange(ctx context.Context, dst, src *os.File, span Span, to int64) error {
+	from, end := span.Offset, span.Offset+span.Length
 	for from < end {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -156,7 +157,7 @@ func copyRange(ctx context.Context, dst, src *os.File, span Span) error {
 		switch {
 		case err == unix.EINTR:
 		case from == span.Offset && (err == unix.EXDEV || err == unix.EINVAL || err == unix.EOPNOTSUPP || err == unix.ENOSYS):
-			return copyPlain(ctx, dst, src, span)
+			return copyPlain(ctx, dst, src, span, to)
 		case err != nil:
 			return os.NewSyscallError("copy_file_range", err)
 		case n == 0:
@@ -168,23 +169,22 @@ func copyRange(ctx context.Context, dst, src *os.File, span Span) error {
 }
 
 // copyPlain copies one range by reading and writing.
-func copyPlain(ctx context.Context, dst, src *os.File, span Span) error {
-	buf := make([]byte, min(1<<20, span.Length))
-	for done := int64(0); done < span.Length; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		part := buf[:min(int64(len(buf)), span.Length-done)]
-		if _, err := src.ReadAt(part, span.Offset+done); err != nil {
-			return err
-		}
-		if _, err := dst.WriteAt(part, span.Offset+done); err != nil {
-			return err
-		}
-		startWriting(dst, span.Offset+done, int64(len(part)))
-		done += int64(len(part))
-	}
-	return nil
+func copyPlain(ctx context.Context, dst, src *os.File, span Span, to int64) error {
+	w := &placedWriter{dst, to}
+	return copyTo(ctx, w, src, span.Offset, span.Offset+span.Length)
+}
+
+// placedWriter writes from an offset on.
+type placedWriter struct {
+	f  *os.File
+	at int64
+}
+
+func (w *placedWriter) Write(p []byte) (int, error) {
+	n, err := w.f.WriteAt(p, w.at)
+	startWriting(w.f, w.at, int64(n))
+	w.at += int64(n)
+	return n, err
 }
 
 // startWriting sends a range on its way to the disk, so that the sync at the
