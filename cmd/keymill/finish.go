@@ -42,7 +42,34 @@ func (j *job) endRun(ctx context.Context, line *pipeline.Line, started time.Time
 	if carryErr != nil || err != nil {
 		return cmp.Or(carryErr, err)
 	}
-	return j.settle(ctx, totals, started)
+	if err := j.settle(ctx, totals, started); err != nil {
+		return err
+	}
+	return j.verifyEnd(ctx)
+}
+
+// verifyEnd compares what the run has done with the server, as far as was asked.
+func (j *job) verifyEnd(ctx context.Context) error {
+	if j.app.verifyHow == verifyNone || j.app.verifyHow == "" {
+		return nil
+	}
+	v := &verification{job: j, sample: j.app.verifyHow == verifySample}
+	result, err := v.compare(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := v.record(ctx, result); err != nil {
+		return err
+	}
+	if !result.OK {
+		printVerification(j.app.err, result)
+		return withCode(exitDevices, pipeline.WithHint(errors.New("the server does not hold what it confirmed"),
+			"See `keymill verify %s`; do not ship these devices.", j.lot.Name))
+	}
+	if !j.app.json {
+		j.app.printf("Verified: %d of the lot's devices compared with the server, all as they should be.\n", result.Devices)
+	}
+	return nil
 }
 
 // totalFacts puts a lot's balance into an event.

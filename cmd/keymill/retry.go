@@ -7,39 +7,33 @@ import (
 )
 
 func (a *app) retryCmd() *cobra.Command {
+	var rekey []string
 	cmd := &cobra.Command{
 		Use:   "retry LOT",
 		Short: "Carry a lot's failed and conflicting devices again",
 		Long: `Retry takes up the devices of a lot that failed or conflict. With --on-conflict fail
 (the default) a device whose identity the server knows under another key stays a
 conflict; with replace the other auth set is removed first, unless the device was
-accepted with it.
+accepted with it (--replace-accepted). --rekey gives devices whose image was lost a
+new key: the old key comes off the server first.
 
 ` + exitCodesHelp,
-		Example: "  keymill retry 2026-W47\n  keymill retry 2026-W47 --on-conflict replace",
-		Args:    cobra.ExactArgs(1),
+		Example: "  keymill retry 2026-W47\n  keymill retry 2026-W47 --on-conflict replace\n" +
+			"  keymill retry 2026-W47 --rekey SN0001,SN0002",
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.retry(cmd, args[0])
+			return a.retry(cmd, args[0], rekey)
 		},
 	}
+	cmd.Flags().StringSliceVar(&rekey, "rekey", nil, "devices that get a new key, by identity value or serial")
 	addSettings(cmd, lineSettings...)
+	a.replaceAcceptedFlag(cmd)
 	a.jsonFlag(cmd)
 	return cmd
 }
 
-func (a *app) retry(cmd *cobra.Command, name string) error {
-	known, err := a.openLedger(cmd)
-	if err != nil {
-		return err
-	}
-	_, err = findLot(cmd, known, name)
-	if closeErr := known.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return err
-	}
-	j, _, err := a.openJob(cmd, name)
+func (a *app) retry(cmd *cobra.Command, name string, rekey []string) error {
+	j, err := a.openPlanned(cmd, name)
 	if err != nil {
 		return err
 	}
@@ -48,5 +42,10 @@ func (a *app) retry(cmd *cobra.Command, name string) error {
 	if err := j.reopen(ctx, j.lot.ManifestPath, j.lot.ManifestSHA256); err != nil {
 		return err
 	}
-	return j.carry(ctx, true, pipeline.Failed, pipeline.Conflicted)
+	if len(rekey) > 0 {
+		if err := j.rekey(ctx, rekey); err != nil {
+			return err
+		}
+	}
+	return j.carry(ctx, true, pipeline.Planned, pipeline.Staged, pipeline.Preauthorized, pipeline.Failed, pipeline.Conflicted)
 }

@@ -17,10 +17,13 @@ import (
 // app is what all verbs share.
 type app struct {
 	stdio
-	brake      *brake
-	env        []string
-	configPath string
-	json       bool
+	brake *brake
+	// replaceAccepted lets on_conflict replace reach accepted devices, too.
+	replaceAccepted bool
+	verifyHow       string // all, sample or none: what a run compares at its end
+	env             []string
+	configPath      string
+	json            bool
 }
 
 // run executes one command line.
@@ -56,6 +59,7 @@ Mender server, and leaves evidence that an auditor can check.
 	})
 	root.AddCommand(
 		a.demoCmd(), a.initCmd(), a.checkCmd(), a.planCmd(), a.runCmd(), a.statusCmd(), a.retryCmd(),
+		a.verifyCmd(), a.undoCmd(),
 		a.exportCmd(), a.imageCmd(), a.hsmCmd(), a.auditCmd(), a.sandboxCmd(), a.doctorCmd(), a.versionCmd(),
 	)
 	wrapUsage(root)
@@ -133,6 +137,22 @@ var lineSettings = []string{
 	"keys", "algorithm", "hsm", "workers",
 }
 
+// replaceAcceptedFlag is never a setting: it locks out devices in the field, so
+// somebody must say it each time.
+func (a *app) replaceAcceptedFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&a.replaceAccepted, "replace-accepted", false,
+		"with --on-conflict replace: remove the keys of accepted devices, too; they are locked out")
+}
+
+// policy is what happens to devices that the server knows under another key.
+func (a *app) policy(cfg *Config) pipeline.OnConflict {
+	policy := pipeline.OnConflict(cfg.Server.OnConflict)
+	if policy == pipeline.ConflictReplace && a.replaceAccepted {
+		return pipeline.ConflictReplaceAccepted
+	}
+	return policy
+}
+
 // config loads the configuration for a verb; lot is the lot it works on, nil
 // if there is none yet.
 func (a *app) config(cmd *cobra.Command, lot *pipeline.Lot) (*Config, error) {
@@ -167,6 +187,14 @@ func (c LogConfig) logger(w io.Writer) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// closing closes c after err, and returns err if there is one.
+func closing(c io.Closer, err error) error {
+	if closeErr := c.Close(); err == nil {
+		return closeErr
+	}
+	return err
 }
 
 func (a *app) printf(format string, args ...any) {

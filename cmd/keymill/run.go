@@ -39,13 +39,18 @@ the steps under way and stop, twice to stop at once.
 		},
 	}
 	cmd.Flags().StringVar(&lot, "lot", "", "name of the lot (default: the manifest's base name)")
+	cmd.Flags().StringVar(&a.verifyHow, "verify", verifySample, "compare with the server at the end: all, sample (1 %, at least 50) or none")
 	addSettings(cmd, append([]string{"expect", "sheet"}, lineSettings...)...)
+	a.replaceAcceptedFlag(cmd)
 	a.jsonFlag(cmd)
 	return cmd
 }
 
 // run is the main job.
 func (a *app) run(cmd *cobra.Command, manifest, lot string) error {
+	if !slices.Contains([]string{verifyAll, verifySample, verifyNone}, a.verifyHow) {
+		return usagef("--verify is %q; it can be all, sample or none", a.verifyHow)
+	}
 	if safeName(lot) != lot {
 		return usagef("%q cannot name a lot: letters, digits, dot, dash and underscore can", lot)
 	}
@@ -261,7 +266,7 @@ func (j *job) startRun(ctx context.Context) (int64, error) {
 			"inject_sha256": j.lot.InjectSHA256, "format": j.lot.Format, "algorithm": j.lot.Algorithm,
 			"keys": string(origin.Mode), "key_module": origin.Module, "key_module_version": origin.ModuleVersion,
 			"token_label": origin.TokenLabel, "token_serial": origin.TokenSerial, "token_model": origin.TokenModel,
-			"key_mechanism": origin.Mechanism, "key_transport": origin.Transport, "on_conflict": j.cfg.Server.OnConflict,
+			"key_mechanism": origin.Mechanism, "key_transport": origin.Transport, "on_conflict": string(j.app.policy(j.cfg)),
 		})})
 }
 
@@ -269,7 +274,7 @@ func (j *job) line(run int64) *pipeline.Line {
 	return &pipeline.Line{
 		Lot: j.lot, Station: j.cfg.Audit.Station, Run: run,
 		Ledger: j.ledger, Keys: j.keys, Images: j.images, Server: j.server,
-		Policy: pipeline.OnConflict(j.cfg.Server.OnConflict), Limits: pipeline.Limits{Devices: j.cfg.Workers},
+		Policy: j.app.policy(j.cfg), Limits: pipeline.Limits{Devices: j.cfg.Workers},
 		Log: j.log,
 	}
 }

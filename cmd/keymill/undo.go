@@ -1,0 +1,204 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"keymill/imaging"
+	"keymill/pipeline"
+	"keymill/pipeline/mender"
+)
+
+func (a *app) undoCmd() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "undo LOT",
+		Short: "Take a lot back: its keys off the server, then destroyed",
+		Long: `Undo removes the lot's own keys from the server (a device that has others keeps them),
+destroys the lot's private keys, images included, and records both. Devices that
+shipped already can no longer connect. It asks for the lot's name, and can be
+interrupted and run again.
+
+` + exitCodesHelp,
+		Example: "  keymill undo 2026-W47\n  keymill undo 2026-W47 --yes",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			j, err := a.openPlanned(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			defer j.Close()
+			if !yes && !a.confirmed(args[0]) {
+				return withCode(exitUsage, pipeline.WithHint(errors.New("not confirmed; nothing was changed"),
+					"Type the lot's name when asked, or give --yes."))
+			}
+			return j.undo(cmd.Context())
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask for the lot's name")
+	addSettings(cmd, "server", "token-file", "ca-file", "in-flight")
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+func (a *app) confirmed(lot string) bool {
+	fmt.Fprintf(a.err, "This takes lot %s off the server and destroys its keys. Type the lot's name to go on: ", lot)
+	line, err := bufio.NewReader(a.in).ReadString('\n')
+	return (err == nil || line != "") && strings.TrimSpace(line) == lot
+}
+
+// undoing is a lot being taken back.
+type undoing struct {
+	*job
+	pack *imaging.Pack // nil where there is none
+	run  int64
+
+	mu    sync.Mutex
+	queue []*pipeline.Record // guarded by mu; handed to the server's part, in order
+}
+
+// undo takes every device back that is not yet: server first, so that a key
+// that still opens a door is never destroyed unseen.
+func (j *job) undo(ctx context.Context) (err error) {
+	if j.server, err = j.app.openServer(j.cfg, j.log); err != nil {
+		return err
+	}
+	u := &undoing{job: j}
+	u.pack, err = imaging.OpenPack(filepath.Join(j.lot.Out, j.lot.Name+".pack"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return packOutage(err)
+	}
+	if u.pack != nil {
+		defer u.pack.Close()
+	}
+	u.run, err = j.ledger.Append(ctx, pipeline.Event{
+		Station: j.cfg.Audit.Station, Lot: j.lot.Name, Action: pipeline.ActionRun, Reason: "undo",
+		Facts: facts(map[string]string{"operator": j.cfg.Audit.Operator, "tool": "keymill " + buildVersion(), "tool_sha256": binaryHash()}),
+	})
+	if err != nil {
+		return err
+	}
+	failed, err := u.all(ctx)
+	if err != nil {
+		return err
+	}
+	totals, err := j.ledger.Totals(ctx, j.lot.Name)
+	if err != nil {
+		return err
+	}
+	if j.app.json {
+		err = j.app.writeJSON(totals)
+	} else {
+		j.app.printTotals(totals)
+	}
+	if err == nil && failed > 0 {
+		err = told(exitDevices, "%d devices could not be taken off the server", failed)
+	}
+	return err
+}
+
+func (u *undoing) all(ctx context.Context) (failed int, err error) {
+	for done, err := range u.server.Undo(ctx, u.onServer(ctx)) {
+		if err != nil {
+			return failed, err
+		}
+		rec := u.next()
+		if done.Removal == mender.Failed {
+			failed++
+			u.log.Warn("cannot be taken off the server", "device", rec.Identity.Name(), "reason", done.Err)
+			continue
+		}
+		if err := u.destroy(ctx, rec, string(done.Removal)); err != nil {
+			return failed, err
+		}
+	}
+	for rec, err := range u.ledger.Records(ctx, u.lot.Name, pipeline.Planned, pipeline.Failed) {
+		if err != nil {
+			return failed, err
+		}
+		if len(rec.PublicKey) > 0 {
+			continue // it failed just now
+		}
+		if err := u.destroy(ctx, rec, "never-sent"); err != nil {
+			return failed, err
+		}
+	}
+	return failed, nil
+}
+
+// onServer yields the devices whose keys the server may have.
+func (u *undoing) onServer(ctx context.Context) iter.Seq2[mender.Expected, error] {
+	states := []pipeline.State{pipeline.Staged, pipeline.Preauthorized, pipeline.Released, pipeline.Failed, pipeline.Conflicted}
+	return func(yield func(mender.Expected, error) bool) {
+		for rec, err := range u.ledger.Records(ctx, u.lot.Name, states...) {
+			if err != nil {
+				yield(mender.Expected{}, err)
+				return
+			}
+			if len(rec.PublicKey) == 0 {
+				continue
+			}
+			u.mu.Lock()
+			u.queue = append(u.queue, rec)
+			u.mu.Unlock()
+			if !yield(mender.Expected{Identity: rec.Identity, SPKI: rec.PublicKey, DeviceID: rec.Auth.DeviceID}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (u *undoing) next() *pipeline.Record {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	rec := u.queue[0]
+	u.queue = u.queue[1:]
+	return rec
+}
+
+// destroy destroys a device's key wherever it lies, and records it.
+func (u *undoing) destroy(ctx context.Context, rec *pipeline.Record, removal string) error {
+	if u.pack != nil && !rec.Pack.IsZero() {
+		if err := u.pack.Destroy(imaging.Ref(rec.Pack)); err != nil {
+			return packOutage(err)
+		}
+	}
+	if err := removeImage(u.lot, rec); err != nil {
+		return err
+	}
+	next := *rec
+	next.State, next.Reason = pipeline.Undone, ""
+	next.Pack, next.Output, next.Auth.Status = pipeline.PackRef{}, pipeline.Output{}, ""
+	next.KeysDestroyed = next.KeysGenerated
+	event := pipeline.Event{
+		Station: u.cfg.Audit.Station, Lot: rec.Lot, Run: u.run, Action: pipeline.ActionUndo, Reason: "server: " + removal,
+		Row: rec.Row, Device: rec.Identity, From: rec.State, To: pipeline.Undone, Attempt: rec.Attempts,
+		SPKI: rec.Fingerprint(), Algorithm: rec.Algorithm, Auth: pipeline.AuthSet{DeviceID: rec.Auth.DeviceID},
+	}
+	if len(rec.PublicKey) > 0 {
+		event.Key = "destroyed"
+	}
+	return u.ledger.Commit(ctx, pipeline.Change{From: rec.State, Record: &next, Event: event})
+}
+
+// removeImage removes the published image of a device, whose key it holds.
+func removeImage(lot pipeline.Lot, rec *pipeline.Record) error {
+	if rec.Output.Name == "" {
+		return nil
+	}
+	err := os.Remove(filepath.Join(lot.Out, "images", rec.Output.Name))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return packOutage(err)
+	}
+	return nil
+}
