@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -106,7 +107,7 @@ func (g *Golden) open(ctx context.Context, opt GoldenOptions) error {
 }
 
 // findData returns the index of the data partition; see Golden.Data.
-func findData(file *os.File, t *Table, setting string) (int, error) {
+func findData(r io.ReaderAt, t *Table, setting string) (int, error) {
 	if setting != "" {
 		return namedPartition(t, setting)
 	}
@@ -117,7 +118,7 @@ func findData(file *os.File, t *Table, setting string) (int, error) {
 	if i, n := matching(t, func(p *Partition) bool { return p.Label == "data" || p.FSLabel == "data" }); n == 1 {
 		return i, nil
 	}
-	if i, n := matching(t, func(p *Partition) bool { return holdsMender(file, p) }); n == 1 {
+	if i, n := matching(t, func(p *Partition) bool { return holdsMender(r, p) }); n == 1 {
 		return i, nil
 	}
 	return -1, refuse("Set image.partition to the number, label or PARTUUID of the data partition.",
@@ -134,11 +135,11 @@ func matching(t *Table, is func(*Partition) bool) (index, count int) {
 	return index, count
 }
 
-func holdsMender(file *os.File, p *Partition) bool {
+func holdsMender(r io.ReaderAt, p *Partition) bool {
 	if !strings.HasPrefix(p.FileSystem, "ext") {
 		return false
 	}
-	fs, err := openExt(file, p.Offset, p.Bytes)
+	fs, err := openExt(r, p.Offset, p.Bytes)
 	if err != nil {
 		return false
 	}

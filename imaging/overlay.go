@@ -17,8 +17,8 @@ type Extent struct {
 
 // Span is a run of bytes in the image without its content.
 type Span struct {
-	Offset int64 // bytes from the start of the image
-	Length int64 // bytes
+	Offset int64 `json:"offset"` // bytes from the start of the image
+	Length int64 `json:"length"` // bytes
 }
 
 // Template is the plan of what an injection changes in a golden image, for one

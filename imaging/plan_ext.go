@@ -251,27 +251,16 @@ func (v *extVolume) slotOf(fs *extFS, n *extInode, length int64) (Slot, error) {
 		Checksum: fs.sb.roCompat&roCompatMetadataCsum != 0, Seed: fs.sb.inodeSeed(n.number, n.generation()),
 	}}
 	inode := slot.Inode
+	spans, err := fs.spans(n, most)
+	if err != nil {
+		return Slot{}, err
+	}
+	slot.Content = trimSpans(spans, most)
 	if n.flags()&flagInline != 0 {
-		spans, err := inlineSpans(n)
-		if err != nil {
-			return Slot{}, err
+		inode.Inline = true
+		for _, s := range slot.Content {
+			clear(inode.Image[s.Offset-n.offset:][:s.Length])
 		}
-		slot.Content, inode.Inline = trimSpans(spans, length), true
-		for k := range slot.Content {
-			s := &slot.Content[k]
-			clear(inode.Image[s.Offset : s.Offset+s.Length])
-			s.Offset += n.offset
-		}
-	} else {
-		runs, err := fs.runs(n, (most+fs.sb.blockSize-1)/fs.sb.blockSize)
-		if err != nil {
-			return Slot{}, err
-		}
-		var spans []Span
-		for _, r := range runs {
-			spans = append(spans, Span{r.physical * fs.sb.blockSize, r.count * fs.sb.blockSize})
-		}
-		slot.Content = trimSpans(spans, most)
 	}
 	if slot.capacity() != most {
 		return Slot{}, fmt.Errorf("the file has room for %d bytes, not %d", slot.capacity(), most)
