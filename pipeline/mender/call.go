@@ -51,6 +51,7 @@ type call struct {
 	failures int // of these, that failed while the server was up
 	refusals int // of these, answered by 401
 	used     *bearer
+	done     bool  // the last answer settles the call
 	again    bool  // the last attempt is worth repeating
 	err      error // why there is no settling answer, when again is false
 }
@@ -138,12 +139,12 @@ func (c *Client) do(ctx context.Context, k *call) error {
 		_ = resp.Body.Close() // the wire has read it
 	}
 	switch {
-	case ctx.Err() != nil && k.err == nil && !k.settled():
-		return ctx.Err()
+	case k.done:
+		return nil
 	case k.err != nil:
 		return k.err
-	case k.settled():
-		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
 	case err != nil:
 		return err
 	}

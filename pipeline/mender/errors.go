@@ -47,7 +47,7 @@ func statusError(k *call) error {
 	var body struct {
 		Error string `json:"error"`
 	}
-	if json.Unmarshal(k.answer.body, &body) == nil {
+	if json.Unmarshal(k.body, &body) == nil {
 		e.Message = clean(k.redact(body.Error), 200)
 	}
 	return e

@@ -156,7 +156,6 @@ func (g *gate) admit(now time.Time) pass {
 		g.pace.take(now)
 	}
 	g.inFlight++
-	g.counts.requests++
 	g.limit.busy(g.inFlight)
 	return p
 }
@@ -336,10 +335,14 @@ func (g *gate) knowsServer() bool {
 	return g.known
 }
 
-func (g *gate) retried() {
+// sent counts a request that goes out now.
+func (g *gate) sent(again bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.counts.retries++
+	g.counts.requests++
+	if again {
+		g.counts.retries++
+	}
 }
 
 // spread returns between a half and all of d, so that stations that were

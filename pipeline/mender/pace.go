@@ -120,11 +120,11 @@ func (p *pacer) learn(span time.Duration) {
 	answers := max(p.answers-1, 1) // the trial's own answer belongs to the next refill
 	measured := float64(answers) / max(span.Seconds(), 1e-3)
 	p.span = span
-	switch {
-	case p.raises == 0:
+	switch p.raises {
+	case 0:
 		p.settled = math.Abs(measured-p.rate) < 0.05*p.rate
 		p.rate, p.climb, p.patient = measured, raiseStep, raiseSettled
-	case p.raises == 1: // this much is not to be had
+	case 1: // this much is not to be had
 		p.settled = true
 		p.rate, p.climb, p.patient = max(measured, p.held), max(p.climb/2, raiseLeast), min(2*p.patient, raiseMost)
 	default: // there was room, but not for the last step

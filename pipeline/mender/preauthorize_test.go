@@ -208,7 +208,7 @@ func TestCancelledContextIsReturned(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		_, err := f.client(t).Preauthorize(ctx, pipeline.Preauth{Identity: identity(1), SPKI: spki})
-		if err != context.DeadlineExceeded {
+		if !errors.Is(err, context.DeadlineExceeded) || err.Error() != context.DeadlineExceeded.Error() {
 			t.Errorf("error %v, want the context's", err)
 		}
 	})

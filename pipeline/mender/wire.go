@@ -29,7 +29,7 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return nil, errUnsettled
 	}
-	k.again, k.err, k.answer = false, nil, answer{}
+	k.done, k.again, k.err, k.answer = false, false, nil, answer{}
 	// Asking for a token needs a pass of its own, so it comes before ours.
 	if err := w.ensureToken(ctx, k); err != nil {
 		return nil, k.fail(ctx, err)
@@ -38,9 +38,8 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, k.fail(ctx, err)
 	}
-	if k.attempts++; k.attempts > 1 {
-		w.gate.retried()
-	}
+	k.attempts++
+	w.gate.sent(k.attempts > 1)
 	err = w.attempt(req, w.header(k), k)
 	out := w.judge(ctx, k, err)
 	if w.gate.leave(pass, out) && k.again {
@@ -140,7 +139,7 @@ func (w *wire) judge(ctx context.Context, k *call, err error) outcome {
 	}
 	switch s := k.status; {
 	case k.settled():
-		if k.decode == nil || k.decode(&k.answer) == nil {
+		if k.done = k.decode == nil || k.decode(&k.answer) == nil; k.done {
 			return outcome{kind: outAlive}
 		}
 		return k.repeat(errGarbled)

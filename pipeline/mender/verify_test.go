@@ -1,0 +1,307 @@
+package mender
+
+import (
+	"fmt"
+	"iter"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"keymill/pipeline"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func serial(n int) pipeline.Identity {
+	return pipeline.Identity{{Name: "serial", Value: fmt.Sprintf("%05d", n)}}
+}
+
+// One device of each kind, and what is said about it.
+func TestVerifyCategories(t *testing.T) {
+	spki, key := newKey(t)
+	other, otherPEM := newKey(t)
+	ours := func(status string) fakeSet { return fakeSet{PubKey: key, Status: status} }
+	tests := []struct {
+		want Category
+		sets []fakeSet
+		none bool // not on the server
+		fp   []byte
+	}{
+		{want: CatPreauthorized, sets: []fakeSet{ours(StatusPreauthorized)}, fp: spki},
+		{want: CatAccepted, sets: []fakeSet{ours(StatusAccepted)}, fp: spki},
+		{want: CatPending, sets: []fakeSet{ours(StatusPending)}, fp: spki},
+		{want: CatRejected, sets: []fakeSet{ours(StatusRejected)}, fp: spki},
+		{want: CatMissing, none: true, fp: spki},
+		{want: CatMissing, fp: spki}, // an orphan
+		{want: CatOtherKey, sets: []fakeSet{{PubKey: otherPEM, Status: StatusPreauthorized}}, fp: other},
+		{want: CatSecondKey, sets: []fakeSet{ours(StatusPreauthorized), {PubKey: otherPEM, Status: StatusPending}}, fp: other},
+		{want: CatAccepted, sets: []fakeSet{ours(StatusAccepted), {PubKey: otherPEM, Status: StatusRejected}}, fp: spki},
+	}
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		var expected []Expected
+		want := map[string]string{}
+		for i, tt := range tests {
+			expected = append(expected, Expected{Identity: serial(i), SPKI: spki})
+			want[serial(i).String()] = string(tt.want) + " " + pipeline.Fingerprint(tt.fp)
+			if !tt.none {
+				f.put(serial(i), StatusPreauthorized, tt.sets...)
+			}
+		}
+		f.put(serial(99), StatusPreauthorized, ours(StatusPreauthorized))
+		want[serial(99).String()] = string(CatUnexpected) + " "
+		got := map[string]string{}
+		for finding, err := range f.client(t).Verify(t.Context(), each(expected), VerifyOptions{Unexpected: true}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[finding.Identity.String()] = string(finding.Category) + " " + finding.Fingerprint
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// A large listing comes in pages of 500, several at once, none too many.
+func TestVerifyPages(t *testing.T) {
+	for _, n := range []int{0, 1, 500, 501, 2750} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake(t)
+			f.latency = 10 * time.Millisecond
+			spki, key := newKey(t)
+			var expected []Expected
+			for i := range n {
+				f.put(serial(i), StatusPreauthorized, fakeSet{PubKey: key, Status: StatusPreauthorized})
+				expected = append(expected, Expected{Identity: serial(i), SPKI: spki})
+			}
+			seen := map[string]bool{}
+			for finding, err := range f.client(t).Verify(t.Context(), each(expected), VerifyOptions{Unexpected: true}) {
+				if err != nil || !finding.Category.OK() || seen[finding.Identity.String()] {
+					t.Fatalf("%+v, %v", finding, err)
+				}
+				seen[finding.Identity.String()] = true
+			}
+			pages := max(1, (n+perPage-1)/perPage)
+			if len(seen) != n || len(f.requests) != 1+pages {
+				t.Errorf("%d devices: %d seen in %d requests", n, len(seen), len(f.requests))
+			}
+			if f.peak > pagesAhead || (pages > pagesAhead && f.peak < pagesAhead) {
+				t.Errorf("%d pages at once", f.peak)
+			}
+		})
+	}
+}
+
+// A device that slips through a listing, because the pages moved, is asked for
+// before it is called missing; and pages that the count didn't promise are read.
+func TestListingIsNoSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		spki, key := newKey(t)
+		var expected []Expected
+		for i := range 600 {
+			d := f.put(serial(i), StatusPreauthorized, fakeSet{PubKey: key, Status: StatusPreauthorized})
+			expected = append(expected, Expected{Identity: serial(i), SPKI: spki, DeviceID: d.ID})
+		}
+		f.fault = func(r *fakeRequest) (*http.Response, error) {
+			if strings.HasSuffix(r.URL.Path, "/count") && !r.after {
+				return reply(http.StatusOK, `{"count":10}`), nil // many are added after this
+			}
+			if r.op == "list" && r.after && r.URL.Query().Get("page") == "1" {
+				resp := replyJSON(http.StatusOK, []any{}) // all of them have moved
+				resp.Header = r.answer.Header
+				return resp, nil
+			}
+			return nil, nil
+		}
+		counts := map[Category]int{}
+		for finding, err := range f.client(t).Verify(t.Context(), each(expected), VerifyOptions{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			counts[finding.Category]++
+		}
+		if diff := cmp.Diff(map[Category]int{CatPreauthorized: 600}, counts); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestVerifyEachAsksOnlyForThese(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		spki, key := newKey(t)
+		var all []Expected
+		for i := range 1000 {
+			d := f.put(serial(i), StatusPreauthorized, fakeSet{PubKey: key, Status: StatusPreauthorized})
+			all = append(all, Expected{Identity: serial(i), SPKI: spki, DeviceID: d.ID})
+		}
+		sample, err := Sample(each(all), 50)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for finding, err := range f.client(t).VerifyEach(t.Context(), each(sample)) {
+			if err != nil || !finding.Category.OK() {
+				t.Fatalf("%+v, %v", finding, err)
+			}
+			n++
+		}
+		if n != 50 || len(f.requests) != 50 {
+			t.Errorf("%d findings, %d requests", n, len(f.requests))
+		}
+	})
+}
+
+func TestSampleIsFairAndWithoutRepeats(t *testing.T) {
+	var all []Expected
+	for i := range 20 {
+		all = append(all, Expected{DeviceID: fmt.Sprint(i)})
+	}
+	hits := map[string]int{}
+	for range 2000 {
+		picked, err := Sample(each(all), 5)
+		if err != nil || len(picked) != 5 {
+			t.Fatal(len(picked), err)
+		}
+		seen := map[string]bool{}
+		for _, e := range picked {
+			seen[e.DeviceID] = true
+			hits[e.DeviceID]++
+		}
+		if len(seen) != 5 {
+			t.Fatal("picked twice")
+		}
+	}
+	for id, n := range hits {
+		if n < 350 || n > 650 { // 500 expected, standard deviation 19
+			t.Errorf("%s was picked %d times of 2000", id, n)
+		}
+	}
+	if picked, _ := Sample(each(all), 50); len(picked) != 20 {
+		t.Errorf("%d of 20", len(picked))
+	}
+}
+
+// Undo removes our keys and nothing else, however often it is called.
+func TestUndo(t *testing.T) {
+	spki, key := newKey(t)
+	_, otherPEM := newKey(t)
+	ours, other := fakeSet{PubKey: key, Status: StatusPreauthorized}, fakeSet{PubKey: otherPEM, Status: StatusPreauthorized}
+	tests := []struct {
+		sets  []fakeSet
+		none  bool
+		noID  bool // the ledger doesn't know the server's id
+		want  Removal
+		again Removal
+		left  int // auth sets
+	}{
+		{sets: []fakeSet{ours}, want: Removed, again: WasGone},
+		{sets: []fakeSet{ours}, noID: true, want: Removed, again: Removed},
+		{none: true, noID: true, want: Removed, again: Removed},
+		{sets: []fakeSet{}, want: Removed, again: WasGone},
+		{sets: []fakeSet{other}, want: KeptOther, again: KeptOther, left: 1},
+		{sets: []fakeSet{other}, noID: true, want: KeptOther, again: KeptOther, left: 1},
+		{sets: []fakeSet{ours, other}, want: Removed, again: KeptOther, left: 1},
+		{sets: []fakeSet{{PubKey: key, Status: StatusAccepted}}, want: Removed, again: WasGone},
+	}
+	for i, tt := range tests {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake(t)
+				e := Expected{Identity: serial(1), SPKI: spki, DeviceID: "dev-gone"}
+				if !tt.none {
+					e.DeviceID = f.put(serial(1), StatusPreauthorized, append([]fakeSet{}, tt.sets...)...).ID
+				}
+				if tt.noID {
+					e.DeviceID = ""
+				}
+				c := f.client(t)
+				for _, want := range []Removal{tt.want, tt.again} {
+					for u, err := range c.Undo(t.Context(), each([]Expected{e})) {
+						if err != nil || u.Err != nil || u.Removal != want {
+							t.Errorf("%s (%v, %v), want %s", u.Removal, err, u.Err, want)
+						}
+					}
+				}
+				left := 0
+				for _, d := range f.devices {
+					left += len(d.AuthSets)
+				}
+				if left != tt.left {
+					t.Errorf("%d auth sets left, want %d", left, tt.left)
+				}
+			})
+		})
+	}
+}
+
+// Whoever stops looking leaves nothing running (goleak watches), and errors of
+// the input come out.
+func TestAheadStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		f.latency = time.Second
+		for range 2000 {
+			f.put(serial(f.nextID), StatusPreauthorized)
+		}
+		for _, err := range f.client(t).Devices(t.Context(), "") {
+			if err != nil {
+				t.Error(err)
+			}
+			break
+		}
+		var broken iter.Seq2[Expected, error] = func(yield func(Expected, error) bool) { yield(Expected{}, errReset) }
+		for _, err := range f.client(t).Verify(t.Context(), broken, VerifyOptions{}) {
+			if err != errReset { //nolint:errorlint // the very error
+				t.Error(err)
+			}
+		}
+		for _, err := range f.client(t).Undo(t.Context(), broken) {
+			if err != errReset { //nolint:errorlint // the very error
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func TestProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		f.limit = 100
+		for i := range 30 {
+			f.put(serial(i), []string{StatusPreauthorized, StatusAccepted, StatusPending}[i%3])
+		}
+		p, err := f.client(t).Probe(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.MaxDevices != 100 || p.Devices != 30 || p.Accepted != 10 || p.Preauth != 10 || p.TokenExpires.Unix() != 4102444800 || p.Skew.Abs() > time.Second {
+			t.Errorf("%+v", p)
+		}
+		now := p.TokenExpires.Add(-time.Hour)
+		for _, tt := range []struct {
+			adds  int
+			takes time.Duration
+			skew  time.Duration
+			want  string
+		}{
+			{80, time.Minute, 0, ""},
+			{81, time.Minute, 0, "limit is 100"},
+			{1, 2 * time.Hour, 0, "token expires"},
+			{1, 0, -time.Hour, "clock"},
+		} {
+			p.Skew = tt.skew
+			found := p.Concerns(tt.adds, tt.takes, now)
+			if (tt.want == "") != (len(found) == 0) || (tt.want != "" && !strings.Contains(found[0].Text, tt.want)) {
+				t.Errorf("adding %d in %s: %+v", tt.adds, tt.takes, found)
+			}
+		}
+	})
+}
