@@ -38,11 +38,11 @@ Give it to the auditor before the first lot, by a way that the factory does not 
 			if err != nil {
 				return err
 			}
-			key, closeKey, err := a.signer(cmd.Context(), cfg, cfg.Log.logger(a.err))
+			key, err := a.signer(cmd.Context(), cfg, cfg.Log.logger(a.err))
 			if err != nil {
 				return err
 			}
-			defer closeKey()
+			defer key.Close()
 			if vkey {
 				text, err := reports.VerifierKey(cfg.Audit.Station, key.Public())
 				if err == nil {
@@ -228,11 +228,11 @@ func (a *app) prove(cmd *cobra.Command, lotName, device, bundle string) (*report
 	if err != nil {
 		return nil, err
 	}
-	key, closeKey, err := a.signer(ctx, cfg, cfg.Log.logger(a.err))
+	key, err := a.signer(ctx, cfg, cfg.Log.logger(a.err))
 	if err != nil {
 		return nil, err
 	}
-	defer closeKey()
+	defer key.Close()
 	return reports.Prove(ctx, known, lot.Name, rec.Row, key)
 }
 

@@ -5,54 +5,111 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"keymill/pipeline"
 	"keymill/pipeline/mender/sandbox"
 )
 
 func (a *app) sandboxCmd() *cobra.Command {
-	var listen, dir, quota string
-	var cfg sandbox.Config
+	var o sandboxOptions
 	cmd := &cobra.Command{
 		Use:   "sandbox",
 		Short: "Serve a Mender server for trials, with faults on request",
 		Long: `Sandbox serves the part of a Mender server that preauthorization needs, device side
 included, over TLS. It writes DIR/ca.crt and DIR/token, keeps its devices in DIR,
-prints its URL on stdout when it is ready, and stops on SIGTERM. It is for trials:
-its CA key and its token lie in plain files.`,
+prints its URL on stdout when it is ready (a browser shows its devices there), and
+stops on SIGTERM. It is for trials: its CA key and its token lie in plain files.
+
+A fault plan is a file of rules, one a line:
+  after 200 requests answer 503 for 20 s
+  every 50 requests on preauthorize cut after storing
+  5 % of requests answer 429 retry after 2 s`,
 		Example: "  keymill sandbox --dir sandbox --listen 127.0.0.1:8443\n" +
-			"  keymill sandbox --dir sandbox --fail 0.05 --stored-500 0.05 --quota 600/min --latency 20ms",
+			"  keymill sandbox --dir sandbox --fail 0.05 --stored-500 0.05 --quota 600/min --latency 20ms\n" +
+			"  keymill sandbox --dir sandbox --fault-plan night.plan",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if dir == "" {
-				return usagef("sandbox needs --dir, the folder of its CA, token and devices")
-			}
-			var err error
-			if cfg.Faults.QuotaPerMin, err = parseQuota(quota); err != nil {
+			cfg, err := o.config()
+			if err != nil {
 				return err
 			}
-			for name, rate := range map[string]float64{"fail": cfg.Faults.Fail, "reset": cfg.Faults.Reset, "stored-500": cfg.Faults.Stored500} {
-				if rate < 0 || rate > 1 {
-					return usagef("--%s is %v; it is a fraction of the calls, 0 to 1", name, rate)
-				}
-			}
-			cfg.Dir = dir
-			return a.serveSandbox(cmd.Context(), cfg, listen)
+			return a.serveSandbox(cmd.Context(), cfg, o.listen)
 		},
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&listen, "listen", "127.0.0.1:0", "address to listen on")
-	flags.StringVar(&dir, "dir", "", "folder of its CA, token and devices")
-	flags.StringVar(&quota, "quota", "", "calls that are let through, as 30/min")
-	flags.Float64Var(&cfg.Faults.Fail, "fail", 0, "rate of calls that get 500 and are not stored")
-	flags.Float64Var(&cfg.Faults.Reset, "reset", 0, "rate of connections that are cut")
-	flags.Float64Var(&cfg.Faults.Stored500, "stored-500", 0, "rate of calls that get 500 but are stored")
-	flags.DurationVar(&cfg.Faults.Latency, "latency", 0, "time that a call takes, as 20ms")
-	flags.IntVar(&cfg.MaxDevices, "max-devices", 0, "limit of accepted devices")
-	flags.Uint64Var(&cfg.Seed, "seed", uint64(time.Now().UnixNano()), "order of random faults")
+	o.flags(cmd)
 	return cmd
+}
+
+// sandboxOptions are the flags of the trial server.
+type sandboxOptions struct {
+	listen, quota, plan, passwordFile string
+	cfg                               sandbox.Config
+}
+
+func (o *sandboxOptions) flags(cmd *cobra.Command) {
+	flags, faults := cmd.Flags(), &o.cfg.Faults
+	flags.StringVar(&o.listen, "listen", "127.0.0.1:0", "address to listen on")
+	flags.StringVar(&o.cfg.Dir, "dir", "", "folder of its CA, token and devices")
+	flags.StringSliceVar(&o.cfg.Names, "name", nil, "further host names and addresses for its certificate")
+	flags.StringVar(&o.quota, "quota", "", "calls that are let through, as 30/min")
+	flags.Float64Var(&faults.Fail, "fail", 0, "rate of calls that get 500 and are not stored")
+	flags.Float64Var(&faults.Reset, "reset", 0, "rate of connections that are cut")
+	flags.Float64Var(&faults.Stored500, "stored-500", 0, "rate of calls that get 500 but are stored")
+	flags.Float64Var(&faults.Orphan500, "orphan-500", 0, "rate of preauthorizations that get 500 and leave a device without a key")
+	flags.DurationVar(&faults.Latency, "latency", 0, "time that a call takes, as 20ms")
+	flags.DurationVar(&faults.LatencyP95, "latency-p95", 0, "time that 95 % of the calls stay below; --latency is then the median")
+	flags.IntVar(&faults.Capacity, "capacity", 0, "calls that are worked on at once; more wait in line")
+	flags.StringVar(&o.plan, "fault-plan", "", "file of faults in time, see above")
+	flags.IntVar(&o.cfg.MaxDevices, "max-devices", 0, "limit of accepted devices")
+	flags.DurationVar(&o.cfg.TokenLife, "token-life", 0, "how long tokens are valid (default 7 days)")
+	flags.DurationVar(&o.cfg.Decommission, "decommission", 0, "how long a deleted device goes on existing")
+	flags.StringVar(&o.cfg.User, "user", "", "user who may log in")
+	flags.StringVar(&o.passwordFile, "password-file", "", "file that holds the user's password")
+	flags.Uint64Var(&o.cfg.Seed, "seed", uint64(time.Now().UnixNano()), "order of random faults")
+}
+
+// config checks the flags.
+func (o *sandboxOptions) config() (sandbox.Config, error) {
+	if o.cfg.Dir == "" {
+		return o.cfg, usagef("sandbox needs --dir, the folder of its CA, token and devices")
+	}
+	var err error
+	if o.cfg.Faults.QuotaPerMin, err = parseQuota(o.quota); err != nil {
+		return o.cfg, err
+	}
+	f := o.cfg.Faults
+	sum := 0.0
+	for _, rate := range []float64{f.Fail, f.Reset, f.Stored500, f.Orphan500} {
+		if rate < 0 || rate > 1 {
+			return o.cfg, usagef("a rate of faults is %v; it is a fraction of the calls, 0 to 1", rate)
+		}
+		sum += rate
+	}
+	if sum > 1 {
+		return o.cfg, usagef("the rates of faults add up to %v; each call suffers one at most", sum)
+	}
+	if o.plan != "" {
+		text, err := os.ReadFile(o.plan)
+		if err != nil {
+			return o.cfg, withCode(exitUsage, err)
+		}
+		if o.cfg.Faults.Plan, err = sandbox.ParsePlan(string(text)); err != nil {
+			return o.cfg, usagef("%s: %w", o.plan, err)
+		}
+	}
+	if o.cfg.User != "" {
+		password, err := os.ReadFile(o.passwordFile)
+		if err != nil {
+			return o.cfg, withCode(exitUsage, pipeline.WithHint(err, "--user needs --password-file."))
+		}
+		o.cfg.Password = strings.TrimSpace(string(password))
+	}
+	return o.cfg, nil
 }
 
 // parseQuota reads "30/min".
