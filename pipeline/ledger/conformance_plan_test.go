@@ -118,6 +118,11 @@ func testSupersede(t *testing.T, open opener) {
 	mustMove(t, l, failed, pipeline.Failed)
 	mustMove(t, l, record(t, l, "monday", 1), pipeline.Conflicted) // never had a key
 	mustMove(t, l, record(t, l, "monday", 2), pipeline.Failed)
+	mustMove(t, l, record(t, l, "monday", 3), pipeline.Undone)
+	plan(t, l, "again", 3, 4)
+	if rec := record(t, l, "monday", 3); rec.Superseded != "again" || rec.State != pipeline.Undone {
+		t.Errorf("%+v", rec)
+	}
 
 	plan(t, l, "tuesday", 0, 2)
 	old, heir := record(t, l, "monday", 0), record(t, l, "tuesday", 0)
@@ -127,7 +132,7 @@ func testSupersede(t *testing.T, open opener) {
 	if heir := record(t, l, "tuesday", 1); heir.Replaces != nil || heir.Superseded != "" {
 		t.Errorf("%+v", heir)
 	}
-	if got := totals(t, l, "monday"); got.Failed != 2 || got.Conflict != 1 || got.Planned != 1 || got.Keys.Generated != 1 {
+	if got := totals(t, l, "monday"); got.Failed != 2 || got.Conflict != 1 || got.Undone != 1 || got.Keys.Generated != 1 {
 		t.Errorf("the old lot's totals changed: %+v", got)
 	}
 	if got := all(t, l.Records(t.Context(), "monday", pipeline.Failed, pipeline.Conflicted)); len(got) != 1 || got[0].Row != device(2).Row {

@@ -39,6 +39,12 @@ func conform(t *testing.T, fresh func(t *testing.T) opener) {
 		"survives reopening":  testReopen,
 		"stop in the middle":  testStopIterating,
 		"no lot of that name": testNoLot,
+		"leases":              testLeases,
+		"lease races":         testLeaseRaces,
+		"allocations":         testAllocations,
+		"allocations race":    testAllocationsRace,
+		"check":               testCheck,
+		"vacuum":              testVacuum,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, fresh(t)) })
 	}
@@ -157,7 +163,11 @@ func totals(t *testing.T, l *Ledger, lot string) pipeline.Totals {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if sum := got.Planned + got.Staged + got.Preauthorized + got.Released + got.Failed + got.Conflict; sum != got.Devices {
+	sum := 0
+	for _, state := range pipeline.States {
+		sum += *got.Count(state)
+	}
+	if sum != got.Devices {
 		t.Fatalf("totals of %s don't add up: %+v", lot, got)
 	}
 	return got

@@ -28,6 +28,8 @@ var ErrLotExists = errors.New("the ledger has a lot of this name already")
 // ErrLotClosed is returned by CloseLot for a lot that is closed already.
 var ErrLotClosed = errors.New("the lot is closed already")
 
+var _ pipeline.Ledger = (*Ledger)(nil)
+
 var errNoStation = errors.New("an event must name its station, whose log it goes to")
 
 // backend is what differs between the databases.
@@ -39,6 +41,9 @@ type backend interface {
 	// transact runs fn in a transaction of its own, durable when transact
 	// returns nil and undone when it returns an error.
 	transact(ctx context.Context, fn func(*sql.Tx) error) error
+	// alone makes the transaction wait until no other is alone, so that what it
+	// has read and then counts up or compares stays true.
+	alone(ctx context.Context, tx *sql.Tx) error
 	// rewrite returns a query whose placeholders appear once each and in their
 	// order in the form that the driver binds fastest.
 	rewrite(query string) string
@@ -48,6 +53,11 @@ type backend interface {
 	// explain turns the database's error into an *pipeline.Outage, and leaves
 	// all others as they are.
 	explain(err error) error
+	// backup, check and vacuum do what Backup, Check and Vacuum say, as far as
+	// the database is concerned.
+	backup(ctx context.Context, path string) error
+	check(ctx context.Context) (problems []string, err error)
+	vacuum(ctx context.Context) error
 	close() error
 }
 

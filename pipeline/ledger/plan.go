@@ -54,6 +54,9 @@ func (l *Ledger) Plan(ctx context.Context, lot pipeline.Lot, event pipeline.Even
 	event.Lot = lot.Name
 	var yielded error // kept from being explained as the database's
 	err := l.backend.transact(ctx, func(tx *sql.Tx) error {
+		if err := l.backend.alone(ctx, tx); err != nil {
+			return err
+		}
 		now := l.clock()
 		if lot.Created.IsZero() {
 			lot.Created = now
@@ -226,7 +229,7 @@ func (p *planner) takeOver(ctx context.Context, c clash) (bool, error) {
 		args  []any
 	}{
 		{sqlTakeOver, []any{c.sum, c.holder, c.id}},
-		{sqlSupersede, []any{c.holder, p.lot}},
+		{sqlSupersede, []any{c.holder, p.lot, p.now}},
 		{sqlReplace, []any{c.id, key}},
 		{sqlEarlier, []any{c.id, c.holder}},
 	} {

@@ -59,9 +59,6 @@ func (p *postgresDB) open(ctx context.Context, config *pgx.ConnConfig) error {
 	return nil
 }
 
-// sqlLock makes transactions that take it run one after the other.
-const sqlLock = `SELECT pg_advisory_xact_lock(1802332524, hashtext(current_schema()::text))`
-
 // prepare makes the schema and brings it up to date. Stations that start at
 // the same time do so one after the other.
 func (p *postgresDB) prepare(ctx context.Context, schema string) error {
@@ -96,21 +93,22 @@ func (p *postgresDB) rewrite(query string) string { return query }
 
 func (p *postgresDB) begin(context.Context) (group, error) { return p.group, nil }
 
-// transact runs one such transaction at a time, over all stations, so that
-// numbers of lots can be counted up. Groups don't wait for it.
 func (p *postgresDB) transact(ctx context.Context, fn func(*sql.Tx) error) error {
 	tx, err := p.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
-	if _, err = tx.ExecContext(ctx, sqlLock); err == nil {
-		err = fn(tx)
-	}
-	if err != nil {
+	if err := fn(tx); err != nil {
 		_ = tx.Rollback()
 		return err
 	}
 	return tx.Commit()
+}
+
+// alone takes the lock that prepare takes, until the transaction ends.
+func (p *postgresDB) alone(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, `SELECT pg_advisory_xact_lock(1802332524, hashtext(current_schema()::text))`)
+	return err
 }
 
 // transient knows deadlocks and serialization failures, and two stations that

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"encoding/hex"
+	"errors"
 	"net/url"
 	"os"
 	"os/exec"
@@ -118,6 +119,12 @@ func TestPostgres(t *testing.T) {
 	t.Run("shares a database", func(t *testing.T) { testPostgresShares(t, c) })
 	t.Run("opened at once", func(t *testing.T) { testPostgresOpenedAtOnce(t, c) })
 	t.Run("deadlock", func(t *testing.T) { testPostgresDeadlock(t, c) })
+	t.Run("backup", func(t *testing.T) {
+		err := openAt(t, c.schema()).Backup(t.Context(), filepath.Join(t.TempDir(), "x"))
+		if !errors.Is(err, errOwnBackup) || !strings.Contains(pipeline.Hint(err), "pg_dump") {
+			t.Errorf("got %v", err)
+		}
+	})
 	t.Run("server gone", func(t *testing.T) { testPostgresGone(t, c) })
 }
 

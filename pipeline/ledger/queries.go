@@ -141,7 +141,7 @@ const (
 	sqlClaim = `UPDATE records SET lease = $3, lease_until = $4
 	WHERE id > $1 AND id <= $2 AND superseded = 0 AND state NOT IN ('released', 'undone')
 	AND (lease = '' OR lease = $3 OR lease_until < $5)`
-	sqlClaimed = sqlRecords + ` AND r.lease = $3 ORDER BY r.id`
+	sqlClaimed = sqlRecords + ` AND r.lease = $3 AND r.superseded = 0 AND r.state NOT IN ('released', 'undone') ORDER BY r.id`
 	sqlRenew   = `UPDATE records SET lease_until = $4 WHERE id > $1 AND id <= $2 AND lease = $3`
 	sqlYield   = `UPDATE records SET lease = '', lease_until = 0 WHERE id > $1 AND id <= $2 AND lease = $3`
 )

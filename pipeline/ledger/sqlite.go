@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"modernc.org/sqlite"
-
-	"keymill/pipeline"
 )
 
 // applicationID marks a SQLite file as a keymill ledger: "kmil", in the
@@ -156,6 +154,9 @@ func (s *sqliteDB) intact() error {
 
 func (s *sqliteDB) rewrite(query string) string { return anonymous(query) }
 
+// alone has nothing to do: write transactions never overlap.
+func (s *sqliteDB) alone(context.Context, *sql.Tx) error { return nil }
+
 // transient says never: whoever has the write lock has it alone.
 func (s *sqliteDB) transient(error) bool { return false }
 
@@ -207,5 +208,3 @@ func (s *sqliteDB) close() error {
 	}
 	return errors.Join(err, s.db.Close())
 }
-
-var _ pipeline.Ledger = (*Ledger)(nil)

@@ -285,6 +285,68 @@ func TestAbandoned(t *testing.T) {
 	}
 }
 
+func TestBackup(t *testing.T) {
+	dir := t.TempDir()
+	l := openAt(t, filepath.Join(dir, "keymill.db"))
+	plan(t, l, "lot", 0, 500)
+	var committers sync.WaitGroup
+	committers.Go(func() { // goes on meanwhile
+		for i := range 500 {
+			mustMove(t, l, record(t, l, "lot", i), pipeline.Staged)
+		}
+	})
+	copied := filepath.Join(dir, "copy.db")
+	if err := l.Backup(t.Context(), copied); err != nil {
+		t.Fatal(err)
+	}
+	committers.Wait()
+	if info, err := os.Stat(copied); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v %v", info, err)
+	}
+	again := openAt(t, copied)
+	if h, err := again.Check(t.Context()); err != nil || len(h.Problems) != 0 || h.Devices != 500 {
+		t.Errorf("%+v %v", h, err)
+	}
+	if err := move(t.Context(), again, record(t, again, "lot", 0), pipeline.Failed, "line-1"); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []string{copied, filepath.Join(dir, "none", "x.db")} {
+		wantOutage(t, l.Backup(t.Context(), bad), "the backup can't be written: "+bad)
+	}
+	small := mount(t, "64k")
+	wantOutage(t, l.Backup(t.Context(), filepath.Join(small, "copy.db")), "the backup can't be written")
+	for _, where := range []string{dir, small} {
+		if left, err := filepath.Glob(filepath.Join(where, ".*")); err != nil || len(left) != 0 {
+			t.Errorf("left behind: %v %v", left, err)
+		}
+	}
+}
+
+func TestCheckDamagedFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keymill.db")
+	l := openAt(t, path)
+	plan(t, l, "lot", 0, 2000)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A torn page in the middle of the identities.
+	sum := mac(1000).Sum()
+	at := bytes.LastIndex(whole, sum[:]) &^ 4095
+	if err := os.WriteFile(path, append(append(whole[:at:at], make([]byte, 4096)...), whole[at+4096:]...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h, err := openAt(t, path).Check(t.Context())
+	if err != nil {
+		wantOutage(t, err, "the ledger is damaged")
+	} else if len(h.Problems) == 0 {
+		t.Error("the damage was not seen")
+	}
+}
+
 // Lookups must not scan tables that grow with the ledger.
 func TestQueryPlans(t *testing.T) {
 	l := openAt(t, filepath.Join(t.TempDir(), "keymill.db"))

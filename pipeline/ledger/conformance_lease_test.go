@@ -1,0 +1,271 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"keymill/pipeline"
+)
+
+func rows(records []*pipeline.Record) []int {
+	var rows []int
+	for _, r := range records {
+		rows = append(rows, r.Row)
+	}
+	return rows
+}
+
+func testLeases(t *testing.T, open opener) {
+	l := open(t)
+	now := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
+	l.clock = func() time.Time { return now }
+	plan(t, l, "lot", 0, 10) // rows 2 to 11
+	plan(t, l, "other", 10, 20)
+	mustMove(t, l, record(t, l, "lot", 1), pipeline.Released)
+	claim := func(first, last int, lease string) []*pipeline.Record {
+		t.Helper()
+		records, err := l.Claim(t.Context(), "lot", first, last, lease, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return records
+	}
+	a := claim(2, 5, "a")
+	if got := rows(a); !slices.Equal(got, []int{2, 4, 5}) || a[0].Lease != "a" {
+		t.Fatalf("claimed %v", got)
+	}
+	if got := rows(claim(4, 7, "b")); !slices.Equal(got, []int{6, 7}) {
+		t.Errorf("claimed %v beside another's lease", got)
+	}
+	if got := rows(claim(2, 5, "a")); !slices.Equal(got, []int{2, 4, 5}) {
+		t.Errorf("claimed %v again", got)
+	}
+	if got := rows(all(t, l.Records(t.Context(), "lot", pipeline.Planned))); !slices.Equal(got, []int{8, 9, 10, 11}) {
+		t.Errorf("left to do: %v", got)
+	}
+	if got := all(t, l.Records(t.Context(), "other", pipeline.Planned)); len(got) != 10 {
+		t.Errorf("%d of the other lot", len(got))
+	}
+	// The holder commits, others don't, whatever they think to know.
+	mustMove(t, l, a[0], pipeline.Staged)
+	stranger := record(t, l, "lot", 2)
+	stranger.Lease = ""
+	if err := move(t.Context(), l, stranger, pipeline.Staged, "line-1"); !errors.Is(err, pipeline.ErrLost) {
+		t.Errorf("got %v", err)
+	}
+
+	// b renews, a doesn't: c gets a's.
+	now = now.Add(59 * time.Second)
+	if n, err := l.Renew(t.Context(), "lot", 4, 7, "b", time.Minute); err != nil || n != 2 {
+		t.Errorf("%d %v", n, err)
+	}
+	now = now.Add(2 * time.Second)
+	if got := rows(claim(2, 11, "c")); !slices.Equal(got, []int{2, 4, 5, 8, 9, 10, 11}) {
+		t.Errorf("claimed %v", got)
+	}
+	if err := move(t.Context(), l, a[1], pipeline.Staged, "line-1"); !errors.Is(err, pipeline.ErrLost) {
+		t.Errorf("the lease ran out and was given away, but: %v", err)
+	}
+	if n, err := l.Renew(t.Context(), "lot", 2, 5, "a", time.Minute); err != nil || n != 0 {
+		t.Errorf("%d %v", n, err)
+	}
+	if err := l.Yield(t.Context(), "lot", 2, 11, "c"); err != nil {
+		t.Fatal(err)
+	}
+	if rec := record(t, l, "lot", 0); rec.Lease != "" || rec.State != pipeline.Staged {
+		t.Errorf("%+v", rec)
+	}
+	if got := rows(claim(2, 11, "d")); !slices.Equal(got, []int{2, 4, 5, 8, 9, 10, 11}) {
+		t.Errorf("claimed %v", got)
+	}
+	if _, err := l.Claim(t.Context(), "none", 1, 2, "x", time.Minute); !errors.Is(err, ErrNoLot) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Every device is carried by one of many stations, exactly once.
+func testLeaseRaces(t *testing.T, open opener) {
+	stations := []*Ledger{open(t), open(t), open(t)}
+	const devices, chunk = 120, 10
+	plan(t, stations[0], "lot", 0, devices)
+	var mu sync.Mutex
+	carried := map[int]int{}
+	var wg sync.WaitGroup
+	for s, l := range stations {
+		wg.Go(func() {
+			for from := 2; from < devices+2; from += chunk / 2 { // chunks that overlap
+				got, err := l.Claim(t.Context(), "lot", from, from+chunk-1, fmt.Sprint("station-", s), time.Hour)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for _, rec := range got {
+					if err := move(t.Context(), l, rec, pipeline.Released, fmt.Sprint("line-", s)); err != nil {
+						t.Error(err)
+					}
+					mu.Lock()
+					carried[rec.Row]++
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for row, n := range carried {
+		if n != 1 {
+			t.Errorf("row %d was carried %d times", row, n)
+		}
+	}
+	if got := totals(t, stations[0], "lot"); got.Released != devices {
+		t.Errorf("%+v", got)
+	}
+}
+
+func testAllocations(t *testing.T, open opener) {
+	l := open(t)
+	at := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
+	l.clock = func() time.Time { return at }
+	for _, tt := range []struct {
+		want    Wanted
+		first   int64
+		refused string
+	}{
+		{want: Wanted{"oui", 100, 199, 10, "a"}, first: 100},
+		{want: Wanted{"oui", 100, 199, 10, "b"}, first: 110},
+		{want: Wanted{"oui", 150, 159, 10, "c"}, first: 150}, // certain ones
+		{want: Wanted{"oui", 159, 160, 2, "d"}, refused: "numbers 159 to 160 of oui overlap with 150 to 159, which lot c has"},
+		{want: Wanted{"oui", 100, 199, 40, "d"}, first: 160},
+		{want: Wanted{"oui", 100, 199, 31, "e"}, refused: "oui has no 31 numbers in a row left between 100 and 199, only 30"},
+		{want: Wanted{"oui", 100, 199, 30, "e"}, first: 120},
+		{want: Wanted{"oui", 100, 199, 1, "f"}, refused: "oui has no 1 numbers in a row left between 100 and 199, only 0"},
+		{want: Wanted{"oui", 50, 199, 51, "f"}, refused: "oui has no 51 numbers in a row left between 50 and 199, only 50"},
+		{want: Wanted{"oui", 95, 105, 5, "f"}, first: 95},
+		{want: Wanted{"oui", 190, 210, 5, "f"}, first: 200},
+		{want: Wanted{"serial", 100, 100, 1, "a"}, first: 100}, // of another name
+		{want: Wanted{"mac", 0xfffffffffffe, 0xffffffffffff, 2, "a"}, first: 0xfffffffffffe},
+		{want: Wanted{"oui", 1, 2, 3, "x"}, refused: "3 numbers from 1 to 2 can't be allocated"},
+		{want: Wanted{"oui", 1, 2, 0, "x"}, refused: "0 numbers from 1 to 2 can't be allocated"},
+		{want: Wanted{"oui", -5, 2, 1, "x"}, refused: "1 numbers from -5 to 2 can't be allocated"},
+	} {
+		got, err := l.Allocate(t.Context(), tt.want)
+		if tt.refused != "" {
+			if err == nil || err.Error() != tt.refused {
+				t.Errorf("%+v: got %+v, %v", tt.want, got, err)
+			}
+			continue
+		}
+		if want := (Allocation{tt.want.Name, tt.first, tt.first + tt.want.Count - 1, tt.want.Lot, at}); err != nil || got != want {
+			t.Errorf("%+v: got %+v, %v", tt.want, got, err)
+		}
+	}
+	got, err := l.Allocations(t.Context(), "oui")
+	if err != nil || len(got) != 7 || got[0] != (Allocation{"oui", 95, 99, "f", at}) {
+		t.Errorf("%v %v", got, err)
+	}
+	if n, err := l.Deallocate(t.Context(), "oui", "f"); err != nil || n != 2 {
+		t.Errorf("%d %v", n, err)
+	}
+	if got, err := l.Allocate(t.Context(), Wanted{"oui", 95, 99, 5, "g"}); err != nil || got.First != 95 {
+		t.Errorf("%v %v", got, err)
+	}
+}
+
+func testAllocationsRace(t *testing.T, open opener) {
+	ledgers := []*Ledger{open(t), open(t)}
+	var wg sync.WaitGroup
+	for _, l := range ledgers {
+		for range 4 {
+			wg.Go(func() {
+				for range 5 {
+					if _, err := l.Allocate(t.Context(), Wanted{"n", 1, 400, 10, "lot"}); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+	}
+	wg.Wait()
+	all, err := ledgers[0].Allocations(t.Context(), "n")
+	if err != nil || len(all) != 40 {
+		t.Fatalf("%d %v", len(all), err)
+	}
+	for i, a := range all {
+		if a.First != int64(i*10+1) || a.Last != a.First+9 {
+			t.Errorf("%d: %+v", i, a)
+		}
+	}
+}
+
+// Each harm is one that Check must see, and say in words like these.
+func testCheck(t *testing.T, open opener) {
+	l := open(t)
+	plan(t, l, "a", 0, 10)
+	for i := range 3 {
+		rec := record(t, l, "a", i)
+		rec.KeysGenerated = 1
+		mustMove(t, l, rec, pipeline.Staged)
+		mustMove(t, l, rec, pipeline.Failed)
+	}
+	plan(t, l, "b", 0, 2)
+	if _, err := l.Append(t.Context(), station("line-2", pipeline.ActionRun)); err != nil {
+		t.Fatal(err)
+	}
+	check := func() Health {
+		t.Helper()
+		h, err := l.Check(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	if h := check(); h.Lots != 2 || h.Devices != 12 || h.Events != 9 || len(h.Problems) != 0 {
+		t.Fatalf("%+v", h)
+	}
+	for _, tt := range []struct{ harm, undo, says string }{
+		{`UPDATE events SET canonical = REPLACE(canonical, 'failed', 'staged') WHERE id = 1099511627779`,
+			`UPDATE events SET canonical = REPLACE(REPLACE(canonical, '"to":"staged"', '"to":"failed"'), '"action":"staged"', '"action":"failed"') WHERE id = 1099511627779`,
+			"station line-1: event 3 isn't what its leaf hash was made of"},
+		{`UPDATE events SET lot = 2 WHERE id = 1099511627780`, `UPDATE events SET lot = 1 WHERE id = 1099511627780`,
+			`station line-1: event 4 of lot "b" says that it is event 4 of station line-1 and lot "a"`},
+		{`UPDATE events SET id = 1099511627800 WHERE id = 1099511627782`, `UPDATE events SET id = 1099511627782 WHERE id = 1099511627800`,
+			"station line-1: event 7 follows event 5"},
+		{`UPDATE stations SET seq = seq + 1 WHERE name = 'line-2'`, `UPDATE stations SET seq = seq - 1 WHERE name = 'line-2'`,
+			"station line-2: its log ends with event 1, but 2 were written"},
+		{`UPDATE lots SET devices = 11 WHERE id = 1`, `UPDATE lots SET devices = 10 WHERE id = 1`,
+			"lot a was planned with 11 devices, it has 10 with 10 records"},
+		{`UPDATE records SET state = 'gone' WHERE id = 4294967298`, `UPDATE records SET state = 'failed' WHERE id = 4294967298`,
+			"lot a: 10 devices, but the states count 9"},
+		{`UPDATE records SET keys_destroyed = 5 WHERE id = 4294967298`, `UPDATE records SET keys_destroyed = 0 WHERE id = 4294967298`,
+			"lot a: 3 keys generated, 0 released, 5 destroyed: that leaves -2 for 10 devices under way"},
+		{`UPDATE records SET superseded = 0 WHERE id = 4294967298`, `UPDATE records SET superseded = 2 WHERE id = 4294967298`,
+			"11 live records share 10 identities"},
+		{`UPDATE identities SET id = 4294967299 WHERE id = 4294967301`, `UPDATE identities SET id = 4294967301 WHERE id = 4294967299`,
+			"1 identities belong to no live record"},
+	} {
+		for i, query := range []string{tt.harm, tt.undo} {
+			if _, err := l.db.ExecContext(t.Context(), query); err != nil {
+				t.Fatal(err)
+			}
+			h := check()
+			if i == 0 && !slices.Contains(h.Problems, tt.says) || i == 1 && len(h.Problems) != 0 {
+				t.Errorf("after %s: %q", query, h.Problems)
+			}
+		}
+	}
+}
+
+func testVacuum(t *testing.T, open opener) {
+	l := open(t)
+	plan(t, l, "lot", 0, 100)
+	if err := l.Vacuum(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mustMove(t, l, record(t, l, "lot", 0), pipeline.Staged)
+	if h, err := l.Check(t.Context()); err != nil || len(h.Problems) != 0 {
+		t.Errorf("%+v %v", h, err)
+	}
+}
