@@ -98,6 +98,13 @@ func TestDamagedText(t *testing.T) {
 	}
 }
 
+func TestUnseenCharactersOutsideOfTheIdentity(t *testing.T) {
+	// Spreadsheets are full of no-break spaces in texts.
+	o := takeCSV(t, "MAC,note\n00:1b:63:84:45:e6,two\u00a0words\n", Config{})
+	accept(t, o)
+	warned(t, o, 2, "U+00A0")
+}
+
 func TestStrayQuotes(t *testing.T) {
 	o := takeCSV(t, strings.Join([]string{
 		`MAC,SN`,

@@ -134,6 +134,10 @@ func (l *layout) refuseClashes() {
 		if c.Attribute == "" {
 			continue
 		}
+		if f := textFlaw(c.Header, false); f != nil && !f.warning {
+			l.problem(c.Header, c.Header, "the header cannot be used: "+f.what, f.remedy)
+			continue
+		}
 		if what, remedy := badName(c.Attribute, c.Header); what != "" {
 			l.problem(c.Header, "", what, remedy)
 		}

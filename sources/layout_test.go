@@ -78,6 +78,7 @@ func TestHeaderProblems(t *testing.T) {
 		"configured and guess": {"MAC,Eth,x", "MAC", "", Config{Columns: map[string]string{"MAC": "Eth"}}},
 		"dot":                  {"MAC,SN,Part", "Part", "has a . or $", Config{Columns: map[string]string{"part.no": "Part"}}},
 		"dollar":               {"MAC,SN,Part", "Part", "has a . or $", Config{Columns: map[string]string{"$part": "Part"}}},
+		"header not UTF-8":     {"MAC,SN,Gr\xf6\xdfe", "Gr\xf6\xdfe", "not UTF-8", Config{}},
 		"reserved":             {"MAC,SN,Part", "Part", "kept for keymill", Config{Columns: map[string]string{"keymill_part": "Part"}}},
 		"absent":               {"MAC,SN,x", "", `no column has the header "Part"`, Config{Columns: map[string]string{"part": "Part"}}},
 		"one column twice":     {"MAC,SN,x", "SN", "configured for two attributes", Config{Columns: map[string]string{"a": "SN", "b": "s n"}}},

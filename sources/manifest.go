@@ -136,6 +136,9 @@ func (m *Manifest) Check(ctx context.Context, report func(Problem)) (Summary, er
 	if err == nil {
 		err = c.finish(ctx)
 	}
+	if Refused(err) { // what ended the reading stands beside the other problems
+		c.add(Problem{What: err.Error(), Remedy: pipeline.Hint(err)})
+	}
 	s := c.summary()
 	s.SHA256 = sum
 	m.lot = s.Lot

@@ -1,6 +1,7 @@
 package sources
 
 import (
+	"fmt"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -72,7 +73,7 @@ func unicodeFlaw(v string, identity bool) *flaw {
 		case unicode.IsControl(r):
 			return controlFlaw(v)
 		case unicode.Is(unicode.Cf, r) || r != ' ' && unicode.IsSpace(r):
-			return &flaw{what: "the value has characters that cannot be seen (" + escapeControls(string(r)) + ")", remedy: "type the value again"}
+			return &flaw{what: fmt.Sprintf("the value has characters that cannot be seen (%U)", r), remedy: "type the value again", warning: !identity}
 		}
 	}
 	if identity {

@@ -268,6 +268,9 @@ func TestDamagedWorkbooks(t *testing.T) {
 			if !Refused(o.err) || !strings.Contains(o.err.Error(), tc.what) || pipeline.Hint(o.err) == "" {
 				t.Errorf("got %v (%s) %v", o.err, pipeline.Hint(o.err), o.problems)
 			}
+			if o.summary.Rows > 0 {
+				want(t, o, 0, "", tc.what)
+			}
 		})
 	}
 	t.Run("file cut", func(t *testing.T) {
