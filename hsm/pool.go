@@ -39,8 +39,9 @@ type pool struct {
 
 	// idle holds a permit for every session that may exist: the session itself,
 	// or nil for one that isn't open. Taking from it is what workers wait for.
-	idle     chan *session
-	returned atomic.Int64 // sessions given back so far: the pool isn't stuck while this grows
+	idle   chan *session
+	jobs   chan *job    // where a session that has finished one job takes the next at once
+	served atomic.Int64 // jobs done so far: the pool isn't stuck while this grows
 
 	mu   sync.Mutex // guards open
 	open int        // permits in circulation
@@ -92,98 +93,13 @@ func (p *pool) start(ctx context.Context, sessions int) error {
 		sessions = int(min(uint(sessions), most))
 	}
 	p.idle = make(chan *session, sessions)
+	p.jobs = make(chan *job)
 	p.open = sessions
 	for range sessions {
 		p.idle <- nil
 	}
-	s, err := p.get(ctx, false)
-	if err != nil {
-		return err
-	}
-	p.put(s, nil)
-	return nil
-}
-
-// use runs f with a session. f's error retires the session. The session goes
-// back by itself when f returns, also if the caller has left before.
-func use[T any](ctx context.Context, p *pool, f func(*session) (T, error)) (T, error) {
-	return useSession(ctx, p, false, f)
-}
-
-// useAgain is use after a failure: the session is made to prove that it lives,
-// because what killed one session may have killed all.
-func useAgain[T any](ctx context.Context, p *pool, f func(*session) (T, error)) (T, error) {
-	return useSession(ctx, p, true, f)
-}
-
-func useSession[T any](ctx context.Context, p *pool, prove bool, f func(*session) (T, error)) (T, error) {
-	var zero T
-	s, err := p.get(ctx, prove)
-	if err != nil {
-		return zero, err
-	}
-	if err := p.mod.enter(ctx, 1); err != nil {
-		p.put(s, nil)
-		return zero, err
-	}
-	return invokeEntered(ctx, p.mod, 1, func() (T, error) {
-		value, err := f(s)
-		p.put(s, err)
-		return value, err
-	}, nil)
-}
-
-// get waits for a session, and opens one where the permit has none.
-func (p *pool) get(ctx context.Context, prove bool) (*session, error) {
-	for {
-		s, err := p.take(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if s != nil && s.generation == p.mod.generation.Load() && (!prove || p.alive(ctx, s)) {
-			return s, nil
-		}
-		if s, err = p.reopen(ctx); err == nil {
-			return s, nil
-		}
-		if isCKR(err, pkcs11.CKR_SESSION_COUNT) && p.shrink() {
-			p.log.Warn("the token has no more sessions; going on with those that are open")
-			continue
-		}
-		p.idle <- nil
-		return nil, asGone(err, p.uri)
-	}
-}
-
-// alive proves a session, and closes one that is dead.
-func (p *pool) alive(ctx context.Context, s *session) bool {
-	_, err := invoke(ctx, p.mod, func() (struct{}, error) {
-		err := s.ping(p.token)
-		if err != nil {
-			p.discard(s)
-		}
-		return struct{}{}, err
-	}, nil)
-	return err == nil
-}
-
-func (p *pool) take(ctx context.Context) (*session, error) {
-	for {
-		before := p.returned.Load()
-		timer := time.NewTimer(p.mod.timeout)
-		select {
-		case s := <-p.idle:
-			timer.Stop()
-			return s, nil
-		case <-ctx.Done():
-			timer.Stop()
-			return nil, ctx.Err()
-		case <-timer.C:
-			if p.returned.Load() == before {
-				return nil, asGone(errHung, p.uri)
-			}
-		}
-	}
+	_, err = use(ctx, p, func(*session) (struct{}, error) { return struct{}{}, nil })
+	return err
 }
 
 // shrink gives a permit up for good, unless it is the last one.
@@ -197,20 +113,12 @@ func (p *pool) shrink() bool {
 	return true
 }
 
-// put gives a session back. Any error of its use retires it.
-func (p *pool) put(s *session, err error) {
-	if err != nil {
-		p.discard(s)
-		s = nil
-	}
-	p.returned.Add(1)
-	p.idle <- s
-}
-
-// drain closes the sessions that nobody uses.
+// drain closes all sessions. Nobody else may be using the pool.
 func (p *pool) drain() {
-	for range len(p.idle) {
+	for range p.open {
 		p.discard(<-p.idle)
+	}
+	for range p.open {
 		p.idle <- nil
 	}
 }

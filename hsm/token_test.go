@@ -35,7 +35,12 @@ func (token trialToken) flushed() {
 // test ends, so that tests with tokens can't run in parallel.
 func newToken(t testing.TB, kind string, extraEnv ...string) trialToken {
 	t.Helper()
-	token := trialToken{dir: t.TempDir(), env: map[string]string{}}
+	dir, err := os.MkdirTemp("", "keymill-token-") // t.TempDir may have characters that SoftHSM's configuration can't
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	token := trialToken{dir: dir, env: map[string]string{}}
 	cmd := exec.Command("testdata/token.sh", kind, token.dir)
 	cmd.Env = append(os.Environ(), extraEnv...)
 	var stderr bytes.Buffer
