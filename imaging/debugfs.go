@@ -28,7 +28,7 @@ func (t *tools) run(ctx context.Context, pkg, input, name string, args ...string
 	cmd := exec.CommandContext(ctx, program, args...)
 	seconds := strconv.FormatInt(t.now.Unix(), 10)
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC", "E2FSPROGS_FAKE_TIME="+seconds, "E2FSCK_TIME="+seconds,
-		"E2FSCK_CONFIG=/dev/null", "SOURCE_DATE_EPOCH="+seconds, "DEBUGFS_PAGER=__none__")
+		"E2FSCK_CONFIG=/dev/null", "SOURCE_DATE_EPOCH="+seconds, "DEBUGFS_PAGER=__none__", "MTOOLSRC=/dev/null", "MTOOLS_SKIP_CHECK=1")
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &errs
 	err = cmd.Run()

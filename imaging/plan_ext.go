@@ -18,6 +18,8 @@ func newFilesystem(t *tools, p *Partition, mount string, files []volumeFile) (fi
 	switch p.FileSystem {
 	case "ext2", "ext3", "ext4":
 		return &extVolume{tools: t, partition: p, mount: mount, files: files}, nil
+	case "vfat":
+		return &fatVolume{tools: t, partition: p, files: files}, nil
 	case "":
 		return nil, refuse("Set image.partition to a partition with ext4.", "it holds no known file system")
 	}
