@@ -33,7 +33,14 @@ func (a *app) exportCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			result, err := reports.Export(cmd.Context(), known, args[0], dir, reports.Options{Formats: formats, Station: cfg.Audit.Station})
+			key, err := a.signer(cmd.Context(), cfg, cfg.Log.logger(a.err))
+			if err != nil {
+				return err
+			}
+			defer key.Close()
+			result, err := reports.Export(cmd.Context(), known, args[0], dir, reports.Options{
+				Formats: formats, Station: cfg.Audit.Station, Signer: key,
+			})
 			if err != nil {
 				return exportFault(err)
 			}

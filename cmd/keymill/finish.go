@@ -88,18 +88,14 @@ func totalFacts(t pipeline.Totals) []pipeline.Attr {
 // is complete, says how it stands, and returns the error for the exit code.
 func (j *job) settle(ctx context.Context, totals pipeline.Totals, started time.Time) error {
 	if err := totals.Check(); err != nil {
-		return withCode(exitStorage, pipeline.WithHint(fmt.Errorf("the books of lot %s do not add up: %w", j.lot.Name, err),
-			"Do not ship this lot; keep the ledger and the folder %s for an investigation.", j.lot.Out))
+		return j.investigate(err)
 	}
 	failures, err := j.writeFailures(ctx, totals)
 	if err != nil {
 		return packOutage(err)
 	}
 	if totals.Released == totals.Devices && j.lot.Closed.IsZero() {
-		err := j.ledger.CloseLot(ctx, j.lot.Name, pipeline.Event{
-			Station: j.cfg.Audit.Station, Lot: j.lot.Name, Action: pipeline.ActionClose, Facts: totalFacts(totals),
-		})
-		if err != nil && !errors.Is(err, ledger.ErrLotClosed) {
+		if err := j.closeLot(ctx); err != nil {
 			return err
 		}
 	}
@@ -119,6 +115,30 @@ func (j *job) settle(ctx context.Context, totals pipeline.Totals, started time.T
 		return told(exitDevices, "%d devices failed or conflict", totals.Failed+totals.Conflict)
 	}
 	return nil
+}
+
+// closeLot closes the books of a complete lot, with a checkpoint of the log.
+func (j *job) closeLot(ctx context.Context) error {
+	if err := j.openSigner(ctx); err != nil {
+		return err
+	}
+	event, err := reports.Close(ctx, j.ledger, j.lot.Name, j.cfg.Audit.Station, j.signer)
+	if _, ok := errors.AsType[*reports.ImbalanceError](err); ok {
+		return j.investigate(err)
+	}
+	if err != nil {
+		return err
+	}
+	if err := j.ledger.CloseLot(ctx, j.lot.Name, event); !errors.Is(err, ledger.ErrLotClosed) {
+		return err
+	}
+	return nil
+}
+
+// investigate is for books that do not add up.
+func (j *job) investigate(err error) error {
+	return withCode(exitStorage, pipeline.WithHint(fmt.Errorf("the books of lot %s do not add up: %w", j.lot.Name, err),
+		"Do not ship this lot; keep the ledger and the folder %s for an investigation.", j.lot.Out))
 }
 
 // writeFailures writes failures.csv, which can be run again as a manifest, or
@@ -174,8 +194,11 @@ func (j *job) writeReport(ctx context.Context) error {
 	if len(j.cfg.Report.Formats) == 0 {
 		return nil
 	}
+	if err := j.openSigner(ctx); err != nil {
+		return err
+	}
 	_, err := reports.Export(ctx, j.ledger, j.lot.Name, filepath.Join(j.lot.Out, "report"), reports.Options{
-		Formats: j.cfg.Report.Formats, Station: j.cfg.Audit.Station, Replace: true,
+		Formats: j.cfg.Report.Formats, Station: j.cfg.Audit.Station, Signer: j.signer, Replace: true,
 	})
 	return err
 }

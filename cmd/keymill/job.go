@@ -30,6 +30,7 @@ type job struct {
 	images *lotImages
 	keys   keySource
 	server *mender.Client
+	signer stationSigner // vouches for the evidence; opened when it is needed
 }
 
 func (j *job) Close() error {
@@ -43,10 +44,20 @@ func (j *job) Close() error {
 	if j.server != nil {
 		j.server.Close()
 	}
+	errs = append(errs, j.signer.Close())
 	if j.ledger != nil {
 		errs = append(errs, j.ledger.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// openSigner opens the station's signing key. It is done early: a PIN is asked
+// for while somebody is there.
+func (j *job) openSigner(ctx context.Context) (err error) {
+	if j.signer.Signer == nil {
+		j.signer, err = j.app.signer(ctx, j.cfg, j.log)
+	}
+	return err
 }
 
 // outDir is the folder of the lot's products.

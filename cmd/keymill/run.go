@@ -234,6 +234,9 @@ func (j *job) carry(ctx context.Context, resumed bool, states ...pipeline.State)
 	if err := j.openServices(ctx, todo); err != nil {
 		return err
 	}
+	if err := j.openSigner(ctx); err != nil {
+		return err
+	}
 	if err := j.openProducts(ctx, resumed); err != nil {
 		return err
 	}

@@ -6,11 +6,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"strings"
 
 	"keymill/hsm"
 	"keymill/reports"
 )
+
+// signingKeyFile is the station's own key, beside the ledger. It is no device's.
+const signingKeyFile = "keymill-signing-key.pem"
 
 // stationSigner is the key that vouches for this station's evidence.
 type stationSigner struct {
@@ -38,7 +42,7 @@ func (a *app) signer(ctx context.Context, cfg *Config, log *slog.Logger) (statio
 		return stationSigner{key, key}, nil
 	}
 	if name == "" {
-		name = cfg.Ledger + ".signing-key.pem"
+		name = filepath.Join(filepath.Dir(cfg.Ledger), signingKeyFile)
 	}
 	key, created, err := reports.LoadOrCreateKey(name)
 	if err != nil {

@@ -200,8 +200,8 @@ func (f *factory) strayKeys(product ...string) []string {
 		if strings.HasPrefix(path, f.path("out", "images")+"/") && !strings.HasPrefix(entry.Name(), ".") || slices.Contains(product, path) {
 			return nil
 		}
-		if entry.Name() == "ca.key" || strings.HasPrefix(path, f.path("sb")+"/") {
-			return nil // the trial server's own
+		if entry.Name() == signingKeyFile || strings.HasPrefix(path, f.path("sb")+"/") {
+			return nil // the station's own and the trial server's
 		}
 		data, err := os.ReadFile(path)
 		if bytes.Contains(data, []byte("PRIVATE KEY")) {
