@@ -45,7 +45,7 @@ var tokens = map[string]conformance{
 	},
 	"nss": {
 		token:     newNSS,
-		mechanism: "CKM_AES_KEY_WRAP_PAD (RFC 3394 with PKCS#7)",
+		mechanism: "CKM_AES_KEY_WRAP_KWP (RFC 5649)",
 		works: map[Mode]map[Algorithm]int{
 			ModeHSM:     {ECDSAP256: 100, ECDSAP384: 20, RSA2048: 2},
 			ModeEntropy: {Ed25519: 100, ECDSAP256: 100},

@@ -25,6 +25,7 @@ type module struct {
 	initArgs []byte // NUL-terminated, nil if there are none
 	timeout  time.Duration
 	ctx      *pkcs11.Ctx
+	direct   *directWrap // nil where there is none
 	info     pkcs11.Info
 	owned    bool // initialised by us, so finalised by us; changed only while alone in the module
 
@@ -49,6 +50,7 @@ func openModule(ctx context.Context, u *URI, timeout time.Duration) (*module, er
 		return nil, refused("check that the file is the vendor's module for this architecture, with all libraries that it needs (ldd shows them)",
 			"%s can't be loaded as a PKCS#11 module", path)
 	}
+	m.direct = findWrap(path)
 	m.info, err = invoke(ctx, m, func() (pkcs11.Info, error) {
 		err := m.initialize()
 		m.owned = err == nil

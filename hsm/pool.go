@@ -20,6 +20,7 @@ const defaultSessions = 4
 // session is one open session of a token. One goroutine uses it at a time.
 type session struct {
 	*pkcs11.Ctx
+	direct     *directWrap
 	handle     pkcs11.SessionHandle
 	generation int64
 	kek        *kek // the wrapping key that lives in this session; nil if the source needs none
@@ -175,7 +176,7 @@ func (p *pool) openSession() (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a session: %w", err)
 	}
-	s := &session{Ctx: p.mod.ctx, handle: handle, generation: generation}
+	s := &session{Ctx: p.mod.ctx, direct: p.mod.direct, handle: handle, generation: generation}
 	if err = p.login(s, token); err == nil {
 		err = s.ping(token)
 	}

@@ -41,7 +41,7 @@ type parcel struct {
 // wrap takes a private key out under the session's kek.
 func (s *session) wrap(w *wrapping, p *pair) (*parcel, error) {
 	out := &parcel{kek: s.kek.block, spki: p.spki}
-	var parameter any
+	var parameter any // nil or []byte
 	if w.iv {
 		out.iv = make([]byte, aes.BlockSize)
 		if _, err := rand.Read(out.iv); err != nil {
@@ -50,7 +50,11 @@ func (s *session) wrap(w *wrapping, p *pair) (*parcel, error) {
 		parameter = out.iv
 	}
 	var err error
-	out.wrapped, err = s.WrapKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(w.mechanism, parameter)}, s.kek.object, p.private)
+	if s.direct != nil {
+		out.wrapped, err = s.direct.call(s.handle, w.mechanism, out.iv, s.kek.object, p.private)
+	} else {
+		out.wrapped, err = s.WrapKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(w.mechanism, parameter)}, s.kek.object, p.private)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("wrap the key by %s: %w", w.name, err)
 	}
