@@ -47,7 +47,7 @@ func deltaCases(t testing.TB, dir string) map[string]func() (*handGolden, *Overl
 		"odd length":        random(8<<20+512, Span{4<<20 - 100, 200}, Span{8 << 20, 512}),
 		"across tables":     random(8<<20, Span{2<<20 - 6000, 12000}),
 		"nothing to change": random(8 << 20),
-		"large":             random(64<<20, Span{1 << 20, 9 << 20}),
+		"large":             random(24<<20, Span{1 << 20, 9 << 20}),
 	}
 }
 

@@ -37,8 +37,9 @@ func (g *handGolden) Unchanged() error {
 	return err
 }
 
-// newGolden makes a sparse golden image in dir: random bytes where data says
-// so, holes elsewhere.
+// newGolden makes a sparse golden image in dir, holes where data doesn't say
+// otherwise. Its blocks begin with random bytes and repeat their number, so that
+// none is like another, and yet they can be compressed.
 func newGolden(t testing.TB, dir string, size int64, data ...Span) *handGolden {
 	t.Helper()
 	f, err := os.Create(filepath.Join(dir, "golden.sdimg"))
@@ -50,9 +51,19 @@ func newGolden(t testing.TB, dir string, size int64, data ...Span) *handGolden {
 		t.Fatal(err)
 	}
 	noise := rand.NewChaCha8([32]byte{7})
+	buf := make([]byte, 1<<20)
 	for _, span := range data {
-		if _, err := io.Copy(io.NewOffsetWriter(f, span.Offset), io.LimitReader(noise, span.Length)); err != nil {
-			t.Fatal(err)
+		for at := span.Offset; at < span.Offset+span.Length; at += int64(len(buf)) {
+			for i := 0; i < len(buf); i += 4096 {
+				if _, err := noise.Read(buf[i : i+256]); err != nil {
+					t.Fatal(err)
+				}
+				copy(buf[i+256:i+4096], bytes.Repeat(fmt.Appendf(nil, "%08d", at/4096+int64(i)), 480))
+			}
+			part := buf[:min(int64(len(buf)), span.Offset+span.Length-at)]
+			if _, err := f.WriteAt(part, at); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	g := &handGolden{File: f, size: size}
