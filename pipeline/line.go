@@ -60,6 +60,9 @@ type Line struct {
 	// Reached is told each state change after it is durable. It is called by
 	// many goroutines at once; nil is allowed.
 	Reached func(from, to State)
+	// Took is told how long each step that a device passed took, by the state
+	// that it led to; what failed is not told. As Reached otherwise.
+	Took func(to State, d time.Duration)
 
 	cpu, images *semaphore.Weighted
 }
@@ -206,8 +209,12 @@ func (l *Line) carry(r *reins, rec *Record) error {
 		if r.stopping() {
 			return nil
 		}
+		began := time.Now()
 		if err := step.do(r, rec); err != nil {
 			return l.judge(r, rec, err)
+		}
+		if l.Took != nil {
+			l.Took(rec.State, time.Since(began))
 		}
 	}
 	return nil
