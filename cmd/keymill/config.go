@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/knadh/koanf/parsers/yaml"
@@ -29,6 +31,9 @@ type Config struct {
 	Report   ReportConfig   `koanf:"report"`
 	Audit    AuditConfig    `koanf:"audit"`
 	Log      LogConfig      `koanf:"log"`
+	Batch    BatchConfig    `koanf:"batch"`
+	Metrics  MetricsConfig  `koanf:"metrics"`
+	Notify   NotifyConfig   `koanf:"notify"`
 
 	// Ledger is the database of lots, device records and events.
 	Ledger string `koanf:"ledger"`
@@ -93,11 +98,11 @@ type KeysConfig struct {
 type ImageConfig struct {
 	// Golden is the disk image that all devices of a lot share.
 	Golden string `koanf:"golden"`
-	// Format of the products: raw or pack.
+	// Format of the products: raw, pack, qcow2, bmap, simg, gz, xz or zst.
 	Format string `koanf:"format"`
 	// Partition is the data partition: number, label or PARTUUID. Default: found.
 	Partition string `koanf:"partition"`
-	// Inject lists the files that every device gets.
+	// Inject lists what every device gets.
 	Inject []pipeline.Inject `koanf:"inject"`
 }
 
@@ -126,6 +131,45 @@ type LogConfig struct {
 	Level string `koanf:"level"`
 }
 
+// BatchConfig says how `keymill batch` goes about its drop folder.
+type BatchConfig struct {
+	// Settle is how long a manifest must lie unchanged in the drop folder
+	// before it is taken. 0: it is taken at first sight.
+	Settle time.Duration `koanf:"settle"`
+	// Poll is how often batch --watch looks at the drop folder.
+	Poll time.Duration `koanf:"poll"`
+	// Retry is after what time batch --watch takes up again what is unfinished:
+	// lots with failed devices, lots that an outage stopped.
+	Retry time.Duration `koanf:"retry"`
+}
+
+// MetricsConfig says where `keymill batch` puts its metrics. Empty: nowhere.
+type MetricsConfig struct {
+	// Textfile is written for node_exporter's textfile collector; its name must
+	// end in .prom.
+	Textfile string `koanf:"textfile"`
+	// Pushgateway is the URL of a Pushgateway.
+	Pushgateway string `koanf:"pushgateway"`
+}
+
+// NotifyConfig says whom `keymill batch` tells when a lot closes, fails or is
+// refused.
+type NotifyConfig struct {
+	// URL of the webhook: https, or http on this machine.
+	URL string `koanf:"url"`
+	// SecretFile holds the key that signs webhook calls. Without it: the systemd
+	// credential webhook-secret, else the environment variable
+	// KEYMILL_WEBHOOK_SECRET.
+	SecretFile string `koanf:"secret_file"`
+	// CAFile holds PEM certificates of a private CA, trusted beside the system's.
+	CAFile string `koanf:"ca_file"`
+	// Command is a program and its arguments that gets the notification on its
+	// standard input.
+	Command []string `koanf:"command"`
+	// Timeout is the most time for delivering what is pending, tries included.
+	Timeout time.Duration `koanf:"timeout"`
+}
+
 func defaultConfig() Config {
 	station, err := os.Hostname()
 	if err != nil {
@@ -138,6 +182,8 @@ func defaultConfig() Config {
 		Report:  ReportConfig{Formats: []string{"csv", "jsonl", "xlsx"}},
 		Audit:   AuditConfig{Station: station},
 		Log:     LogConfig{Format: "text", Level: "info"},
+		Batch:   BatchConfig{Settle: 2 * time.Second, Poll: 5 * time.Second, Retry: 15 * time.Minute},
+		Notify:  NotifyConfig{Timeout: 20 * time.Second},
 		Ledger:  "keymill.db",
 		Workers: 256,
 	}
@@ -176,7 +222,7 @@ func (l layers) load() (*Config, error) {
 	var cfg Config
 	err := k.UnmarshalWithConf("", &cfg, koanf.UnmarshalConf{Tag: "koanf", DecoderConfig: &mapstructure.DecoderConfig{
 		Result: &cfg, TagName: "koanf", ErrorUnused: true, WeaklyTypedInput: false,
-		DecodeHook: mapstructure.ComposeDecodeHookFunc(numbersFromText, listsFromText),
+		DecodeHook: mapstructure.ComposeDecodeHookFunc(mapstructure.StringToTimeDurationHookFunc(), numbersFromText, listsFromText),
 	}})
 	if err != nil {
 		return nil, withCode(exitUsage, pipeline.WithHint(
@@ -296,6 +342,12 @@ func (c *Config) check() error {
 		return usagef("server.in_flight is %d; it can be 1 to 10000", c.Server.InFlight)
 	case c.Manifest.Expect < 0:
 		return usagef("manifest.expect is %d; it is a number of devices", c.Manifest.Expect)
+	case c.Batch.Settle < 0 || c.Batch.Poll < 100*time.Millisecond || c.Batch.Retry < time.Second:
+		return usagef("batch.settle is %v, batch.poll %v, batch.retry %v; the least are 0s, 100ms and 1s", c.Batch.Settle, c.Batch.Poll, c.Batch.Retry)
+	case c.Notify.Timeout < time.Second || c.Notify.Timeout > 10*time.Minute:
+		return usagef("notify.timeout is %v; it can be 1s to 10m", c.Notify.Timeout)
+	case c.Metrics.Textfile != "" && filepath.Ext(c.Metrics.Textfile) != ".prom":
+		return usagef("metrics.textfile is %s; node_exporter reads only names that end in .prom", c.Metrics.Textfile)
 	case c.Ledger == "":
 		return usagef("ledger is empty; it is the path of the ledger file")
 	}

@@ -18,6 +18,8 @@ import (
 type app struct {
 	stdio
 	brake *brake
+	// observe is told of each run before its devices move; nil is allowed.
+	observe func(*job, *pipeline.Line)
 	// replaceAccepted lets on_conflict replace reach accepted devices, too.
 	replaceAccepted bool
 	verifyHow       string // all, sample or none: what a run compares at its end

@@ -254,6 +254,9 @@ func (j *job) carry(ctx context.Context, resumed bool, states ...pipeline.State)
 	}
 	show := startProgress(ctx, j.app.err, j.log, todo)
 	line.Reached = show.reached
+	if j.app.observe != nil {
+		j.app.observe(j, line)
+	}
 	err = line.Carry(ctx, j.app.brake.drainable(), states...)
 	show.end()
 	return j.endRun(ctx, line, started, err)
