@@ -89,12 +89,13 @@ func (l *fakeLedger) Append(_ context.Context, e pipeline.Event) error {
 	if e.Station == "" {
 		e.Station = "line-3"
 	}
-	for _, old := range l.events {
+	e.Seq = 1
+	for _, old := range slices.Backward(l.events) {
 		if old.Station == e.Station {
-			e.Seq = old.Seq
+			e.Seq = old.Seq + 1
+			break
 		}
 	}
-	e.Seq++
 	line := e.Canonical()
 	l.events = append(l.events, pipeline.StoredEvent{Station: e.Station, Seq: e.Seq, Lot: e.Lot,
 		Canonical: line, Leaf: pipeline.LeafHash(line)})
