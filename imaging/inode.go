@@ -26,7 +26,7 @@ type InodeSlot struct {
 	// Image is the inode as the template leaves it, Size bytes, with length,
 	// checksum and inline content zero.
 	Image []byte
-	// Checksum says that the inode carries a crc32c; Seed is the crc's state
+	// Checksum says that the inode carries a crc; Seed is the crc's state
 	// after the file system's seed, the inode's number and its generation.
 	Checksum bool
 	Seed     uint32
@@ -48,7 +48,7 @@ const (
 // FAT directory entry (Microsoft's fatgen103).
 const (
 	f2fsSize     = 16
-	f2fsChecksum = 364
+	f2fsChecksum = 368
 	f2fsBlock    = 4096
 	fatSize      = 28
 	fatEntry     = 32
@@ -56,8 +56,13 @@ const (
 
 var inodeCRC = crc32.MakeTable(crc32.Castagnoli)
 
-// crc32c continues a crc as ext4 and F2FS compute it: without the complement
-// that hash/crc32 applies at both ends.
+// crc32IEEE continues a crc as F2FS computes it, without complements.
+func crc32IEEE(state uint32, p []byte) uint32 {
+	return ^crc32.Update(^state, crc32.IEEETable, p)
+}
+
+// crc32c continues a crc as ext4 computes it: without the complement that
+// hash/crc32 applies at both ends.
 func crc32c(state uint32, p []byte) uint32 {
 	return ^crc32.Update(^state, inodeCRC, p)
 }
@@ -115,15 +120,15 @@ func (s *InodeSlot) setChecksum(b []byte) {
 	if !s.Checksum {
 		return
 	}
-	crc := crc32c(s.Seed, b)
 	switch s.Kind {
 	case InodeExt:
+		crc := crc32c(s.Seed, b)
 		binary.LittleEndian.PutUint16(b[extChecksumLow:], uint16(crc))
 		if s.highChecksum() {
 			binary.LittleEndian.PutUint16(b[extChecksumHigh:], uint16(crc>>16))
 		}
 	case InodeF2FS:
-		binary.LittleEndian.PutUint32(b[f2fsChecksum:], crc)
+		binary.LittleEndian.PutUint32(b[f2fsChecksum:], crc32IEEE(s.Seed, b))
 	}
 }
 

@@ -20,6 +20,8 @@ func newFilesystem(t *tools, p *Partition, mount string, files []volumeFile) (fi
 		return &extVolume{tools: t, partition: p, mount: mount, files: files}, nil
 	case "vfat":
 		return &fatVolume{tools: t, partition: p, files: files}, nil
+	case "f2fs":
+		return &f2fsVolume{tools: t, partition: p, files: files}, nil
 	case "":
 		return nil, refuse("Set image.partition to a partition with ext4.", "it holds no known file system")
 	}
