@@ -2,10 +2,8 @@ package sources
 
 import (
 	"context"
-	"encoding/csv"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"time"
 
@@ -54,25 +52,13 @@ type AllocationRequest struct {
 	Attrs []pipeline.Attr
 	// Reuse allows identifiers of undone lots.
 	Reuse bool
+	// Identity and Taken are those of Config: identifiers of devices that the
+	// ledger holds from manifests made elsewhere are passed over. nil: not asked.
+	Identity []string
+	Taken    func(ctx context.Context, ids []pipeline.IdentitySum) (map[pipeline.IdentitySum]string, error)
 	// Time is the date in serial numbers, and that of the grants.
 	Time time.Time
 }
-
-// Allocation is what a request got.
-type Allocation struct {
-	Count  int
-	Grants []Grant
-	// Left is how many devices more the scarcest pool has room for.
-	Left uint64
-
-	req    AllocationRequest
-	macs   []span
-	serial []span
-	block  serialBlock
-}
-
-// Low reports whether fewer than three more lots of this size fit.
-func (a *Allocation) Low() bool { return a.Left < 3*uint64(a.Count) }
 
 // ExhaustedError says that a pool has too little left. Nothing was granted.
 type ExhaustedError struct {
@@ -111,25 +97,37 @@ func Propose(ctx context.Context, reg Register, req AllocationRequest) (*Allocat
 	if err := req.check(); err != nil {
 		return nil, err
 	}
+	foreign := map[string][]span{} // by space: in use, but never granted
+	for {
+		a, err := propose(ctx, reg, req, foreign)
+		if err != nil {
+			return nil, err
+		}
+		found, err := a.findTaken(ctx, foreign)
+		if err != nil || !found {
+			return a, err
+		}
+	}
+}
+
+func propose(ctx context.Context, reg Register, req AllocationRequest, foreign map[string][]span) (*Allocation, error) {
 	a := &Allocation{Count: req.Count, Left: 1 << 62, req: req}
+	var err error
 	if len(req.MACs) > 0 {
-		p := picker{name: "MAC addresses", space: macSpace, unit: uint64(len(req.MACs)), align: 1}
+		p := picker{name: "MAC addresses", space: macSpace, unit: uint64(len(req.MACs)), align: 1, used: slices.Clone(foreign[macSpace])}
 		for _, r := range req.From {
 			p.ranges = append(p.ranges, span(r))
 		}
-		picked, err := a.pick(ctx, reg, p)
-		if err != nil {
+		if a.macs, err = a.pick(ctx, reg, p); err != nil {
 			return nil, err
 		}
-		a.macs = picked
 	}
 	if req.Serial != nil {
-		b, err := req.Serial.at(req.Lot, req.Time)
-		if err != nil {
+		if a.block, err = req.Serial.at(req.Lot, req.Time); err != nil {
 			return nil, err
 		}
-		a.block = b
-		p := picker{name: fmt.Sprintf("serial numbers %q", req.Serial.text), space: b.space, unit: b.unit, align: b.unit,
+		b := &a.block
+		p := picker{name: fmt.Sprintf("serial numbers %q", req.Serial.text), space: b.space, unit: b.unit, align: b.unit, used: slices.Clone(foreign[b.space]),
 			ranges: []span{{b.base + min(req.SerialFirst, b.size/b.unit)*b.unit, b.base + b.size - 1}}}
 		if a.serial, err = a.pick(ctx, reg, p); err != nil {
 			return nil, err
@@ -147,6 +145,8 @@ func (req *AllocationRequest) check() error {
 		return pipeline.WithHint(errors.New("no devices to allocate for"), "give the number of devices")
 	case len(req.MACs) == 0 && req.Serial == nil:
 		return pipeline.WithHint(errors.New("neither MAC addresses nor serial numbers to allocate"), "configure a range of MAC addresses, a serial number pattern, or both")
+	case req.Taken != nil && len(req.Identity) == 0:
+		return errors.New("allocation: the ledger is to be asked about identities, but none is named")
 	case len(req.MACs) > 0 && len(req.From) == 0:
 		return pipeline.WithHint(errors.New("no range to take MAC addresses from"), "configure the block that IEEE assigned to you")
 	}
@@ -156,6 +156,11 @@ func (req *AllocationRequest) check() error {
 		}
 		if slices.Contains(req.attributes()[:i], name) {
 			return pipeline.WithHint(fmt.Errorf("the attribute %s is to be allocated twice", name), "name each attribute once")
+		}
+	}
+	for _, name := range req.Identity {
+		if !slices.Contains(req.attributes(), name) {
+			return pipeline.WithHint(fmt.Errorf("the identity's attribute %s is not allocated", name), "let allocate give it, or leave it out of manifest.identity")
 		}
 	}
 	for i, r := range req.From {
@@ -208,31 +213,4 @@ func (a *Allocation) pick(ctx context.Context, reg Register, p picker) ([]span, 
 		a.Grants = append(a.Grants, Grant{Lot: a.req.Lot, Space: p.space, First: s.First, Last: s.Last, Time: a.req.Time.UTC()})
 	}
 	return picked, nil
-}
-
-// WriteCSV writes the allocation as a manifest.
-func (a *Allocation) WriteCSV(w io.Writer) error {
-	out := csv.NewWriter(w)
-	record := a.req.attributes()
-	if err := out.Write(record); err != nil {
-		return err
-	}
-	macs, serials := cursor{spans: a.macs}, cursor{spans: a.serial}
-	for range a.Count {
-		record = record[:0]
-		for range a.req.MACs {
-			record = append(record, macFrom(macs.next(1)).String())
-		}
-		if a.req.Serial != nil {
-			record = append(record, a.block.serial(serials.next(a.block.unit)))
-		}
-		for _, attr := range a.req.Attrs {
-			record = append(record, attr.Value)
-		}
-		if err := out.Write(record); err != nil {
-			return err
-		}
-	}
-	out.Flush()
-	return out.Error()
 }

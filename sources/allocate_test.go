@@ -185,6 +185,53 @@ func TestUndoneLots(t *testing.T) {
 	}
 }
 
+func TestIdentifiersInUseElsewhereArePassedOver(t *testing.T) {
+	// 1,100 devices came from manifests made by hand: all odd addresses.
+	held := map[pipeline.IdentitySum]string{}
+	for n := uint64(1); n < 2200; n += 2 {
+		id := pipeline.Identity{{Name: "mac", Value: macFrom(0x001b63000000 + n).String()}}
+		held[id.Sum()] = "lot H"
+	}
+	asked := 0
+	req := AllocationRequest{Lot: "A", Count: 1101, MACs: []string{"mac"}, From: []MACRange{macRange(t, "00:1b:63")}, Serial: pattern(t, "S{seq:5}"), Time: monday,
+		Identity: []string{"mac"}, Taken: func(_ context.Context, ids []pipeline.IdentitySum) (map[pipeline.IdentitySum]string, error) {
+			asked++
+			if len(ids) == 0 || len(ids) > 500 {
+				return nil, fmt.Errorf("asked about %d", len(ids))
+			}
+			return held, nil
+		}}
+	reg := &register{}
+	a, err := Allocate(t.Context(), reg, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last string
+	if err := a.each(func(values []string, _ unit) error {
+		last = values[0]
+		if _, dup := held[pipeline.Identity{{Name: "mac", Value: last}}.Sum()]; dup {
+			t.Errorf("%s is in use", last)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if last != "00:1b:63:00:08:98" || len(a.macs) != 1101 {
+		t.Errorf("last %s, %d spans, asked %d times", last, len(a.macs), asked)
+	}
+	gone := errors.New("ledger gone")
+	req.Taken = func(context.Context, []pipeline.IdentitySum) (map[pipeline.IdentitySum]string, error) {
+		return nil, gone
+	}
+	if _, err := Allocate(t.Context(), reg, req); !errors.Is(err, gone) {
+		t.Errorf("got %v", err)
+	}
+	req.Identity = []string{"mac", "cid"}
+	if _, err := Allocate(t.Context(), reg, req); err == nil || !strings.Contains(err.Error(), "cid") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestOtherStationIsFaster(t *testing.T) {
 	reg := &register{}
 	req := AllocationRequest{Lot: "A", Count: 3, MACs: []string{"mac"}, From: []MACRange{macRange(t, "00:1b:63")}, Time: monday}

@@ -155,6 +155,10 @@ func (c *checker) value(r *rawRow, i int) {
 			return
 		}
 	}
+	if col.exact && scientific(v) {
+		c.flaw(r, i, v, flaw{what: "the value is a number in scientific notation: a spreadsheet has rounded it before the file was saved", remedy: "export the file again from its source, without a spreadsheet between; or format the column as Text first"})
+		return
+	}
 	if col.mac {
 		c.macValue(r, i, v)
 	}

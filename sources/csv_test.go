@@ -84,6 +84,8 @@ func TestDamagedText(t *testing.T) {
 		"line break":       {"\"7\n8\",x", "SN", "line break", "quote"},
 		"lone CR":          {"7\r8,x", "SN", "line break", "quote"},
 		"apostrophe":       {"'=7,x", "SN", "apostrophe", "remove"},
+		"rounded":          {"1.23457E+11,x", "SN", "scientific", "Text"},
+		"rounded, comma":   {"\"1,23457E+11\",x", "SN", "scientific", "Text"},
 		"only spaces":      {"  ,x", "SN", "spaces at its ends", "remove"},
 	} {
 		t.Run(name, func(t *testing.T) {

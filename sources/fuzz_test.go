@@ -3,6 +3,9 @@ package sources
 import (
 	"archive/zip"
 	"bytes"
+	"encoding/xml"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -108,5 +111,29 @@ func FuzzWorkbook(f *testing.F) {
 			t.Fatal(err)
 		}
 		sound(t, take(t, path, Config{}))
+	})
+}
+
+// FuzzSheetScan holds the scan to its purpose: what encoding/xml finds cut off
+// is never read as whole.
+func FuzzSheetScan(f *testing.F) {
+	f.Add([]byte(`<worksheet><cols><col min="1" max="2" hidden="1"/></cols><sheetData><row r="1"><c r="A1" t="s"><v>0</v></c></row></sheetData></worksheet>`))
+	f.Add([]byte(`<?xml version="1.0"?><!-- a --><w><sheetData><row><c t='inlineStr' q=">"><is><t>x</t></is></c></row></sheetData></w>`))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		s := newSheetScan(bytes.NewReader(content), 1)
+		var err error
+		for err == nil {
+			_, err = s.next()
+		}
+		if !errors.Is(err, io.EOF) {
+			return
+		}
+		d := xml.NewDecoder(bytes.NewReader(content))
+		for err = nil; err == nil; {
+			_, err = d.Token()
+		}
+		if syntax, ok := errors.AsType[*xml.SyntaxError](err); ok && syntax.Msg == "unexpected EOF" {
+			t.Errorf("%q is cut off", content)
+		}
 	})
 }

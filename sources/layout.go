@@ -50,6 +50,11 @@ func newLayout(header *rawRow, cfg Config) layout {
 			l.missing(name, "is required")
 		}
 	}
+	for _, name := range sortedKeys(cfg.Columns) {
+		if cfg.Columns[name] == "" && l.byAttribute(name) < 0 {
+			l.missing(name, "is configured")
+		}
+	}
 	for i := range l.cols {
 		c := &l.cols[i]
 		c.mac = isMACName(c.Attribute)
@@ -77,6 +82,9 @@ func (l *layout) setOwn(i int) {
 func (l *layout) mapConfigured(cfg Config) {
 	for _, name := range sortedKeys(cfg.Columns) {
 		text := cfg.Columns[name]
+		if text == "" {
+			continue // to be guessed
+		}
 		found := l.find(text)
 		if len(found) == 0 {
 			found = l.find(name)
@@ -101,8 +109,8 @@ func (l *layout) mapConfigured(cfg Config) {
 	}
 	// Attributes that the identity or the templates name are looked for under
 	// their own name before anything is guessed.
-	for _, name := range slices.Concat(cfg.Identity, cfg.Required) {
-		if _, ok := cfg.Columns[name]; ok {
+	for _, name := range slices.Concat(cfg.Identity, cfg.Required, sortedKeys(cfg.Columns)) {
+		if cfg.Columns[name] != "" {
 			continue
 		}
 		if found := l.find(name); len(found) == 1 && !l.cols[found[0]].taken {

@@ -59,6 +59,12 @@ func TestColumnMapping(t *testing.T) {
 	if devs := accept(t, o); devs[0].Identity.String() != "SerialNumber=1" {
 		t.Errorf("identity %s", devs[0].Identity)
 	}
+	// A configured attribute without a header text is guessed, and must be there.
+	o = takeCSV(t, "MAC,Seriennr.,x"+row, Config{Columns: map[string]string{"serial": ""}})
+	if accept(t, o); attributes(o) != "mac serial x" {
+		t.Errorf("attributes %s", attributes(o))
+	}
+	want(t, takeCSV(t, "MAC,x,y"+row, Config{Columns: map[string]string{"serial": ""}}), 1, "", "is configured")
 	// Without a MAC the serial number is the identity.
 	o = takeCSV(t, "a,Serial Nr.,b"+row, Config{})
 	if devs := accept(t, o); devs[0].Identity.String() != "serial=1" {

@@ -20,7 +20,7 @@ import (
 // Config says how a manifest is to be read. Its zero value guesses.
 type Config struct {
 	// Columns maps attribute names to header texts, compared without regard to
-	// case and spaces. Where no header has the text, one that is the
+	// case and spaces; an empty text leaves the attribute to be guessed. Where no header has the text, one that is the
 	// attribute's own name will do, so that failures.csv maps as its manifest
 	// did. Headers that are not named here are guessed: "MAC address" becomes
 	// mac, "S/N" serial, and any other its own text made safe ("Part.No" is

@@ -81,3 +81,14 @@ func unicodeFlaw(v string, identity bool) *flaw {
 	}
 	return nil
 }
+
+// scientific reports whether v is what spreadsheets make of long numbers:
+// 1.23457E+11, with a comma in some countries.
+func scientific(v string) bool {
+	mantissa, exponent, ok := strings.Cut(v, "E+")
+	if !ok || exponent == "" || strings.Trim(exponent, "0123456789") != "" {
+		return false
+	}
+	whole, fraction, _ := strings.Cut(strings.Replace(mantissa, ",", ".", 1), ".")
+	return len(whole) == 1 && strings.Trim(whole+fraction, "0123456789") == ""
+}
