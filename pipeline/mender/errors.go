@@ -65,8 +65,13 @@ func (k *call) redact(s string) string {
 	return s
 }
 
-// fromAPI reports whether the answer has the form of the API's errors.
+// fromAPI reports whether an error was given by the server itself, not by a
+// gateway before it: as JSON or, for what a DELETE doesn't find, without a body
+// but with a request id.
 func (a *answer) fromAPI() bool {
+	if len(a.body) == 0 {
+		return a.requestID != ""
+	}
 	var body struct {
 		Error *string `json:"error"`
 	}
@@ -170,6 +175,8 @@ func errorHint(err error) string {
 	}
 	record, _ := errors.AsType[tls.RecordHeaderError](err)
 	switch {
+	case errors.Is(err, errGarbled):
+		return "Something between here and the server cuts its answers or gives its own; look at the proxy settings."
 	case string(record.RecordHeader[:]) == "HTTP/", errors.Is(err, http.ErrSchemeMismatch):
 		return "The port speaks plain HTTP: check server.url."
 	case isTLSRefusal(err):

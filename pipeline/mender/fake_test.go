@@ -248,7 +248,7 @@ func (f *fake) force(d *fakeDevice, key string) *http.Response {
 func (f *fake) remove(id string) *http.Response {
 	d := f.devices[id]
 	if d == nil {
-		return failure(http.StatusNotFound, "device not found")
+		return reply(http.StatusNotFound, "")
 	}
 	d.Decommissioning, d.gone = true, time.Now().Add(f.deleting)
 	f.dying[id] = d
@@ -259,7 +259,7 @@ func (f *fake) remove(id string) *http.Response {
 func (f *fake) removeSet(id, set string) *http.Response {
 	d := f.devices[id]
 	if d == nil {
-		return failure(http.StatusNotFound, "device not found")
+		return reply(http.StatusNotFound, "")
 	}
 	for i, s := range d.AuthSets {
 		if s.ID != set {
@@ -276,7 +276,7 @@ func (f *fake) removeSet(id, set string) *http.Response {
 		f.bury()
 		return reply(http.StatusNoContent, "")
 	}
-	return failure(http.StatusNotFound, "auth set not found")
+	return reply(http.StatusNotFound, "")
 }
 
 // bury removes the devices whose deletion has finished.

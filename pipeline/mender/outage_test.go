@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -49,12 +50,12 @@ func TestLotOutlastsAnOutage(t *testing.T) {
 		f.latency = 20 * time.Millisecond
 		began := time.Now()
 		down := func(now time.Time) bool { d := now.Sub(began); return d > 5*time.Second && d < 10*time.Minute }
-		tried := 0
+		var tried atomic.Int64
 		f.fault = func(r *fakeRequest) (*http.Response, error) {
 			if r.after || !down(time.Now()) {
 				return nil, nil
 			}
-			tried++
+			tried.Add(1)
 			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 		}
 		c := f.client(t)
@@ -62,8 +63,8 @@ func TestLotOutlastsAnOutage(t *testing.T) {
 		if took < 10*time.Minute || took > 10*time.Minute+15*time.Second {
 			t.Errorf("the lot took %s", took)
 		}
-		if tried > 250 {
-			t.Errorf("%d requests while the server was down", tried)
+		if n := tried.Load(); n > 250 {
+			t.Errorf("%d requests while the server was down", n)
 		}
 		if len(f.devices) != 5000 {
 			t.Errorf("%d devices on the server", len(f.devices))
@@ -139,7 +140,7 @@ func TestRefusalsStopAtOnce(t *testing.T) {
 		{http.StatusUnauthorized, `{"error":"unauthorized"}`, 2, "token has expired"},
 		{http.StatusForbidden, `{"error":"forbidden"}`, 1, "permission"},
 		{http.StatusNotFound, "404 page not found", 1, "server.url"},
-		{http.StatusMethodNotAllowed, "", 1, "server.url"},
+		{http.StatusMethodNotAllowed, "405 not allowed", 1, "server.url"},
 		{http.StatusMovedPermanently, "", 1, "server.url"},
 		{http.StatusProxyAuthRequired, "", 1, "HTTPS_PROXY"},
 	}
@@ -247,9 +248,12 @@ func TestRetryAfterStopsEverybody(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFake(t)
 			f.latency = 10 * time.Millisecond
+			var mu sync.Mutex
 			var told time.Time
 			early := 0
 			f.fault = func(r *fakeRequest) (*http.Response, error) {
+				mu.Lock()
+				defer mu.Unlock()
 				switch now := time.Now(); {
 				case r.after:
 				case told.IsZero() && r.n > 100:

@@ -200,6 +200,22 @@ func TestPoisonDevice(t *testing.T) {
 
 type poisoned struct{}
 
+// Nor does it when it is the last of its lot, and nothing else shows that the
+// server is well.
+func TestPoisonDeviceAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		f.fault = func(*fakeRequest) (*http.Response, error) {
+			return failure(http.StatusInternalServerError, "internal error"), nil
+		}
+		began := time.Now()
+		_, err := f.client(t).Preauthorize(t.Context(), preauth(t, 1))
+		if isOutage(err) || err == nil || time.Since(began) > 5*time.Minute {
+			t.Errorf("error %v after %s, want the device's own", err, time.Since(began))
+		}
+	})
+}
+
 func TestCancelledContextIsReturned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(t)

@@ -111,10 +111,10 @@ func TestQuotaBoundLot(t *testing.T) {
 		wasted float64 // most refused requests, as a share
 	}{
 		{"fixed window", fixedWindow(30, time.Minute, 0, true), 0.5, 12, 30, 0.01},
-		{"fixed window, met in its middle", fixedWindow(30, time.Minute, 40*time.Second, true), 0.5, 12, 60, 0.01},
+		{"fixed window, met in its middle", fixedWindow(30, time.Minute, 40*time.Second, true), 0.5, 4, 60, 0.01},
 		{"fixed window, no Retry-After", fixedWindow(30, time.Minute, 0, false), 0.5, 12, 30, 0.01},
-		{"token bucket", tokenBucket(0.5, 30), 0.5, 12, 30, 0.01},
-		{"token bucket without burst", tokenBucket(0.7, 1), 0.7, 12, 1, 0.01},
+		{"token bucket", tokenBucket(0.5, 30), 0.5, 4, 30, 0.01},
+		{"token bucket without burst", tokenBucket(0.3, 1), 0.3, 12, 1, 0.01},
 		{"300 a minute", fixedWindow(300, time.Minute, 0, true), 5, 2, 300, 0.005},
 	}
 	for _, tt := range tests {

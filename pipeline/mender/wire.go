@@ -45,7 +45,8 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	if w.gate.leave(pass, out) && k.again {
 		k.again, k.err = false, w.gate.outage()
 	}
-	if out.kind == outFailed && !pass.trial {
+	// Failed trials are the server's trouble, unless it is there and says so.
+	if out.kind == outFailed && (!pass.trial || (err == nil && k.fromAPI())) {
 		k.failures++
 	}
 	if k.again && k.failures >= k.maxFailures {
