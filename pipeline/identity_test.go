@@ -70,6 +70,31 @@ func TestAttrsRoundTrip(t *testing.T) {
 	}
 }
 
+// The short cut for plain attributes must see what the decoder sees, or nothing.
+func TestPlainAttrs(t *testing.T) {
+	plain := 0
+	rapid.Check(t, func(t *rapid.T) {
+		data := rapid.SampledFrom([]string{`{}`, `{"a":"b"}`, `{"a":"b","c":""}`, `{"a":":","":"{}"}`, `{"ä":"ß"}`}).Draw(t, "data")
+		at := rapid.IntRange(0, len(data)).Draw(t, "at")
+		data = data[:at] + rapid.StringOf(rapid.SampledFrom([]rune("\"\\,:{} a\x00\x1f\uFFFD1"))).Draw(t, "more") + data[at:]
+		got, ok := plainAttrs(data)
+		if !ok {
+			return
+		}
+		plain++
+		want, err := decodeAttrs([]byte(data))
+		if err != nil || !slices.Equal(got, want) || (got == nil) != (want == nil) {
+			t.Fatalf("%q: %q, the decoder says %q, %v", data, got, want, err)
+		}
+	})
+	if plain == 0 {
+		t.Error("nothing was plain")
+	}
+	if attrs, ok := plainAttrs(`{"a":"` + "\xff" + `"}`); ok {
+		t.Errorf("%q is no UTF-8", attrs)
+	}
+}
+
 func TestEventCanonical(t *testing.T) {
 	event := Event{
 		Station: "line-3", Seq: 7, Time: time.Date(2026, 11, 22, 3, 4, 5, 678901999, time.UTC),
