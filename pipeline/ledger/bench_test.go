@@ -66,7 +66,7 @@ func BenchmarkCommit(b *testing.B) {
 // BenchmarkCommitPostgres measures the same on PostgreSQL over a local socket;
 // processor time is that of this process only.
 func BenchmarkCommitPostgres(b *testing.B) {
-	benchCommit(b, startPostgres(b).schema())
+	benchCommit(b, startPostgres(b, "").schema())
 }
 
 func benchCommit(b *testing.B, at string) {

@@ -33,16 +33,18 @@ func needTool(t testing.TB, path, debianPackage string) {
 // cluster is a PostgreSQL server of the test's own, on a socket in a temporary folder.
 type cluster struct {
 	bin, dir string
+	options  string
 	as       *syscall.Credential // PostgreSQL refuses to run as root
 }
 
-func startPostgres(t testing.TB) *cluster {
+// startPostgres starts a server with further options, such as "-c fsync=off".
+func startPostgres(t testing.TB, options string) *cluster {
 	t.Helper()
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
 	if len(found) == 0 {
 		found = []string{""}
 	}
-	c := &cluster{bin: found[len(found)-1]}
+	c := &cluster{bin: found[len(found)-1], options: options}
 	needTool(t, c.bin, "postgresql")
 	var err error
 	if c.dir, err = os.MkdirTemp("", "keymill-pg"); err != nil { // short, as socket paths must be
@@ -69,7 +71,7 @@ func startPostgres(t testing.TB) *cluster {
 
 func (c *cluster) start(t testing.TB) {
 	t.Helper()
-	c.run(t, "pg_ctl", "-D", c.dir+"/data", "-l", c.dir+"/log", "-w", "-o", "-k "+c.dir+" -c listen_addresses=''", "start")
+	c.run(t, "pg_ctl", "-D", c.dir+"/data", "-l", c.dir+"/log", "-w", "-o", "-k "+c.dir+" -c listen_addresses='' "+c.options, "start")
 }
 
 func (c *cluster) stop(t testing.TB) {
@@ -108,7 +110,7 @@ func (c *cluster) schema() string {
 }
 
 func TestPostgres(t *testing.T) {
-	c := startPostgres(t)
+	c := startPostgres(t, "-c fsync=off") // the machine doesn't crash in this test
 	t.Run("conforms", func(t *testing.T) {
 		conform(t, func(t *testing.T) opener {
 			at := c.schema()
