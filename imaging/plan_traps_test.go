@@ -285,6 +285,38 @@ func (p patched) ReadAt(b []byte, off int64) (int, error) {
 	return n, err
 }
 
+func TestHashedDirectory(t *testing.T) {
+	tree := t.TempDir()
+	for i := range 500 {
+		if err := os.WriteFile(filepath.Join(tree, fmt.Sprintf("one-of-many-names-%03d", i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	need(t, e2fsprogs, "mke2fs", "debugfs", "e2fsck")
+	script := `mke2fs -q -F -t ext4 -b 1024 -d "$0" "$1"; e2fsck -fyD "$1" >/dev/null; test $? -le 1`
+	g := sample(t, SampleOptions{Mkfs: []string{"sh", "-c", script, tree}})
+	inject(t, g, "/data/mender-agent.pem", "/mender-agent.pem", []byte("key"))
+}
+
+// A station whose clock is behind the golden image's still makes clean images.
+func TestTimeBeforeTheGoldenImage(t *testing.T) {
+	g := sampleWith(t)
+	p, err := NewPlan(t.Context(), g, []Target{{Path: agentPath}}, PlanOptions{Now: sampleTime.AddDate(-3, 0, 0), WorkDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	o, err := p.Overlay(t.Context(), [][]byte{[]byte("key")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := g.Data()
+	if err != nil {
+		t.Fatal(err)
+	}
+	judge(t, produce(t, g, o), data, judged{"/mender/mender-agent.pem", []byte("key"), "0600"})
+}
+
 // Whoever is called off must not take the others with him.
 func TestCancelledTemplate(t *testing.T) {
 	g := sampleWith(t)

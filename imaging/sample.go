@@ -66,12 +66,8 @@ func Sample(ctx context.Context, path string, opt SampleOptions) (err error) {
 	if err := tmp.Truncate(opt.Bytes); err != nil {
 		return err
 	}
-	tree := filepath.Join(scratch, "tree")
-	if err := sampleTree(tree); err != nil {
-		return err
-	}
 	for i, p := range parts {
-		if err := p.fill(ctx, tmp, filepath.Join(scratch, strconv.Itoa(i)), tree); err != nil {
+		if err := p.fill(ctx, tmp, filepath.Join(scratch, strconv.Itoa(i))); err != nil {
 			return fmt.Errorf("make the sample's %s partition: %w", p.label, err)
 		}
 	}
@@ -143,7 +139,7 @@ func sampleMke2fs(label string, number int, more []string) []string {
 }
 
 // fill makes the partition's file system in a file of its own and copies it in.
-func (p *samplePart) fill(ctx context.Context, image *os.File, scratch, tree string) error {
+func (p *samplePart) fill(ctx context.Context, image *os.File, scratch string) error {
 	t := tools{sampleTime}
 	if _, err := lookTool(p.mkfs[0], ""); err != nil && p.mkfs[0] == "mkfs.vfat" {
 		return nil
@@ -160,12 +156,14 @@ func (p *samplePart) fill(ctx context.Context, image *os.File, scratch, tree str
 	pkg := "dosfstools"
 	if p.mkfs[0] == "mke2fs" {
 		pkg = e2fsprogs
-		if p.label == "data" {
-			args = append(args[:len(args):len(args)], "-d", tree)
-		}
 	}
 	if _, stderr, err := t.run(ctx, pkg, "", p.mkfs[0], append(args[:len(args):len(args)], scratch)...); err != nil {
 		return fmt.Errorf("%s: %w%s", p.mkfs[0], err, firstLine(stderr))
+	}
+	if p.label == "data" && pkg == e2fsprogs {
+		if err := sampleTree(ctx, &t, scratch); err != nil {
+			return err
+		}
 	}
 	spans, err := dataWithin(file, 0, p.bytes)
 	if err != nil {
@@ -183,20 +181,12 @@ func (p *samplePart) fill(ctx context.Context, image *os.File, scratch, tree str
 }
 
 // sampleTree makes what the data partition holds: Mender's folder, and its
-// description of the device.
-func sampleTree(dir string) error {
-	mender := filepath.Join(dir, "mender")
-	if err := os.MkdirAll(mender, 0o755); err != nil {
+// description of the device. debugfs pins all times; mke2fs -d does not.
+func sampleTree(ctx context.Context, t *tools, image string) error {
+	name := image + "-device_type"
+	if err := os.WriteFile(name, []byte("device_type=sample\n"), 0o600); err != nil {
 		return err
 	}
-	name := filepath.Join(mender, "device_type")
-	if err := os.WriteFile(name, []byte("device_type=sample\n"), 0o644); err != nil {
-		return err
-	}
-	for _, p := range []string{name, mender, dir} {
-		if err := os.Chtimes(p, sampleTime, sampleTime); err != nil {
-			return err
-		}
-	}
-	return nil
+	commands := append(mkdirCommands("/mender"), writeCommands(name, "/mender/device_type", &Target{Mode: 0o644})...)
+	return t.debugfs(ctx, image, commands)
 }
