@@ -27,8 +27,8 @@ type KeyFiles struct {
 	MenderConf []byte // JSON; nil where the key is in the image
 }
 
-// Inject is one file that every device of a lot gets. Exactly one of Content,
-// Template and File says what is in it.
+// Inject is one thing that every device of a lot gets. Exactly one of Content,
+// Template, File, Link and Directory says what it is.
 type Inject struct {
 	// Path in the image, as the running device sees it: /data/mender/mender-agent.pem
 	// lies on the data partition. partition:2:/etc/x addresses a partition by number.
@@ -41,12 +41,22 @@ type Inject struct {
 	Template string `koanf:"template" json:"template,omitempty"`
 	// File is a file on this machine whose content all devices get.
 	File string `koanf:"file" json:"file,omitempty"`
-	// Mode is the file's permissions in octal, default "0600".
+	// Link makes a symbolic link that leads there.
+	Link string `koanf:"link" json:"link,omitempty"`
+	// Directory makes a directory.
+	Directory bool `koanf:"directory" json:"directory,omitempty"`
+	// Mode is the permissions in octal, default "0600" for files and "0755" for
+	// directories.
 	Mode string `koanf:"mode" json:"mode,omitempty"`
-	// UID and GID own the file, default 0.
+	// UID and GID own it, default 0.
 	UID uint32 `koanf:"uid" json:"uid,omitempty"`
 	GID uint32 `koanf:"gid" json:"gid,omitempty"`
+	// XAttrs are extended attributes: {security.selinux: "system_u:object_r:.."}.
+	XAttrs map[string]string `koanf:"xattrs" json:"xattrs,omitempty"`
 }
+
+// PerDevice reports whether its content differs from device to device.
+func (i *Inject) PerDevice() bool { return i.Content != "" || i.Template != "" }
 
 // DefaultInject puts the key where mender-client looks for it.
 func DefaultInject() []Inject {
@@ -56,82 +66,88 @@ func DefaultInject() []Inject {
 // Renderer makes the contents of a lot's injected files. It is safe for use by
 // many goroutines.
 type Renderer struct {
-	files []renderFile
+	files []renderFile // those whose content differs between devices
+	fixed [][]byte     // by the list's index: contents that all devices get
 	sum   string
 }
 
 type renderFile struct {
 	path     string
 	content  string
-	fixed    []byte
 	template *template.Template
 }
 
 // NewRenderer checks the list and reads its fixed files.
 func NewRenderer(list []Inject) (*Renderer, error) {
-	r := &Renderer{}
+	r := &Renderer{fixed: make([][]byte, len(list))}
 	hash := sha256.New()
-	for _, inject := range list {
-		file, err := newRenderFile(inject)
+	for i := range list {
+		if err := list[i].check(); err != nil {
+			return nil, err
+		}
+		if err := r.add(i, &list[i]); err != nil {
+			return nil, fmt.Errorf("inject %s: %w", list[i].Path, err)
+		}
+		text, err := json.Marshal(list[i])
 		if err != nil {
 			return nil, err
 		}
-		r.files = append(r.files, file)
-		text, err := json.Marshal(inject)
-		if err != nil {
-			return nil, err
-		}
-		fmt.Fprintf(hash, "%s\n%x\n", text, sha256.Sum256(file.fixed))
+		fmt.Fprintf(hash, "%s\n%x\n", text, sha256.Sum256(r.fixed[i]))
 	}
 	r.sum = hex.EncodeToString(hash.Sum(nil))
 	return r, nil
 }
 
-func newRenderFile(inject Inject) (renderFile, error) {
-	file := renderFile{path: inject.Path}
+// check refuses entries that say nothing, or more than one thing.
+func (i *Inject) check() error {
 	given := 0
-	for _, s := range []string{inject.Content, inject.Template, inject.File} {
-		if s != "" {
+	for _, is := range []bool{i.Content != "", i.Template != "", i.File != "", i.Link != "", i.Directory} {
+		if is {
 			given++
 		}
 	}
 	switch {
-	case inject.Path == "":
-		return file, errors.New("inject: an entry has no path")
+	case i.Path == "":
+		return errors.New("inject: an entry has no path")
 	case given != 1:
-		return file, fmt.Errorf("inject %s: set exactly one of content, template and file", inject.Path)
-	case inject.Content != "":
-		if inject.Content != ContentPrivateKey && inject.Content != ContentMenderConf {
-			return file, fmt.Errorf("inject %s: content %q is unknown; it can be %s or %s",
-				inject.Path, inject.Content, ContentPrivateKey, ContentMenderConf)
-		}
-		file.content = inject.Content
-	case inject.File != "":
-		data, err := os.ReadFile(inject.File)
-		if err != nil {
-			return file, fmt.Errorf("inject %s: %w", inject.Path, err)
-		}
-		file.fixed = data
-	default:
-		t, err := template.New(inject.Path).Option("missingkey=error").Parse(inject.Template)
-		if err != nil {
-			return file, fmt.Errorf("inject %s: %w", inject.Path, err)
-		}
-		file.template = t
+		return fmt.Errorf("inject %s: set exactly one of content, template, file, link and directory", i.Path)
+	case i.Content != "" && i.Content != ContentPrivateKey && i.Content != ContentMenderConf:
+		return fmt.Errorf("inject %s: content %q is unknown; it can be %s or %s", i.Path, i.Content, ContentPrivateKey, ContentMenderConf)
 	}
-	return file, nil
+	return nil
 }
+
+func (r *Renderer) add(index int, inject *Inject) (err error) {
+	switch {
+	case inject.File != "":
+		r.fixed[index], err = os.ReadFile(inject.File)
+		return err
+	case !inject.PerDevice():
+		return nil
+	}
+	file := renderFile{path: inject.Path, content: inject.Content}
+	if inject.Template != "" {
+		file.template, err = template.New(inject.Path).Option("missingkey=error").Parse(inject.Template)
+	}
+	r.files = append(r.files, file)
+	return err
+}
+
+// Fixed returns the content of the list's entry that all devices get; nil for
+// entries without.
+func (r *Renderer) Fixed(index int) []byte { return r.fixed[index] }
 
 // Sum returns the SHA-256 of the list with the content of its fixed files.
 func (r *Renderer) Sum() string { return r.sum }
 
-// Index returns which of the files has the given Content, -1 if none does.
+// Index returns which of the rendered contents has the given Content, -1 if none
+// does.
 func (r *Renderer) Index(content string) int {
 	return slices.IndexFunc(r.files, func(f renderFile) bool { return f.content == content })
 }
 
-// Render returns the contents of the device's files in the list's order. What
-// belongs to the key is not copied: its content is the slice that was passed.
+// Render returns the contents of the files that differ from device to device,
+// in the list's order. What belongs to the key is not copied: its content is the slice that was passed.
 func (r *Renderer) Render(dev *Device, key KeyFiles) ([][]byte, error) {
 	contents := make([][]byte, len(r.files))
 	var attrs map[string]string
@@ -141,8 +157,6 @@ func (r *Renderer) Render(dev *Device, key KeyFiles) ([][]byte, error) {
 			contents[i] = key.PrivateKey
 		case f.content == ContentMenderConf:
 			contents[i] = key.MenderConf
-		case f.template == nil:
-			contents[i] = f.fixed
 		default:
 			if attrs == nil {
 				attrs = attrMap(dev)

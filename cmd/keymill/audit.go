@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"keymill/imaging"
 	"keymill/pipeline"
 	"keymill/reports"
 )
@@ -280,11 +279,11 @@ func keyOfImage(ctx context.Context, image, path string) ([]byte, error) {
 	if image == "" {
 		return nil, nil
 	}
-	golden, err := imaging.OpenGolden(ctx, image, imaging.GoldenOptions{})
+	golden, closeImage, err := openImage(ctx, image, "")
 	if err != nil {
 		return nil, err
 	}
-	defer golden.Close()
+	defer closeImage()
 	private, err := golden.ReadFile(ctx, path)
 	if err != nil {
 		return nil, err

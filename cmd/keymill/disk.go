@@ -14,8 +14,14 @@ import (
 const (
 	ledgerBytesPerDevice = 6 << 10
 	packBytesPerDevice   = 4 << 10
-	reflinkBytes         = 256 << 10
+	deltaBytes           = 256 << 10
+	// compressionGuess is how much smaller compressed images are thought to be
+	// before there is one; it is a guess to the low side, as a lot that runs out
+	// of disk can be resumed and one that is refused for nothing cannot be run.
+	compressionGuess = 4
 )
+
+func isCompressed(format string) bool { return format == "gz" || format == "xz" || format == "zst" }
 
 // diskNeed is what a lot will take on the disk.
 type diskNeed struct {
@@ -35,17 +41,24 @@ func (j *job) diskFor(devices int) (diskNeed, error) {
 	}
 	need.Free = free
 	need.PerDevice = ledgerBytesPerDevice + packBytesPerDevice
-	if j.lot.Format == "raw" {
-		if need.Reflinks, err = imaging.Reflinks(j.images.golden, dir); err != nil {
-			return need, err
-		}
-		image := int64(reflinkBytes)
-		if !need.Reflinks {
-			if image, err = imaging.AllocatedBytes(j.images.golden.Path()); err != nil {
-				return need, err
-			}
-		}
-		need.PerDevice += image
+	if need.Reflinks, err = imaging.Reflinks(j.images.golden, dir); err != nil {
+		return need, err
+	}
+	golden, err := imaging.AllocatedBytes(j.images.golden.Path())
+	if err != nil {
+		return need, err
+	}
+	switch j.lot.Format {
+	case formatPack:
+	case "raw":
+		need.PerDevice += golden
+	case "gz", "xz", "zst":
+		need.PerDevice += golden / compressionGuess
+	default: // a device's difference to golden
+		need.PerDevice += deltaBytes
+	}
+	if shares := j.lot.Format == "raw" || isCompressed(j.lot.Format); shares && need.Reflinks {
+		need.PerDevice = ledgerBytesPerDevice + packBytesPerDevice + deltaBytes
 	}
 	need.Total = need.PerDevice * int64(devices)
 	return need, nil

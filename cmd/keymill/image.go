@@ -22,7 +22,7 @@ func (a *app) imageCmd() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.imageWriteCmd(), a.imageInspectCmd())
+	cmd.AddCommand(a.imagePlanCmd(), a.imageWriteCmd(), a.imageInspectCmd())
 	return cmd
 }
 
@@ -77,7 +77,7 @@ func (a *app) imageWrite(cmd *cobra.Command, lotName, device, output string) err
 		return err
 	}
 	defer golden.Close()
-	image, err := deviceImage(golden, lot, rec)
+	image, err := deviceImage(cmd.Context(), golden, lot, rec)
 	if err != nil {
 		return err
 	}
@@ -131,19 +131,16 @@ func openLotGolden(ctx context.Context, cfg *Config, lot pipeline.Lot) (*imaging
 // oneImage is a device's image, wherever it comes from.
 type oneImage struct {
 	golden  *imaging.Golden
-	overlay *imaging.Overlay // nil where the published image is copied
-	file    *os.File
+	overlay *imaging.Overlay // nil where a published image is shown
+	image   io.Reader        // the published image, whole
+	closers []io.Closer
 }
 
 // deviceImage finds the image of a device: golden and its pack entry, or the
-// raw image that was published.
-func deviceImage(golden *imaging.Golden, lot pipeline.Lot, rec *pipeline.Record) (*oneImage, error) {
-	if lot.Format == "raw" && rec.State == pipeline.Released {
-		file, err := os.Open(filepath.Join(lot.Out, "images", rec.Output.Name))
-		if err != nil {
-			return nil, packOutage(err)
-		}
-		return &oneImage{golden: golden, file: file}, nil
+// file that was published.
+func deviceImage(ctx context.Context, golden *imaging.Golden, lot pipeline.Lot, rec *pipeline.Record) (*oneImage, error) {
+	if lot.Format != formatPack && rec.State == pipeline.Released {
+		return publishedImage(ctx, golden, lot, rec)
 	}
 	pack, err := imaging.ReadPack(filepath.Join(lot.Out, lot.Name+".pack"))
 	if err != nil {
@@ -160,9 +157,44 @@ func deviceImage(golden *imaging.Golden, lot pipeline.Lot, rec *pipeline.Record)
 	return &oneImage{golden: golden, overlay: overlay}, nil
 }
 
+// publishedImage opens the file that was published for a device. What the
+// format leaves to golden is put back.
+func publishedImage(ctx context.Context, golden *imaging.Golden, lot pipeline.Lot, rec *pipeline.Record) (*oneImage, error) {
+	dir := filepath.Join(lot.Out, "images")
+	path := filepath.Join(dir, rec.Output.Name)
+	if isCompressed(lot.Format) {
+		return unpackedImage(golden, path)
+	}
+	format, err := imaging.FindFormat(lot.Format)
+	if err != nil {
+		return nil, withCode(exitUsage, err)
+	}
+	writer, err := format.Open(ctx, golden, dir)
+	if err != nil {
+		return nil, packOutage(err)
+	}
+	view, err := writer.View(path)
+	if err != nil {
+		return nil, closing(writer, packOutage(err))
+	}
+	return &oneImage{golden: golden, image: io.NewSectionReader(view, 0, golden.Size()), closers: []io.Closer{view, writer}}, nil
+}
+
+func unpackedImage(golden *imaging.Golden, path string) (*oneImage, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, packOutage(err)
+	}
+	image, err := imaging.Decompress(file)
+	if err != nil {
+		return nil, closing(file, packOutage(err))
+	}
+	return &oneImage{golden: golden, image: image, closers: []io.Closer{image, file}}, nil
+}
+
 func (o *oneImage) stream(ctx context.Context, w io.Writer) error {
 	if o.overlay == nil {
-		_, err := io.Copy(w, o.file)
+		_, err := io.Copy(w, o.image)
 		return err
 	}
 	return imaging.Stream(ctx, o.golden, o.overlay, w)
@@ -174,15 +206,34 @@ func (o *oneImage) write(ctx context.Context, path string) error {
 		_, err := imaging.WriteRaw(ctx, o.golden, o.overlay, path)
 		return err
 	}
-	return writeFile(path, func(w io.Writer) error { return o.stream(ctx, w) })
+	return imaging.WriteSparse(ctx, path, o.image)
 }
 
 func (o *oneImage) Close() error {
 	if o.overlay != nil {
 		wipe(o.overlay)
 	}
-	if o.file != nil {
-		return o.file.Close()
+	var errs []error
+	for _, c := range o.closers {
+		errs = append(errs, c.Close())
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// openImage opens an image that may hold a key. If it is compressed it is
+// unpacked into a folder that goes when the image is closed: the cache of golden
+// images is no place for keys.
+func openImage(ctx context.Context, path, partition string) (*imaging.Golden, func(), error) {
+	dir, err := os.MkdirTemp("", "keymill-image-*")
+	if err != nil {
+		return nil, nil, packOutage(err)
+	}
+	golden, err := imaging.OpenGolden(ctx, path, imaging.GoldenOptions{CacheDir: dir, Partition: partition})
+	if err != nil {
+		return nil, nil, errors.Join(imageFault(ctx, path, err), os.RemoveAll(dir))
+	}
+	return golden, func() {
+		golden.Close()    //nolint:errcheck // it was only read
+		os.RemoveAll(dir) //nolint:errcheck // nothing is left to do about it
+	}, nil
 }

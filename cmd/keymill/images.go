@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -37,7 +38,8 @@ type lotImages struct {
 
 	format imaging.Format // zero for packs
 	writer imaging.Writer // nil for packs
-	dir    string         // of single images
+	hasher *imaging.Hasher
+	dir    string // of single images
 }
 
 var _ pipeline.Images = (*lotImages)(nil)
@@ -91,8 +93,23 @@ func (l *lotImages) Release(ctx context.Context, rec *pipeline.Record) (pipeline
 		return pipeline.Output{}, nil, storage(err)
 	}
 	defer view.Close()
+	out := pipeline.Output{Name: name, Bytes: result.Bytes}
+	if out.SHA256, err = l.outputSHA256(ctx, overlay, path); err != nil {
+		return out, nil, storage(err)
+	}
 	private, err := l.keyIn(overlay, view)
-	return pipeline.Output{Name: name, Bytes: result.Bytes}, private, err
+	return out, private, err
+}
+
+// outputSHA256 is the hash of a published file. That of a raw image is resumed
+// from the state behind what all devices share; other files are small, or must
+// be read as they are.
+func (l *lotImages) outputSHA256(ctx context.Context, overlay *imaging.Overlay, path string) (string, error) {
+	if l.format.Name != "raw" {
+		return fileSHA256(ctx, path)
+	}
+	sum, err := l.hasher.Sum(ctx, overlay)
+	return hex.EncodeToString(sum[:]), err
 }
 
 // overlay reads a record's pack entry and makes sure that it is the device's.

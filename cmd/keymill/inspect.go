@@ -11,23 +11,36 @@ import (
 
 func (a *app) imageInspectCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "inspect IMAGE",
-		Short:   "Show an image's partitions and file systems",
-		Example: "  keymill image inspect golden.sdimg\n  keymill image inspect golden.sdimg --json",
-		Args:    cobra.ExactArgs(1),
+		Use:   "inspect IMAGE [PATH..]",
+		Short: "Show an image's partitions and file systems, and what stands at a path",
+		Long: `Inspect reads an image without mounting it. Paths are written as in image.inject:
+/data/.. on the data partition, partition:2:/etc/.. on another.`,
+		Example: "  keymill image inspect golden.sdimg\n  keymill image inspect golden.sdimg /data/mender/mender-agent.pem --json",
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := a.config(cmd, nil)
 			if err != nil {
 				return err
 			}
-			golden, err := imaging.OpenGolden(cmd.Context(), args[0], imaging.GoldenOptions{
-				CacheDir: goldenCache(cfg.Ledger), Partition: cfg.Image.Partition,
-			})
+			golden, closeImage, err := openImage(cmd.Context(), args[0], cfg.Image.Partition)
+			if err != nil {
+				return err
+			}
+			defer closeImage()
+			found, err := imaging.Inspect(golden, golden.Size(), imaging.GoldenOptions{Partition: cfg.Image.Partition}, args[1:]...)
 			if err != nil {
 				return imageFault(cmd.Context(), args[0], err)
 			}
-			defer golden.Close()
-			return a.inspect(golden)
+			if a.json {
+				sum := golden.SHA256()
+				return a.writeJSON(struct {
+					Path   string `json:"path"`
+					SHA256 string `json:"sha256"`
+					*imaging.Inspection
+				}{golden.Path(), hex.EncodeToString(sum[:]), found})
+			}
+			a.printInspection(golden, found)
+			return nil
 		},
 	}
 	addSettings(cmd, "partition")
@@ -35,32 +48,33 @@ func (a *app) imageInspectCmd() *cobra.Command {
 	return cmd
 }
 
-func (a *app) inspect(golden *imaging.Golden) error {
-	sum, table := golden.SHA256(), golden.Table()
-	data, dataErr := golden.Data()
-	if a.json {
-		result := struct {
-			Path   string         `json:"path"`
-			Bytes  int64          `json:"bytes"`
-			SHA256 string         `json:"sha256"`
-			Table  *imaging.Table `json:"table"`
-			Data   int            `json:"data_partition,omitempty"`
-		}{golden.Path(), golden.Size(), hex.EncodeToString(sum[:]), table, 0}
-		if dataErr == nil {
-			result.Data = data.Number
+func (a *app) printInspection(golden *imaging.Golden, in *imaging.Inspection) {
+	a.printf("%s\n  %s, sha256 %x\n  partition table %s, sectors of %d bytes\n",
+		golden.Path(), byteSize(in.Bytes), golden.SHA256(), in.Table.Kind, in.Table.SectorSize)
+	for i, p := range in.Table.Partitions {
+		v := in.Volumes[i]
+		state := cmp.Or(v.State, "-")
+		if v.Free >= 0 {
+			state += ", " + byteSize(v.Free) + " free"
 		}
-		return a.writeJSON(result)
-	}
-	a.printf("%s\n  %s, sha256 %x\n  partition table %s, sectors of %d bytes\n", golden.Path(), byteSize(golden.Size()), sum, table.Kind, table.SectorSize)
-	for _, p := range table.Partitions {
+		if v.Injection != "ok" {
+			state += "; no files can be put here: " + v.Injection
+		}
 		use := ""
-		if dataErr == nil && p.Number == data.Number {
+		if p.Number == in.Data {
 			use = "  <- data partition"
 		}
-		a.printf("  %3d  at %12d  %10s  %-6s  %s%s\n", p.Number, p.Offset, byteSize(p.Bytes), p.FileSystem, cmp.Or(p.FSLabel, p.Label, "-"), use)
+		a.printf("  %3d  at %12d  %10s  %-6s  %-12s  %s%s\n", p.Number, p.Offset, byteSize(p.Bytes), cmp.Or(p.FileSystem, "-"),
+			cmp.Or(p.FSLabel, p.Label, "-"), state, use)
 	}
-	if dataErr != nil {
-		a.printf("  no data partition: %v\n", dataErr)
+	if in.Data == 0 {
+		a.printf("  no data partition: %s\n", in.DataReason)
 	}
-	return nil
+	for _, f := range in.Files {
+		if !f.Exists {
+			a.printf("  %s: nothing is there\n", f.Path)
+			continue
+		}
+		a.printf("  %s: %s, mode %s, owner %d:%d, %d bytes %s\n", f.Path, f.Kind, f.Mode, f.UID, f.GID, f.Bytes, f.Link)
+	}
 }

@@ -86,7 +86,7 @@ func (j *job) openGolden(ctx context.Context, now time.Time) error {
 				j.cfg.Keys.Source, want)
 		}
 	}
-	targets, err := targets(j.cfg.Image.Inject)
+	targets, err := targets(j.cfg.Image.Inject, render)
 	if err != nil {
 		return withCode(exitUsage, err)
 	}
@@ -119,14 +119,27 @@ func imageFault(ctx context.Context, path string, err error) error {
 	return withCode(exitStorage, fmt.Errorf("golden image: %w", err))
 }
 
-func targets(list []pipeline.Inject) ([]imaging.Target, error) {
+// targets says what the configuration puts into images in imaging's words.
+func targets(list []pipeline.Inject, render *pipeline.Renderer) ([]imaging.Target, error) {
 	var all []imaging.Target
-	for _, inject := range list {
-		mode, err := imaging.ParseMode(cmp.Or(inject.Mode, "0600"))
-		if err != nil {
-			return nil, fmt.Errorf("inject %s: %w", inject.Path, err)
+	for i, inject := range list {
+		target := imaging.Target{Path: inject.Path, UID: inject.UID, GID: inject.GID, Link: inject.Link, XAttrs: inject.XAttrs}
+		switch {
+		case inject.Directory:
+			target.Kind = imaging.TargetDirectory
+		case inject.Link != "":
+			target.Kind = imaging.TargetSymlink
+		case inject.File != "":
+			target.Fixed = append([]byte{}, render.Fixed(i)...)
 		}
-		all = append(all, imaging.Target{Path: inject.Path, Mode: mode, UID: inject.UID, GID: inject.GID})
+		if inject.Mode != "" {
+			mode, err := imaging.ParseMode(inject.Mode)
+			if err != nil {
+				return nil, fmt.Errorf("inject %s: %w", inject.Path, err)
+			}
+			target.Mode = mode
+		}
+		all = append(all, target)
 	}
 	return all, nil
 }
@@ -208,6 +221,7 @@ func (j *job) openProducts(ctx context.Context, resumed bool) error {
 	if j.images.format, err = imaging.FindFormat(j.lot.Format); err != nil {
 		return withCode(exitUsage, err)
 	}
+	j.images.hasher = imaging.NewHasher(j.images.golden)
 	j.images.writer, err = j.images.format.Open(ctx, j.images.golden, j.images.dir)
 	if err != nil {
 		return packOutage(err)

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// dropFolder is where batch finds manifests and puts what became of them:
+//
+//	in/           dropped manifests
+//	work/LOT/     the manifest of a lot that is under way or unfinished
+//	done/LOT/     the manifest of a closed lot, and its report
+//	refused/      refused manifests, each with NAME.problems.txt and .json
+//	.keymill/     lock, pending notifications, time of the last success
+//
+// A manifest moves by rename, so it is in one place at any time. Everything
+// that follows from it can be done again, so a crash anywhere costs nothing.
+type dropFolder struct {
+	root string
+	seen map[string]look // the last look at in/
+}
+
+// look is what a file looked like, and since when.
+type look struct {
+	size  int64
+	mtime time.Time
+	since time.Time
+}
+
+// dropped is a manifest and the lot that it stands for.
+type dropped struct {
+	path, lot string
+}
+
+func (d dropped) name() string { return filepath.Base(d.path) }
+
+func openDropFolder(root string) (*dropFolder, error) {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, err
+	}
+	f := &dropFolder{root: root, seen: map[string]look{}}
+	return f, makeDirs(f.in(), f.path("work"), f.path("done"), f.path("refused"), f.state("outbox"))
+}
+
+func (f *dropFolder) path(name ...string) string {
+	return filepath.Join(append([]string{f.root}, name...)...)
+}
+
+func (f *dropFolder) in() string { return f.path("in") }
+
+func (f *dropFolder) state(name string) string { return f.path(".keymill", name) }
+
+// isManifest reports whether a name in the drop folder is one to take. Hidden
+// names are how rsync and others call what they are still writing.
+func isManifest(name string) bool {
+	ext := strings.ToLower(filepath.Ext(name))
+	return !strings.HasPrefix(name, ".") && !strings.HasPrefix(name, "~$") && (ext == ".csv" || ext == ".xlsx")
+}
+
+// unfinished lists the manifests in work/, by lot.
+func (f *dropFolder) unfinished() ([]dropped, error) {
+	lots, err := os.ReadDir(f.path("work"))
+	if err != nil {
+		return nil, packOutage(err)
+	}
+	var list []dropped
+	for _, lot := range lots {
+		files, err := os.ReadDir(f.path("work", lot.Name()))
+		if err != nil {
+			return nil, packOutage(err)
+		}
+		for _, file := range files {
+			if isManifest(file.Name()) {
+				list = append(list, dropped{f.path("work", lot.Name(), file.Name()), lot.Name()})
+			}
+		}
+	}
+	return list, nil
+}
+
+// look looks at in/ and returns, by name, the manifests that have looked the
+// same for at least settle, and how many others there are.
+func (f *dropFolder) look(now time.Time, settle time.Duration) (ready []dropped, unsettled int, err error) {
+	entries, err := os.ReadDir(f.in())
+	if err != nil {
+		return nil, 0, packOutage(err)
+	}
+	seen := map[string]look{}
+	for _, entry := range entries {
+		info, err := entry.Info()
+		if errors.Is(err, fs.ErrNotExist) || !isManifest(entry.Name()) || err == nil && !info.Mode().IsRegular() {
+			continue
+		}
+		if err != nil {
+			return nil, 0, packOutage(err)
+		}
+		was, known := f.seen[entry.Name()]
+		if !known || was.size != info.Size() || !was.mtime.Equal(info.ModTime()) {
+			was = look{info.Size(), info.ModTime(), now}
+		}
+		seen[entry.Name()] = was
+		if now.Sub(was.since) < settle {
+			unsettled++
+			continue
+		}
+		ready = append(ready, dropped{f.path("in", entry.Name()), lotName(entry.Name())})
+	}
+	f.seen = seen
+	slices.SortStableFunc(ready, func(a, b dropped) int { return strings.Compare(a.name(), b.name()) })
+	return ready, unsettled, nil
+}
+
+// take moves a manifest from in/ to its lot's folder in work/. ok is false
+// where an unfinished lot has that name already.
+func (f *dropFolder) take(d dropped) (taken dropped, ok bool, err error) {
+	dir := f.path("work", d.lot)
+	if files, err := os.ReadDir(dir); err == nil && len(files) > 0 {
+		return d, false, nil
+	}
+	if err := makeDirs(dir); err != nil {
+		return d, false, err
+	}
+	taken = dropped{filepath.Join(dir, d.name()), d.lot}
+	return taken, true, storage(os.Rename(d.path, taken.path))
+}
+
+// finish moves a manifest and a copy of its lot's report to done/LOT.
+func (f *dropFolder) finish(d dropped, report string) (string, error) {
+	done := f.path("done", d.lot)
+	part := filepath.Join(done, ".report.part")
+	if err := cmp.Or(os.RemoveAll(part), makeDirs(done)); err != nil {
+		return "", packOutage(err)
+	}
+	if _, err := os.Stat(report); err == nil {
+		final := filepath.Join(done, "report")
+		if err := cmp.Or(copyTree(part, report), os.RemoveAll(final), os.Rename(part, final)); err != nil {
+			return "", packOutage(fmt.Errorf("report of lot %s: %w", d.lot, err))
+		}
+	}
+	if err := os.Rename(d.path, filepath.Join(done, d.name())); err != nil {
+		return "", packOutage(err)
+	}
+	return done, storage(os.Remove(f.path("work", d.lot)))
+}
+
+// refuse moves a manifest to refused/, after writing beside its new place what
+// is wrong with it. An older one of the same name keeps its place.
+func (f *dropFolder) refuse(d dropped, text, json func(io.Writer) error) (string, error) {
+	ext := filepath.Ext(d.name())
+	base := strings.TrimSuffix(d.name(), ext)
+	target := f.path("refused", d.name())
+	for n := 2; exists(target); n++ {
+		target = f.path("refused", fmt.Sprintf("%s.%d%s", base, n, ext))
+	}
+	err := cmp.Or(writeFile(target+".problems.txt", text), writeFile(target+".problems.json", json), os.Rename(d.path, target))
+	if err != nil {
+		return "", packOutage(err)
+	}
+	return target, storage(os.Remove(f.path("work", d.lot)))
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// copyTree copies a folder of plain files; folders are 0700, files 0600.
+func copyTree(to, from string) error {
+	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() {
+			return os.MkdirAll(filepath.Join(to, name), 0o700)
+		}
+		file, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		return writeFile(filepath.Join(to, name), func(w io.Writer) error { _, err := io.Copy(w, file); return err })
+	})
+}

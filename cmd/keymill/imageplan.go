@@ -1,0 +1,171 @@
+package main
+
+import (
+	"encoding/csv"
+	"encoding/hex"
+	"errors"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"keymill/hsm"
+	"keymill/imaging"
+	"keymill/pipeline"
+)
+
+func (a *app) imagePlanCmd() *cobra.Command {
+	var table bool
+	cmd := &cobra.Command{
+		Use:   "plan [LOT]",
+		Short: "Show what an injection changes in the golden image, and where",
+		Long: `Plan shows offsets, lengths and bytes a device: what is constant (write it once into the
+master image), and the fields that differ. Without a lot it plans for a key of the
+configured algorithm and an invented device; with a lot it shows the lot's own.
+
+With a lot, --table prints the serialization table for gang programmers as CSV: a
+line for each device and field, with offset, length and the bytes in hex. It holds
+private keys.`,
+		Example: "  keymill image plan --golden golden.sdimg\n  keymill image plan 2026-W47 --table > table.csv",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 && table {
+				return usagef("--table needs a LOT: it is made of the lot's pack")
+			}
+			if len(args) == 0 {
+				return a.imagePlan(cmd)
+			}
+			return a.imagePlanOf(cmd, args[0], table)
+		},
+	}
+	cmd.Flags().BoolVar(&table, "table", false, "print the lot's serialization table as CSV; it holds private keys")
+	addSettings(cmd, "golden", "partition", "algorithm")
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+// imagePlan plans for an invented device.
+func (a *app) imagePlan(cmd *cobra.Command) error {
+	ctx := cmd.Context()
+	cfg, err := a.config(cmd, nil)
+	if err != nil {
+		return err
+	}
+	j := &job{app: a, cfg: cfg, log: cfg.Log.logger(a.err)}
+	defer j.Close()
+	if err := j.openGolden(ctx, time.Now().UTC().Truncate(time.Second)); err != nil {
+		return err
+	}
+	if j.keys, err = a.openKeys(ctx, cfg, j.log); err != nil {
+		return err
+	}
+	private, _, err := j.keys.Generate(ctx, "plan")
+	if err != nil {
+		return err
+	}
+	defer hsm.Wipe(private)
+	device := &pipeline.Device{}
+	for _, name := range j.images.render.Attributes() {
+		device.Attrs = append(device.Attrs, pipeline.Attr{Name: name, Value: "0123456789"})
+	}
+	contents, err := j.images.render.Render(device, pipeline.KeyFiles{PrivateKey: private})
+	if err != nil {
+		return withCode(exitUsage, err)
+	}
+	overlay, err := j.images.plan.Overlay(ctx, contents)
+	if err != nil {
+		return imageFault(ctx, cfg.Image.Golden, err)
+	}
+	defer wipe(overlay)
+	return a.printDescriptions([]*imaging.Description{overlay.Template.Describe()})
+}
+
+// imagePlanOf shows what a lot's pack holds.
+func (a *app) imagePlanOf(cmd *cobra.Command, name string, table bool) error {
+	known, err := a.openLedger(cmd)
+	if err != nil {
+		return err
+	}
+	defer known.Close()
+	lot, err := findLot(cmd, known, name)
+	if err != nil {
+		return err
+	}
+	pack, err := imaging.ReadPack(filepath.Join(lot.Out, lot.Name+".pack"))
+	if err != nil {
+		return packOutage(err)
+	}
+	defer pack.Close()
+	rows := csv.NewWriter(a.out)
+	if table {
+		if err := rows.Write([]string{"identity", "path", "holds", "offset", "length", "hex"}); err != nil {
+			return err
+		}
+	}
+	seen := map[*imaging.Template]bool{}
+	var found []*imaging.Description
+	for rec, err := range known.Records(cmd.Context(), name, pipeline.Staged, pipeline.Preauthorized, pipeline.Released) {
+		if err != nil {
+			return err
+		}
+		_, overlay, err := pack.Read(imaging.Ref(rec.Pack))
+		if errors.Is(err, imaging.ErrDestroyed) || rec.Pack.IsZero() {
+			continue // its image is out, and the pack was not the product
+		}
+		if err != nil {
+			return packOutage(err)
+		}
+		if !seen[overlay.Template] {
+			seen[overlay.Template] = true
+			found = append(found, overlay.Template.Describe())
+		}
+		if table {
+			err = writeFields(rows, rec, overlay)
+		}
+		wipe(overlay)
+		if err != nil {
+			return err
+		}
+	}
+	if rows.Flush(); table {
+		return rows.Error()
+	}
+	return a.printDescriptions(found)
+}
+
+func writeFields(rows *csv.Writer, rec *pipeline.Record, overlay *imaging.Overlay) error {
+	values := overlay.Values()
+	for i, field := range overlay.Template.Fields() {
+		err := rows.Write([]string{
+			rec.Identity.String(), field.Path, field.Holds, strconv.FormatInt(field.Offset, 10),
+			strconv.FormatInt(field.Length, 10), hex.EncodeToString(values[i]),
+		})
+		clear(values[i])
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *app) printDescriptions(list []*imaging.Description) error {
+	if a.json {
+		return a.writeJSON(list)
+	}
+	if len(list) == 0 {
+		a.printf("The lot's pack holds no overlays.\n")
+	}
+	for _, d := range list {
+		a.printf("Template for golden %s, %s\n", d.GoldenSHA256, byteSize(d.GoldenBytes))
+		for _, f := range d.Files {
+			a.printf("  file      %s, %d to %d bytes\n", f.Path, f.Least, f.Most)
+		}
+		a.printf("  constant  %d bytes in %d runs\n", d.ConstantBytes, len(d.Constant))
+		for _, f := range d.Fields {
+			a.printf("  device    offset %12d  length %6d  %-8s %s\n", f.Offset, f.Length, f.Holds, f.Path)
+		}
+		a.printf("  %d bytes a device\n", d.DeviceBytes)
+	}
+	return nil
+}
