@@ -2,6 +2,8 @@ package imaging
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -49,3 +51,37 @@ func benchFormat(b *testing.B, name string) {
 func BenchmarkQcow2(b *testing.B) { benchFormat(b, "qcow2") }
 func BenchmarkBmap(b *testing.B)  { benchFormat(b, "bmap") }
 func BenchmarkSimg(b *testing.B)  { benchFormat(b, "simg") }
+
+// The compressed formats copy golden's compressed form for each device; the
+// figure is without reflinks where the temporary folder has none.
+func BenchmarkCompressed(b *testing.B) {
+	b.Run("gz", func(b *testing.B) { benchFormat(b, "gz") })
+	b.Run("zst", func(b *testing.B) { benchFormat(b, "zst") })
+}
+
+// BenchmarkMenderArtifact is the peer: Debian's mender-artifact puts one key
+// into a copy of the image that the other benchmarks use, 512 bytes a call.
+func BenchmarkMenderArtifact(b *testing.B) {
+	tool := program(b, "mender-artifact", "mender-artifact")
+	dir := b.TempDir()
+	golden := filepath.Join(dir, "golden.sdimg")
+	if err := Sample(b.Context(), golden, SampleOptions{Bytes: 2 << 30}); err != nil {
+		b.Skip(err)
+	}
+	key := filepath.Join(dir, "key")
+	if err := os.WriteFile(key, handKey(1)[:119], 0o600); err != nil {
+		b.Fatal(err)
+	}
+	image := filepath.Join(dir, "device.sdimg")
+	b.ResetTimer()
+	for range b.N {
+		out, err := exec.CommandContext(b.Context(), "cp", "--sparse=always", golden, image).CombinedOutput()
+		if err == nil {
+			out, err = exec.CommandContext(b.Context(), tool, "install", "-m", "0600", key, image+":"+agentPath).CombinedOutput()
+		}
+		if err != nil {
+			b.Fatalf("%v\n%s", err, out)
+		}
+	}
+	b.ReportMetric(b.Elapsed().Seconds()/float64(b.N), "s/device")
+}

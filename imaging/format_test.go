@@ -53,9 +53,9 @@ func deltaCases(t testing.TB, dir string) map[string]func() (*handGolden, *Overl
 
 // judges write a device's image with the tool that flashes its format, given
 // golden, the device's file and the folder that Open prepared.
-var judges = map[string]func(t *testing.T, g *handGolden, dir, file string) []byte{
-	"raw": func(t *testing.T, _ *handGolden, _, file string) []byte { return mustRead(t, file) },
-	"qcow2": func(t *testing.T, _ *handGolden, dir, file string) []byte {
+var judges = map[string]func(t *testing.T, g Image, dir, file string) []byte{
+	"raw": func(t *testing.T, _ Image, _, file string) []byte { return mustRead(t, file) },
+	"qcow2": func(t *testing.T, _ Image, dir, file string) []byte {
 		qemu := program(t, "qemu-img", "qemu-utils")
 		mustRun(t, qemu, "check", file)
 		out := filepath.Join(dir, "qemu.out")
@@ -65,24 +65,24 @@ var judges = map[string]func(t *testing.T, g *handGolden, dir, file string) []by
 		}
 		return mustRead(t, out)
 	},
-	"bmap": func(t *testing.T, g *handGolden, dir, file string) []byte {
+	"bmap": func(t *testing.T, g Image, dir, file string) []byte {
 		bmaptool := program(t, "bmaptool", "bmap-tools")
 		device := filepath.Join(dir, "bmap.out") // bmaptool truncates a file, too
-		if err := os.WriteFile(device, bytes.Repeat([]byte{0}, int(g.size)), 0o600); err != nil {
+		if err := os.WriteFile(device, bytes.Repeat([]byte{0}, int(g.Size())), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		loop := loopDevice(t, device)
 		mustRun(t, bmaptool, "copy", "--bmap", filepath.Join(dir, filepath.Base(g.Path())+".bmap"), g.Path(), loop)
 		mustRun(t, bmaptool, "copy", file, loop)
-		return readDevice(t, loop, g.size)
+		return readDevice(t, loop, g.Size())
 	},
-	"simg": func(t *testing.T, g *handGolden, dir, file string) []byte {
+	"simg": func(t *testing.T, g Image, dir, file string) []byte {
 		simg2img := program(t, "simg2img", "android-sdk-libsparse-utils")
 		device := filepath.Join(dir, "simg.out") // simg2img truncates a file, but no device
 		mustRun(t, "cp", g.Path(), device)
 		loop := loopDevice(t, device)
 		mustRun(t, simg2img, file, loop)
-		return readDevice(t, loop, g.size)
+		return readDevice(t, loop, g.Size())
 	},
 	"gz":  unpackWith("gzip", "gzip"),
 	"xz":  unpackWith("xz", "xz-utils"),
@@ -90,8 +90,8 @@ var judges = map[string]func(t *testing.T, g *handGolden, dir, file string) []by
 }
 
 // unpackWith judges a compressed file with its own tool.
-func unpackWith(name, debianPackage string) func(*testing.T, *handGolden, string, string) []byte {
-	return func(t *testing.T, _ *handGolden, _, file string) []byte {
+func unpackWith(name, debianPackage string) func(*testing.T, Image, string, string) []byte {
+	return func(t *testing.T, _ Image, _, file string) []byte {
 		tool := program(t, name, debianPackage)
 		mustRun(t, tool, "-t", file)
 		cmd := exec.Command(tool, "-d", "-c", file)

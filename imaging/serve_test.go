@@ -71,7 +71,7 @@ func TestServeShowsImages(t *testing.T) {
 	url, image := serveImages(t, &log)
 	one := url + "/a%20b/02:00:00:00:00:01.img"
 	resp, body := fetch(t, "GET", one, bearer())
-	if resp.StatusCode != 200 || !bytes.Equal(body, image(1)) || resp.Header.Get("Cache-Control") != "no-store" {
+	if resp.StatusCode != http.StatusOK || !bytes.Equal(body, image(1)) || resp.Header.Get("Cache-Control") != "no-store" {
 		t.Fatalf("%s, %d bytes, %v", resp.Status, len(body), resp.Header)
 	}
 	tag := resp.Header.Get("ETag")
@@ -138,7 +138,7 @@ func TestServeRefuses(t *testing.T) {
 		if resp.StatusCode != c.want {
 			t.Errorf("%s %s: %s", c.method, c.path, resp.Status)
 		}
-		if resp.StatusCode != 200 && (bytes.Contains(body, []byte("PRIVATE")) || bytes.Contains(body, []byte("fire"))) {
+		if resp.StatusCode != http.StatusOK && (bytes.Contains(body, []byte("PRIVATE")) || bytes.Contains(body, []byte("fire"))) {
 			t.Errorf("%s %s tells too much: %s", c.method, c.path, body)
 		}
 	}
