@@ -58,7 +58,7 @@ func (s *session) onlyKey(u *URI) (*keyPair, error) {
 		return nil, err
 	}
 	if len(keys) != 1 {
-		return nil, refused("`keymill hsm list --keys` shows the keys; name one by object and id",
+		return nil, refused("`keymill hsm list --objects` shows the keys; name one by object and id",
 			"%d keys with a public half fit %s", len(keys), u)
 	}
 	return &keys[0], nil

@@ -156,7 +156,7 @@ func (r *BenchReport) WriteTable(w io.Writer) error {
 		mark := row.Problem
 		for _, best := range r.Best {
 			if best.Algorithm == row.Algorithm && best.Sessions == row.Sessions {
-				mark = "best: --hsm-sessions " + strconv.Itoa(row.Sessions)
+				mark = "best (keys.sessions)"
 			}
 		}
 		t.row(string(row.Algorithm), strconv.Itoa(row.Sessions), strconv.FormatFloat(row.KeysPerSecond, 'f', 1, 64), mark)

@@ -42,7 +42,7 @@ func OpenSigner(ctx context.Context, cfg Config) (*Signer, error) {
 		return nil, &RefusedError{Err: err, Hint: "write pkcs11:token=LABEL;object=KEY?module-path=/path/to/module.so&pin-source=/path/to/pin"}
 	}
 	if u.Object == "" && len(u.ID) == 0 {
-		return nil, refused("add object=LABEL or id=%01 to it; `keymill hsm list --keys` shows the keys", "the URI %s names no key", u)
+		return nil, refused("add object=LABEL or id=%01 to it; `keymill hsm list --objects` shows the keys", "the URI %s names no key", u)
 	}
 	s := &Signer{ctx: context.WithoutCancel(ctx), cfg: cfg}
 	c11, err := openCrypto11(ctx, &cfg, u)

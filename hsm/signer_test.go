@@ -122,7 +122,7 @@ func TestSignerRefuses(t *testing.T) {
 	wantRefused(t, err, "object=LABEL")
 	named := strings.Replace(token.uri, "?", ";object=audit?", 1)
 	_, err = OpenSigner(t.Context(), Config{URI: named})
-	wantRefused(t, err, "hsm list --keys")
+	wantRefused(t, err, "hsm list --objects")
 	token.withKey(t, ECDSAP256, "audit")
 	token.withKey(t, ECDSAP256, "audit")
 	_, err = OpenSigner(t.Context(), Config{URI: named})
