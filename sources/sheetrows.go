@@ -98,7 +98,7 @@ func (r *sheetRows) lookedUp(values []string) error {
 		}
 		n := r.ahead.cells[i].index
 		if n >= 0 && len(v) < 10 && v == strconv.Itoa(n) && !r.w.strings.isOwn(n) {
-			return fmt.Errorf("the texts of the workbook could not be unpacked below %s: is the disk full?", r.w.tmp)
+			return errTemporary(errors.New("its texts are incomplete"))
 		}
 	}
 	return nil

@@ -12,6 +12,10 @@ import (
 // sharedStringsPart is where excelize looks for them, in lower case.
 const sharedStringsPart = "xl/sharedstrings.xml"
 
+// sheetPrefix begins the names of the sheets that excelize unpacks into files if
+// they are large, in lower case.
+const sheetPrefix = "xl/worksheets/sheet"
+
 // relationships is a .rels part (ECMA-376 part 2).
 type relationships struct {
 	Items []struct {

@@ -28,6 +28,7 @@ const (
 // sheet is cut off and does not tell what type a cell has.
 type workbook struct {
 	path    string
+	limit   int64 // size of the parts that are kept in memory
 	file    *os.File
 	parts   map[string]*zip.File // by lower-case name
 	book    *excelize.File
@@ -41,7 +42,12 @@ type workbook struct {
 }
 
 func openWorkbook(path, sheet string) (source, error) {
-	w := &workbook{path: path, dates: map[int]bool{}}
+	return openWorkbookLimit(path, sheet, memoryPart)
+}
+
+// openWorkbookLimit keeps sheets and shared strings up to limit bytes in memory.
+func openWorkbookLimit(path, sheet string, limit int64) (source, error) {
+	w := &workbook{path: path, limit: limit, dates: map[int]bool{}}
 	if err := w.load(sheet); err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
@@ -90,11 +96,11 @@ func (w *workbook) index(archive *zip.Reader) error {
 		}
 		w.parts[name] = f
 		size := f.UncompressedSize64
-		if size > maxUnpacked || size > 16<<20 && size/maxRatio > f.CompressedSize64 {
+		if size > maxUnpacked || size > memoryPart && size/maxRatio > f.CompressedSize64 {
 			return errBomb(name, size)
 		}
 		total += size
-		if !strings.HasPrefix(name, "xl/worksheets/sheet") && name != sharedStringsPart {
+		if !strings.HasPrefix(name, sheetPrefix) && name != sharedStringsPart {
 			aside += size
 		}
 	}
@@ -110,19 +116,6 @@ func (w *workbook) index(archive *zip.Reader) error {
 func errBomb(what string, size uint64) error {
 	return refuse(fmt.Sprintf("the workbook would unpack to too much (%.60s: %d MiB)", what, size>>20),
 		"copy the devices alone into a new workbook, or save them as CSV UTF-8")
-}
-
-// unpack opens the workbook by excelize, which unpacks large parts into files.
-func (w *workbook) unpack() error {
-	var err error
-	if w.tmp, err = os.MkdirTemp("", "keymill-manifest-"); err != nil {
-		return err
-	}
-	w.book, err = excelize.OpenFile(w.path, excelize.Options{UnzipSizeLimit: maxUnpacked, UnzipXMLSizeLimit: 16 << 20, TmpDir: w.tmp})
-	if err != nil {
-		return refuse("the workbook cannot be opened: "+err.Error(), "save it again from the spreadsheet program, as XLSX without a password")
-	}
-	return nil
 }
 
 // Close removes what was unpacked.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -411,5 +412,68 @@ func TestScanAgreesWithExcelize(t *testing.T) {
 		if len(r) > 0 {
 			t.Errorf("row %d was left out: %v", i+1, r)
 		}
+	}
+}
+
+// isOutage fails the test unless err is the storage's, with a hint.
+func isOutage(t *testing.T, err error) {
+	t.Helper()
+	o, ok := errors.AsType[*pipeline.Outage](err)
+	if !ok || o.Part != pipeline.PartStorage || pipeline.Hint(err) == "" || Refused(err) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestNoRoomForUnpacking(t *testing.T) {
+	isOutage(t, checkRoom(t.TempDir(), 1<<60))
+	if err := checkRoom(t.TempDir(), 1); err != nil {
+		t.Error(err)
+	}
+	w := &workbook{tmp: t.TempDir()}
+	if err := os.WriteFile(filepath.Join(w.tmp, "excelize-1"), []byte("cut"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	isOutage(t, w.checkUnpacked([]int64{5}))
+	isOutage(t, w.checkUnpacked(nil))
+	if err := w.checkUnpacked([]int64{3}); err != nil {
+		t.Error(err)
+	}
+	t.Setenv("TMPDIR", filepath.Join(t.TempDir(), "none"))
+	_, err := Open(write(t, "m.xlsx", book(t, someRows(2), nil)), Config{})
+	isOutage(t, err)
+}
+
+// TestLargeWorkbook goes the way of large parts, through files.
+func TestLargeWorkbook(t *testing.T) {
+	rows := someRows(300)
+	for i, r := range rows[1:] {
+		r[2] = fmt.Sprint("note ", i)
+	}
+	path := write(t, "m.xlsx", book(t, rows, nil))
+	want := accept(t, take(t, path, Config{}))
+	src, err := openWorkbookLimit(path, "", 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &Manifest{path: path, src: src}
+	defer m.Close()
+	if unpacked, err := os.ReadDir(src.(*workbook).tmp); err != nil || len(unpacked) != 2 {
+		t.Fatalf("unpacked %v, %v", unpacked, err)
+	}
+	if err := m.readHeader(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Check(t.Context(), func(p Problem) { t.Error(p) }); err != nil {
+		t.Fatal(err)
+	}
+	var got []pipeline.Device
+	for d, err := range m.Devices(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, d)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
