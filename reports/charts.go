@@ -20,7 +20,7 @@ type bar struct {
 // Colours of the reports, as SVG, CSS and PDF have them.
 var stateColour = map[pipeline.State]string{
 	pipeline.Released: "#2e7d5b", pipeline.Failed: "#b3392f", pipeline.Conflicted: "#c98a1b",
-	pipeline.Preauthorized: "#4a7fa5", pipeline.Staged: "#7fa6bf", pipeline.Planned: "#b8c4cc",
+	pipeline.Preauthorized: "#4a7fa5", pipeline.Staged: "#7fa6bf", pipeline.Planned: "#b8c4cc", pipeline.Undone: "#6d6875",
 }
 
 // chartWidth and chartHeight are those of a chart in SVG units.
@@ -86,7 +86,7 @@ type share struct {
 func (s *Summary) shares() []share {
 	var out []share
 	x, all := 0.0, float64(max(s.Totals.Devices, 1))
-	for _, state := range []pipeline.State{pipeline.Released, pipeline.Failed, pipeline.Conflicted,
+	for _, state := range []pipeline.State{pipeline.Released, pipeline.Failed, pipeline.Conflicted, pipeline.Undone,
 		pipeline.Preauthorized, pipeline.Staged, pipeline.Planned} {
 		n := s.Totals.Count(state)
 		if n == nil || *n == 0 {

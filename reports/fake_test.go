@@ -114,7 +114,8 @@ func spki(t testing.TB, seed string) []byte {
 }
 
 // fill makes a lot of n devices as a run leaves it: every 50th device failed
-// after it was staged, every 73rd conflicts, every 10th took a retry.
+// after it was staged, every 73rd conflicts, every 10th took a retry, some were
+// taken back or given another key.
 func (l *fakeLedger) fill(lot string, n int) {
 	ctx := l.t.Context()
 	sum := func(s string) string { h := sha256.Sum256([]byte(s)); return hex.EncodeToString(h[:]) }
@@ -171,6 +172,22 @@ func (l *fakeLedger) carry(_ context.Context, lot string, run int64, i int) {
 	h := sha256.Sum256([]byte(mac))
 	r.Output = pipeline.Output{Name: fmt.Sprintf("images/%d.sdimg", i), Bytes: 1 << 20, SHA256: hex.EncodeToString(h[:])}
 	to(pipeline.Released, pipeline.Event{Action: pipeline.ActionRelease, Output: r.Output, Key: "in-image", ReadBack: "match"})
+	switch {
+	case i%97 == 41: // its image was lost: it waits for a new key
+		r.KeysDestroyed = r.KeysGenerated
+		to(pipeline.Planned, pipeline.Event{Action: pipeline.ActionRekey, Key: "destroyed"})
+		r.PublicKey, r.Algorithm, r.Pack, r.Auth, r.Output = nil, "", pipeline.PackRef{}, pipeline.AuthSet{}, pipeline.Output{}
+		r.PublicKey, r.Algorithm = spki(l.t, lot+mac+"2"), "ed25519"
+		r.Pack, r.KeysGenerated = pipeline.PackRef{Offset: 1, Length: 1}, 2
+		to(pipeline.Staged, pipeline.Event{Action: pipeline.ActionStage, Key: "in-pack"})
+		// A crash cut off one more key, which the next start destroyed.
+		r.KeysGenerated, r.KeysDestroyed = 3, 2
+		to(pipeline.Staged, pipeline.Event{Action: pipeline.ActionDestroyKey, Key: "destroyed"})
+		to(pipeline.Failed, pipeline.Event{Action: pipeline.ActionFail, Reason: "timeout"})
+	case i%97 == 43:
+		to(pipeline.Undone, pipeline.Event{Action: pipeline.ActionUndo, Key: "destroyed"})
+		r.Auth.Status, r.Output, r.Pack, r.KeysDestroyed = "", pipeline.Output{}, pipeline.PackRef{}, r.KeysGenerated
+	}
 }
 
 // notes are attribute values that a table must not choke on.

@@ -39,7 +39,7 @@ func lineOf(r *pipeline.Record) deviceLine {
 		Algorithm: r.Algorithm, Attempts: r.Attempts, Attributes: attrMap(r.Attrs),
 		AuthSetID: r.Auth.AuthSetID, AuthStatus: r.Auth.Status, HTTPStatus: r.Auth.HTTPStatus,
 		Identity:  attrMap(r.Identity),
-		KeyStaged: r.State != pipeline.Released && !r.Pack.IsZero(), KeysDestroyed: r.KeysDestroyed, KeysGenerated: r.KeysGenerated,
+		KeyStaged: r.State != pipeline.Released && r.State != pipeline.Undone && !r.Pack.IsZero(), KeysDestroyed: r.KeysDestroyed, KeysGenerated: r.KeysGenerated,
 		OutputBytes: r.Output.Bytes, OutputName: r.Output.Name, OutputSHA256: r.Output.SHA256,
 		PublicKey: r.PublicKey, Reason: r.Reason, RequestID: r.Auth.RequestID, Row: r.Row,
 		ServerDeviceID: r.Auth.DeviceID, SPKISHA256: r.Fingerprint(), State: r.State,

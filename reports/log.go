@@ -2,6 +2,7 @@ package reports
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/base64"
@@ -22,8 +23,9 @@ import (
 type stationLog struct {
 	station string
 	size    int64    // leaves
-	leaves  *os.File // of all events: a byte that says whose, then the hash
+	leaves  *os.File // of all events: a byte of marks, then the hash
 	buf     *bufio.Writer
+	action  string   // of the last event
 	own     int      // leaves of the lot
 	issued  []issued // checkpoints found in the log
 }
@@ -35,6 +37,27 @@ type issued struct {
 }
 
 const leafRecord = 1 + tlog.HashSize
+
+// Marks of a leaf.
+const (
+	markOwn   = 1 << iota // it is the lot's
+	markQuiet             // before it nothing was under way: a checkpoint may have been issued
+)
+
+// quiet reports whether a station may have rested between two events: a run, an
+// undoing or the like began or ended there. Checkpoints that were handed out
+// without being recorded were made at such points.
+func quiet(before, after string) bool {
+	return before != after && !(underWay(before) && underWay(after))
+}
+
+func underWay(action string) bool {
+	switch action {
+	case pipeline.ActionStage, pipeline.ActionPreauthorize, pipeline.ActionRelease, pipeline.ActionFail, pipeline.ActionConflict:
+		return true
+	}
+	return false
+}
 
 func newStationLog(dir, station string) (*stationLog, error) {
 	f, err := os.CreateTemp(dir, ".leaves-*")
@@ -59,11 +82,15 @@ func (l *stationLog) add(e pipeline.StoredEvent, own bool) error {
 		return fmt.Errorf("event %d of station %s is not what was logged", e.Seq, e.Station)
 	}
 	l.size++
-	mark := byte(0)
+	mark, action := byte(0), actionOf(e.Canonical)
 	if own {
-		mark = 1
+		mark |= markOwn
 		l.own++
 	}
+	if quiet(l.action, action) {
+		mark |= markQuiet
+	}
+	l.action = action
 	_ = l.buf.WriteByte(mark)
 	_, err := l.buf.Write(e.Leaf[:]) // a bufio.Writer keeps its error
 	return err
@@ -95,12 +122,23 @@ func (l *stationLog) previous() []byte {
 
 // head computes the log's head and writes its nodes file: one line a subtree,
 // "START LEVEL HASH", that covers leaves of other lots. No subtree spans the
-// end of an issued checkpoint, so that each can be checked against the log. A
-// checkpoint that the log contradicts is an error.
+// end of an issued checkpoint, recorded or likely, so that each can be checked
+// against the log. A recorded one that the log contradicts is an error.
 func (l *stationLog) head(out io.Writer) (LogHead, error) {
 	var tree, gap frontier
 	issued := slices.SortedStableFunc(slices.Values(l.issued), func(a, b issued) int { return cmp.Compare(a.size, b.size) })
-	err := l.each(func(n node, own bool) error {
+	flush := func() error {
+		err := writeNodes(out, gap.nodes)
+		gap = frontier{start: tree.size, nodes: gap.nodes[:0]}
+		return err
+	}
+	err := l.each(func(n node, marks byte) error {
+		own := marks&markOwn != 0
+		if marks&markQuiet != 0 {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
 		tree.push(n)
 		if !own {
 			gap.push(n)
@@ -115,9 +153,7 @@ func (l *stationLog) head(out io.Writer) (LogHead, error) {
 			}
 		}
 		if own || cut || tree.size == l.size {
-			err := writeNodes(out, gap.nodes)
-			gap = frontier{start: tree.size, nodes: gap.nodes[:0]}
-			return err
+			return flush()
 		}
 		return nil
 	})
@@ -132,8 +168,8 @@ func (l *stationLog) head(out io.Writer) (LogHead, error) {
 	return LogHead{l.station, Origin(l.station), l.size, tree.root().String()}, nil
 }
 
-// each yields the leaves from left to right, and whether they are the lot's.
-func (l *stationLog) each(yield func(n node, own bool) error) error {
+// each yields the leaves from left to right with their marks.
+func (l *stationLog) each(yield func(n node, marks byte) error) error {
 	if err := l.buf.Flush(); err != nil {
 		return err
 	}
@@ -143,7 +179,7 @@ func (l *stationLog) each(yield func(n node, own bool) error) error {
 		if _, err := io.ReadFull(in, record); err != nil {
 			return err
 		}
-		if err := yield(node{start: i, hash: tlog.Hash(record[1:])}, record[0] == 1); err != nil {
+		if err := yield(node{start: i, hash: tlog.Hash(record[1:])}, record[0]); err != nil {
 			return err
 		}
 	}
@@ -260,8 +296,16 @@ func (p *eventPass) close() {
 	}
 }
 
-// isAction looks at the first member of an event's canonical JSON.
-func isAction(canonical []byte, action string) bool {
-	prefix := `{"action":"` + action + `"`
-	return len(canonical) >= len(prefix) && string(canonical[:len(prefix)]) == prefix
+const actionPrefix = `{"action":"`
+
+// actionOf reads the first member of an event's canonical JSON.
+func actionOf(canonical []byte) string {
+	rest, ok := bytes.CutPrefix(canonical, []byte(actionPrefix))
+	end := bytes.IndexByte(rest, '"')
+	if !ok || end < 0 {
+		return ""
+	}
+	return string(rest[:end])
 }
+
+func isAction(canonical []byte, action string) bool { return actionOf(canonical) == action }

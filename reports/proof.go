@@ -127,7 +127,7 @@ func (p *Proof) complete(l *stationLog, key crypto.Signer) error {
 		return err
 	}
 	var tree frontier
-	err = l.each(func(n node, _ bool) error {
+	err = l.each(func(n node, _ byte) error {
 		tree.push(n)
 		return path.add(n)
 	})

@@ -2,6 +2,7 @@ package reports
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	_ "embed" // for the text
 	"text/template"
 )
@@ -20,14 +21,20 @@ func (e *export) readme() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var formats []string
+	var files []string
 	for _, f := range e.formats {
-		formats = append(formats, f.files...)
+		if f.name != "jsonl" { // which is listed with the evidence
+			files = append(files, f.files...)
+		}
+	}
+	openssl := "openssl dgst -sha256 -verify STATION.pem -signature statement.sig statement.pae"
+	if _, ok := e.opt.Signer.Public().(ed25519.PublicKey); ok {
+		openssl = "openssl pkeyutl -verify -pubin -inkey STATION.pem -rawin -in statement.pae -sigfile statement.sig"
 	}
 	var b bytes.Buffer
 	err = t.Execute(&b, map[string]any{
 		"Lot": e.summary.Lot.Name, "Station": e.opt.Station, "KeyID": id,
-		"Time": stamp(e.summary.Time), "Formats": formats, "Logs": e.summary.Logs,
+		"Time": stamp(e.summary.Time), "Formats": files, "Openssl": openssl, "PredicateType": PredicateType,
 	})
 	return b.Bytes(), err
 }
