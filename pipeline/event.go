@@ -44,6 +44,7 @@ type Event struct {
 	// Of a device.
 	Row       int
 	Device    Identity
+	Serial    string // the attribute "serial", by which people know the device
 	From, To  State
 	Attempt   int
 	Auth      AuthSet
@@ -84,6 +85,7 @@ func (e *Event) Canonical() []byte {
 	o.num("run", e.Run)
 	o.str("schema", EventSchema)
 	o.num("seq", e.Seq)
+	o.str("serial", e.Serial)
 	o.str("server_device_id", e.Auth.DeviceID)
 	o.str("spki_sha256", e.SPKI)
 	o.str("station", e.Station)

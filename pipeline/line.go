@@ -250,6 +250,7 @@ func (l *Line) commit(r *reins, rec *Record, to State, event Event, change func(
 	change(&next)
 	event.Station, event.Lot, event.Run = l.Station, l.Lot.Name, l.Run
 	event.Row, event.Device, event.Attempt = rec.Row, rec.Identity, rec.Attempts
+	event.Serial, _ = rec.Attr("serial")
 	event.From, event.To = rec.State, to
 	if event.Key != keyDestroyed { // the destroyed key is another one than the record's
 		event.Algorithm, event.SPKI = next.Algorithm, next.Fingerprint()
