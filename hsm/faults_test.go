@@ -334,6 +334,20 @@ func TestTokenObjectsOnly(t *testing.T) {
 			t.Errorf("%d entries open, %d objects left", len(open), bad.objects(t))
 		}
 	})
+	t.Run("keeps to the limit of objects", func(t *testing.T) {
+		cfg := bad.config(t)
+		cfg.Limits = Limits{Objects: 5, Sessions: 8}
+		source := mustOpen(t, ModeHSM, ECDSAP256, cfg)
+		if errs := generate(t, source, 8, 30); len(errs) > 0 {
+			t.Error(errs[0])
+		}
+		if n := source.(*wrapped).pool.open; n != 2 {
+			t.Errorf("%d sessions, of which each may hold two objects", n)
+		}
+		cfg.Limits.Objects = 1
+		_, err := Open(t.Context(), ModeHSM, ECDSAP256, cfg)
+		wantRefused(t, err, "hsm gc")
+	})
 	t.Run("what can't be destroyed is found again", func(t *testing.T) {
 		cfg := bad.config(t)
 		source := mustOpen(t, ModeHSM, ECDSAP256, cfg)

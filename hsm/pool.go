@@ -114,6 +114,15 @@ func (p *pool) shrink() bool {
 	return true
 }
 
+// bound lowers the number of sessions. Nobody else may be using the pool.
+func (p *pool) bound(sessions int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for ; p.open > sessions; p.open-- {
+		p.discard(<-p.idle)
+	}
+}
+
 // drain closes all sessions. Nobody else may be using the pool.
 func (p *pool) drain() {
 	for range p.open {

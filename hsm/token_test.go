@@ -4,7 +4,6 @@ package hsm
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -187,18 +186,4 @@ func mustOpen(t testing.TB, mode Mode, alg Algorithm, cfg Config) Source {
 		}
 	})
 	return source
-}
-
-func wantRefused(t testing.TB, err error, inHint string) {
-	t.Helper()
-	if _, ok := errors.AsType[*RefusedError](err); !ok || !strings.Contains(Hint(err), inHint) {
-		t.Errorf("got %v (hint %q), want a refusal that names %q", err, Hint(err), inHint)
-	}
-}
-
-func wantGone(t testing.TB, err error, inHint string) {
-	t.Helper()
-	if _, ok := errors.AsType[*GoneError](err); !ok || Hint(err) == "" || !strings.Contains(Hint(err), inHint) {
-		t.Errorf("got %v (hint %q), want a *GoneError that names %q", err, Hint(err), inHint)
-	}
 }

@@ -1,8 +1,10 @@
 package hsm
 
 import (
+	"errors"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 )
 
@@ -34,4 +36,18 @@ func missing(t testing.TB, what, debianPackage string) {
 		t.Fatalf("%s is missing: apt-get install %s", what, debianPackage)
 	}
 	t.Skipf("%s is missing: apt-get install %s", what, debianPackage)
+}
+
+func wantRefused(t testing.TB, err error, inHint string) {
+	t.Helper()
+	if _, ok := errors.AsType[*RefusedError](err); !ok || !strings.Contains(Hint(err), inHint) {
+		t.Errorf("got %v (hint %q), want a refusal that names %q", err, Hint(err), inHint)
+	}
+}
+
+func wantGone(t testing.TB, err error, inHint string) {
+	t.Helper()
+	if _, ok := errors.AsType[*GoneError](err); !ok || Hint(err) == "" || !strings.Contains(Hint(err), inHint) {
+		t.Errorf("got %v (hint %q), want a *GoneError that names %q", err, Hint(err), inHint)
+	}
 }

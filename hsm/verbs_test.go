@@ -5,6 +5,9 @@ package hsm
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha1"
 	"encoding/json"
 	"io"
 	"strings"
@@ -142,6 +145,38 @@ func TestWhatMechanismNumbersMean(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Every way to share a wrapping key ends with one that can't leave the token
+// (again), and that takes a device key out.
+func TestTransports(t *testing.T) {
+	host, err := rsa.GenerateKey(rand.Reader, 3072)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, works := range map[string][]bool{"softhsm": {false, true, true}, "nss": {true, true, true}} {
+		source := mustOpen(t, ModeHSM, ECDSAP256, tokens[name].token(t).config(t)).(*wrapped)
+		for i, way := range transports() {
+			_, err := use(t.Context(), source.pool, func(s *session) (struct{}, error) {
+				k, err := way.make(s, host)
+				if err != nil {
+					return struct{}{}, err
+				}
+				s.kek = k
+				if s.flag(k.object, pkcs11.CKA_EXTRACTABLE) || !s.flag(k.object, pkcs11.CKA_SENSITIVE) {
+					t.Errorf("%s: the wrapping key %s can leave the token", name, way.name)
+				}
+				if _, err := s.exportTo(host, k.object, pkcs11.CKM_SHA_1, pkcs11.CKG_MGF1_SHA1, sha1.New); err == nil && name != "nss" {
+					t.Errorf("%s: the wrapping key %s was exported again", name, way.name)
+				}
+				_, err = s.probeExit(ECDSAP256, nil, ignore)
+				return struct{}{}, err
+			})
+			if (err == nil) != works[i] {
+				t.Errorf("%s, %s: %v", name, way.name, err)
+			}
+		}
 	}
 }
 

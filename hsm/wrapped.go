@@ -88,8 +88,30 @@ func openWrapped(ctx context.Context, p *pool, alg Algorithm, cfg *Config) (Sour
 		s.kek, err = way.make(s, host)
 		return err
 	}
+	if err := w.fit(ctx, cfg.Limits.Objects); err != nil {
+		return nil, err
+	}
 	p.drain() // sessions without a wrapping key are of no use
 	return w, nil
+}
+
+// fit bounds the sessions so that the keys of this moment, two objects each,
+// don't fill the token beyond the limit.
+func (w *wrapped) fit(ctx context.Context, most int) error {
+	if most <= 0 || !w.exit.tokenObjects {
+		return nil
+	}
+	there, err := use(ctx, w.pool, (*session).countObjects)
+	if err != nil {
+		return asGone(err, w.pool.uri)
+	}
+	room := (most - there) / 2
+	if room < 1 {
+		return refused("remove objects that are no longer needed (`keymill hsm gc` finds leftovers), or raise the limit of objects",
+			"the token holds %d objects, and the limit is %d", there, most)
+	}
+	w.pool.bound(room)
+	return nil
 }
 
 func ignore(string, error) {}
