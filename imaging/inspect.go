@@ -120,26 +120,55 @@ func inspectFile(r io.ReaderAt, in *Inspection, path string) (*FileInfo, error) 
 		return nil, refuse("Use one of these numbers.", "there is no partition %d; there are: %s", number, in.Table.list())
 	}
 	p := &in.Table.Partitions[i]
-	if !strings.HasPrefix(p.FileSystem, "ext") {
-		return nil, fmt.Errorf("files on partition %d (%s) cannot be looked up", number, p.FileSystem)
-	}
-	ext, err := openExt(r, p.Offset, p.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	node, err := ext.find(place.path, mount)
+	info, err := lookUp(r, p, place.path, mount)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &FileInfo{Path: path}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return ext.info(node, path)
+	info.Path, info.Exists = path, true
+	for k := range info.Blocks {
+		info.Blocks[k].Offset += p.Offset
+	}
+	return info, nil
+}
+
+// lookUp returns what stands at a path of a partition, fs.ErrNotExist if there
+// is nothing. Offsets are those in the partition.
+func lookUp(r io.ReaderAt, p *Partition, path, mount string) (*FileInfo, error) {
+	switch p.FileSystem {
+	case "ext2", "ext3", "ext4":
+		ext, err := openExt(r, p.Offset, p.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		node, err := ext.find(path, mount)
+		if err != nil {
+			return nil, err
+		}
+		return ext.info(node)
+	case "vfat":
+		fat, err := openFAT(r, p.Offset, p.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		e, _, err := fat.find(path)
+		if err != nil {
+			return nil, err
+		}
+		if e.dir {
+			return &FileInfo{Kind: "directory"}, nil
+		}
+		spans, err := fat.chain(e.cluster, (e.size()+fat.clusterSize-1)/fat.clusterSize)
+		return &FileInfo{Kind: "file", Bytes: e.size(), Blocks: trimSpans(spans, e.size())}, err
+	}
+	return nil, fmt.Errorf("files on partition %d (%s) cannot be looked up", p.Number, p.FileSystem)
 }
 
 // info describes an inode.
-func (f *extFS) info(n *extInode, path string) (*FileInfo, error) {
-	info := &FileInfo{Path: path, Exists: true, Kind: "other", Mode: fmt.Sprintf("%04o", n.mode()&0o7777),
+func (f *extFS) info(n *extInode) (*FileInfo, error) {
+	info := &FileInfo{Kind: "other", Mode: fmt.Sprintf("%04o", n.mode()&0o7777),
 		UID: n.uid(), GID: n.gid(), Bytes: n.size()}
 	switch n.kind() {
 	case modeRegular:
@@ -156,9 +185,7 @@ func (f *extFS) info(n *extInode, path string) (*FileInfo, error) {
 		return info, nil
 	}
 	spans, err := f.spans(n, n.size())
-	for _, s := range trimSpans(spans, n.size()) {
-		info.Blocks = append(info.Blocks, Span{f.base + s.Offset, s.Length})
-	}
+	info.Blocks = trimSpans(spans, n.size())
 	return info, err
 }
 

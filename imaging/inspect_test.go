@@ -46,10 +46,42 @@ func TestInspect(t *testing.T) {
 	if !bytes.Equal(content, key) {
 		t.Error("the content lies elsewhere")
 	}
-	for _, path := range []string{"partition:9:/x", "/etc/x", "partition:1:/x"} {
+	for _, path := range []string{"partition:9:/x", "/etc/x"} {
 		if _, err := Inspect(bytes.NewReader(image), g.Size(), GoldenOptions{}, path); err == nil {
 			t.Errorf("%s: no error", path)
 		}
+	}
+}
+
+func TestInspectFAT(t *testing.T) {
+	need(t, "mtools", "mcopy")
+	need(t, "dosfstools", "mkfs.vfat", "fsck.vfat")
+	g := sampleWith(t)
+	content := bytes.Repeat([]byte("boot"), 1000)
+	p := planTest(t, g, Target{Path: "partition:1:/EFI/config.txt"})
+	o, err := p.Overlay(t.Context(), [][]byte{content})
+	if err != nil {
+		t.Fatal(err)
+	}
+	view := patched{g, o}
+	got, err := Inspect(view, g.Size(), GoldenOptions{}, "partition:1:/efi/CONFIG.TXT", "partition:1:/EFI", "partition:1:/none")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := got.Files[0]
+	if file.Kind != "file" || file.Bytes != 4000 || got.Files[1].Kind != "directory" || got.Files[2].Exists {
+		t.Errorf("%+v", got.Files)
+	}
+	var read []byte
+	for _, s := range file.Blocks {
+		b := make([]byte, s.Length)
+		if _, err := view.ReadAt(b, s.Offset); err != nil {
+			t.Fatal(err)
+		}
+		read = append(read, b...)
+	}
+	if !bytes.Equal(read, content) {
+		t.Error("the content lies elsewhere")
 	}
 }
 
