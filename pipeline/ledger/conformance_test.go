@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"sync"
 	"testing"
 	"time"
 
@@ -39,6 +40,7 @@ func conform(t *testing.T, fresh func(t *testing.T) opener) {
 		"survives reopening":  testReopen,
 		"stop in the middle":  testStopIterating,
 		"no lot of that name": testNoLot,
+		"opened at once":      testOpenedAtOnce,
 		"leases":              testLeases,
 		"lease races":         testLeaseRaces,
 		"allocations":         testAllocations,
@@ -316,5 +318,23 @@ func testNoLot(t *testing.T, open opener) {
 	plan(t, l, "x", 0, 1)
 	if _, err := l.Record(ctx, "x", mac(1).Sum()); !errors.Is(err, ErrNoRecord) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Stations that start at the same time make one ledger.
+func testOpenedAtOnce(t *testing.T, open opener) {
+	const n = 6
+	var opened sync.WaitGroup
+	for i := range n {
+		opened.Go(func() {
+			l := open(t)
+			if _, err := l.Append(t.Context(), station(fmt.Sprint("line-", i), pipeline.ActionRun)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	opened.Wait()
+	if got := checkLog(t, open(t)); len(got) != n {
+		t.Errorf("%v", got)
 	}
 }

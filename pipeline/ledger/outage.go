@@ -15,6 +15,7 @@ import (
 
 var (
 	errForeign  = errors.New("this file is no keymill ledger")
+	errLocked   = errors.New("another process is just opening it")
 	errReplaced = errors.New("the ledger's file was replaced or deleted while it was in use")
 )
 
@@ -82,6 +83,8 @@ func (s *sqliteDB) explain(err error) error {
 		f.hint = "Use the keymill that made LEDGER, or a newer one: this one would damage it."
 	case errors.Is(err, errReplaced):
 		f.hint = "Put the file back as it was, then run the same command again. Never move or restore a ledger while keymill runs."
+	case errors.Is(err, errLocked):
+		f = faultBusy
 	default:
 		if e, ok := errors.AsType[*sqlite.Error](err); ok {
 			f = sqliteFault(e.Code() & 0xff)

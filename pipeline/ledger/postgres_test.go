@@ -119,7 +119,6 @@ func TestPostgres(t *testing.T) {
 	})
 	t.Run("refuses", func(t *testing.T) { testPostgresRefuses(t, c) })
 	t.Run("shares a database", func(t *testing.T) { testPostgresShares(t, c) })
-	t.Run("opened at once", func(t *testing.T) { testPostgresOpenedAtOnce(t, c) })
 	t.Run("deadlock", func(t *testing.T) { testPostgresDeadlock(t, c) })
 	t.Run("backup", func(t *testing.T) {
 		err := openAt(t, c.schema()).Backup(t.Context(), filepath.Join(t.TempDir(), "x"))
@@ -167,29 +166,6 @@ func testPostgresShares(t *testing.T, c *cluster) {
 	var n int
 	if err := l.db.QueryRow(`SELECT COUNT(*) FROM public.lots`).Scan(&n); err != nil || n != 0 {
 		t.Errorf("%d %v", n, err)
-	}
-}
-
-func testPostgresOpenedAtOnce(t *testing.T, c *cluster) {
-	at := c.schema()
-	errs := make(chan error)
-	for i := range 4 {
-		go func() {
-			l, err := Open(t.Context(), at)
-			if err == nil {
-				_, err = l.Append(t.Context(), station("line-"+strconv.Itoa(i), pipeline.ActionRun))
-				_ = l.Close()
-			}
-			errs <- err
-		}()
-	}
-	for range 4 {
-		if err := <-errs; err != nil {
-			t.Error(err)
-		}
-	}
-	if got := checkLog(t, openAt(t, at)); len(got) != 4 {
-		t.Errorf("%v", got)
 	}
 }
 

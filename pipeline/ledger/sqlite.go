@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"modernc.org/sqlite"
@@ -55,11 +56,19 @@ func (s *sqliteDB) open(ctx context.Context) error {
 		return err
 	}
 	s.path = abs
-	if err := s.claim(ctx); err != nil {
+	// Without this, closing any other descriptor of the file in this process, as
+	// claim does, drops the locks of the connections that are open. It is for
+	// the whole process, and only Linux has it.
+	if _, err := sqlite.OFDLocking(true); err != nil && !errors.Is(err, sqlite.ErrOFDLockingUnavailable) {
 		return err
 	}
+	file, err := s.claim(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }() // and end its lock
 	connector, err := sqlite.NewConnector(s.dsn("journal_mode(WAL)", "synchronous(FULL)",
-		"cache_size(-16000)", "wal_autocheckpoint(4000)", "journal_size_limit(67108864)"))
+		"cache_size(-8000)", "wal_autocheckpoint(4000)", "journal_size_limit(67108864)"))
 	if err != nil {
 		return err
 	}
@@ -90,25 +99,36 @@ func (s *sqliteDB) dsn(pragmas ...string) string {
 	return u.String()
 }
 
-// claim makes sure that the file is a keymill ledger before SQLite may touch
-// it, and marks an empty or new one as such. SQLite gives its other files the
-// mode of this one.
-func (s *sqliteDB) claim(ctx context.Context) error {
+// claim opens the file, or makes it, and locks it against others that open it:
+// two can't make a ledger of it at once. It makes sure that it is a keymill
+// ledger before SQLite may touch it, and marks an empty or new one as such.
+// SQLite gives its other files the mode of this one.
+func (s *sqliteDB) claim(ctx context.Context) (*os.File, error) {
 	f, err := os.OpenFile(s.path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.claimFile(ctx, f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func (s *sqliteDB) claimFile(ctx context.Context, f *os.File) error {
+	if err := flock(ctx, f, s.lockWait); err != nil {
 		return err
 	}
 	header := make([]byte, 72)
 	n, err := io.ReadFull(f, header)
-	if err := errors.Join(f.Close(), notShort(err)); err != nil {
-		return err
-	}
 	if n == len(header) && string(header[:16]) == "SQLite format 3\x00" &&
 		binary.BigEndian.Uint32(header[68:]) == applicationID {
 		return nil
 	}
 	if n > 0 {
 		return fmt.Errorf("%w: %s", errForeign, s.path)
+	}
+	if !errors.Is(err, io.EOF) {
+		return err
 	}
 	// The mark is written before write-ahead logging begins, so that it is in
 	// the file itself, where the check above looks.
@@ -119,12 +139,23 @@ func (s *sqliteDB) claim(ctx context.Context) error {
 	return errors.Join(db.PingContext(ctx), db.Close())
 }
 
-// notShort drops the errors that say that a file is shorter than asked for.
-func notShort(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil
+// flock locks a file for this process alone, independently of SQLite's locks.
+func flock(ctx context.Context, f *os.File, wait time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, wait, errLocked)
+	defer cancel()
+	retry := time.NewTicker(10 * time.Millisecond)
+	defer retry.Stop()
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+		select {
+		case <-retry.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
-	return err
 }
 
 // remember notes which files are open, for intact.

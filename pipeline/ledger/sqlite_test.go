@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"modernc.org/sqlite"
 
 	"keymill/pipeline"
 )
@@ -21,6 +23,10 @@ import (
 func TestMain(m *testing.M) {
 	if path := os.Getenv(committerEnv); path != "" {
 		commitForever(path)
+	}
+	// Before a test opens a file by the driver alone, as Open must be first.
+	if _, err := sqlite.OFDLocking(true); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -68,6 +74,34 @@ func TestFilesAreTheOwnersAlone(t *testing.T) {
 		} else if info.Mode().Perm() != 0o600 {
 			t.Errorf("%s has mode %o", name, info.Mode().Perm())
 		}
+	}
+}
+
+// The settings that durability and safety rest on, on every connection.
+func TestSettings(t *testing.T) {
+	l := openAt(t, filepath.Join(t.TempDir(), "keymill.db"))
+	if !sqlite.OFDLockingEnabled() {
+		t.Error("locks can be lost to a stray close")
+	}
+	conn, err := l.db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "application_id": fmt.Sprint(applicationID)} {
+		var pooled string
+		if err := conn.QueryRowContext(t.Context(), "PRAGMA "+pragma).Scan(&pooled); err != nil || pooled != want {
+			t.Errorf("%s is %s, %v", pragma, pooled, err)
+		}
+		rows, err := l.backend.(*sqliteDB).group.conn.(driver.QueryerContext).QueryContext(t.Context(), "PRAGMA "+pragma, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		own := make([]driver.Value, 1)
+		if err := rows.Next(own); err != nil || fmt.Sprint(own[0]) != want {
+			t.Errorf("%s is %v, %v", pragma, own[0], err)
+		}
+		rows.Close()
 	}
 }
 
@@ -149,6 +183,16 @@ func TestLockedByAnotherProcess(t *testing.T) {
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)
 	}
+	opening, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opening.Close()
+	if err := syscall.Flock(int(opening.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	_, err = openSQLite(t.Context(), path, time.Millisecond)
+	wantOutage(t, err, "another process keeps the ledger locked")
 	err = l.Plan(t.Context(), pipeline.Lot{Name: "x"}, station("line-1", pipeline.ActionPlan), devices(5, 6))
 	if err != nil {
 		t.Errorf("planning, which shares nothing with the writer that gave up: %v", err)
