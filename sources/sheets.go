@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -65,35 +66,13 @@ func (w *workbook) decode(part string, into any) error {
 
 // chooseSheet finds the sheet with the devices and returns its part.
 func (w *workbook) chooseSheet(wanted string) (string, error) {
-	var root, rels relationships
-	if err := w.decode("_rels/.rels", &root); err != nil {
+	sheets, parts, err := w.worksheets()
+	if err != nil {
 		return "", err
-	}
-	main := ""
-	for _, r := range root.Items {
-		if strings.HasSuffix(r.Type, "/officeDocument") {
-			main = resolve("", r.Target)
-		}
-	}
-	var book workbookPart
-	if err := w.decode(main, &book); err != nil {
-		return "", err
-	}
-	if err := w.decode(path.Join(path.Dir(main), "_rels", path.Base(main)+".rels"), &rels); err != nil {
-		return "", err
-	}
-	parts := map[string]string{}
-	for _, r := range rels.Items {
-		if strings.HasSuffix(r.Type, "/worksheet") { // not charts and dialogs
-			parts[r.ID] = resolve(path.Dir(main), r.Target)
-		}
 	}
 	var all []string
 	var candidates []sheetEntry
-	for _, s := range book.Sheets {
-		if parts[s.relation()] == "" {
-			continue
-		}
+	for _, s := range sheets {
 		all = append(all, fmt.Sprintf("%q", s.Name))
 		if wanted == "" && !s.hidden() || wanted != "" && strings.EqualFold(s.Name, wanted) {
 			candidates = append(candidates, s)
@@ -115,6 +94,36 @@ func (w *workbook) chooseSheet(wanted string) (string, error) {
 	}
 	w.sheet = s.Name
 	return parts[s.relation()], nil
+}
+
+// worksheets lists the workbook's sheets with cells, not charts and dialogs, and
+// their parts by relation.
+func (w *workbook) worksheets() ([]sheetEntry, map[string]string, error) {
+	var root, rels relationships
+	if err := w.decode("_rels/.rels", &root); err != nil {
+		return nil, nil, err
+	}
+	main := ""
+	for _, r := range root.Items {
+		if strings.HasSuffix(r.Type, "/officeDocument") {
+			main = resolve("", r.Target)
+		}
+	}
+	var book workbookPart
+	if err := w.decode(main, &book); err != nil {
+		return nil, nil, err
+	}
+	if err := w.decode(path.Join(path.Dir(main), "_rels", path.Base(main)+".rels"), &rels); err != nil {
+		return nil, nil, err
+	}
+	parts := map[string]string{}
+	for _, r := range rels.Items {
+		if strings.HasSuffix(r.Type, "/worksheet") {
+			parts[r.ID] = resolve(path.Dir(main), r.Target)
+		}
+	}
+	sheets := slices.DeleteFunc(book.Sheets, func(s sheetEntry) bool { return parts[s.relation()] == "" })
+	return sheets, parts, nil
 }
 
 // resolve returns the part that a relationship's target names.
