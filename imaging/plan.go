@@ -17,7 +17,8 @@ type PlanOptions struct {
 	// lot's creation, so that the same lot makes the same bytes again.
 	Now time.Time
 	// WorkDir is where temporary copies of partitions lie, in a folder of their
-	// own with mode 0700. Empty: the system's temporary folder. Close removes them.
+	// own with mode 0700. Empty: the system's temporary folder. Close removes them;
+	// those of a killed process the next plan removes.
 	WorkDir string
 }
 
@@ -28,7 +29,7 @@ type Plan struct {
 	slots   []string // paths of the targets whose content differs, in order
 	volumes []*volume
 	tools   tools
-	dir     string
+	dir     *workDir
 
 	templates atomic.Pointer[[]*Template] // replaced, never changed
 
@@ -86,17 +87,12 @@ func NewPlan(ctx context.Context, g *Golden, targets []Target, opt PlanOptions) 
 	}
 	p := &Plan{golden: g, tools: tools{now}, making: map[string]*making{}}
 	p.templates.Store(&[]*Template{})
-	if opt.WorkDir != "" {
-		if err := os.MkdirAll(opt.WorkDir, 0o700); err != nil {
-			return nil, fmt.Errorf("make the working folder: %w", err)
-		}
-	}
 	var err error
-	if p.dir, err = os.MkdirTemp(opt.WorkDir, "keymill-plan-*"); err != nil {
-		return nil, fmt.Errorf("make the working folder: %w", err)
+	if p.dir, err = makeWorkDir(opt.WorkDir); err != nil {
+		return nil, err
 	}
 	if err := p.open(ctx, targets); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(p.dir))
+		return nil, errors.Join(err, p.dir.remove())
 	}
 	return p, nil
 }
@@ -145,7 +141,7 @@ func (p *Plan) prepare(ctx context.Context, v *volume) (err error) {
 	if v.fs, err = newFilesystem(&p.tools, v.partition, mount, v.files); err != nil {
 		return err
 	}
-	v.base = filepath.Join(p.dir, fmt.Sprintf("base-%d", v.partition.Number))
+	v.base = filepath.Join(p.dir.path, fmt.Sprintf("base-%d", v.partition.Number))
 	if err := copyPart(ctx, p.golden.path, v.base, v.partition.Offset, v.partition.Bytes); err != nil {
 		return fmt.Errorf("copy the partition: %w", err)
 	}
@@ -242,4 +238,4 @@ func (p *Plan) finish(key string, m *making) {
 func (p *Plan) Templates() []*Template { return *p.templates.Load() }
 
 // Close removes the plan's temporary files. The templates stay usable.
-func (p *Plan) Close() error { return os.RemoveAll(p.dir) }
+func (p *Plan) Close() error { return p.dir.remove() }

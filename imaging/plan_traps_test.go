@@ -371,6 +371,37 @@ func TestNoContentTouchesTheDisk(t *testing.T) {
 	empty(t, work)
 }
 
+// A killed process leaves its working folder; one that lives keeps its own.
+func TestFoldersOfTheDeadAreRemoved(t *testing.T) {
+	g, work := sampleWith(t), t.TempDir()
+	options := PlanOptions{Now: planTime, WorkDir: work}
+	dead, err := NewPlan(t.Context(), g, []Target{{Path: agentPath}}, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := dead.dir.lock.Close(); err != nil { // as the kernel does for the killed
+		t.Fatal(err)
+	}
+	alive, err := NewPlan(t.Context(), g, []Target{{Path: agentPath}}, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	third, err := NewPlan(t.Context(), g, []Target{{Path: agentPath}}, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dead.dir.path); !errors.Is(err, os.ErrNotExist) {
+		t.Error("the dead process's folder is still there")
+	}
+	if _, err := alive.Overlay(t.Context(), [][]byte{[]byte("key")}); err != nil {
+		t.Error("the living plan lost its folder:", err)
+	}
+	if err := errors.Join(alive.Close(), third.Close()); err != nil {
+		t.Error(err)
+	}
+	empty(t, work)
+}
+
 func TestSameLotMakesTheSameBytes(t *testing.T) {
 	g := sampleWith(t)
 	var codes [2][]byte

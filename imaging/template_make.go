@@ -38,7 +38,7 @@ func (p *Plan) makeTemplate(ctx context.Context, shapes []shape) (*Template, err
 			return nil, fmt.Errorf("the content for %s is longer than %d bytes", p.slots[i], maxContent)
 		}
 	}
-	scratch, err := os.MkdirTemp(p.dir, "template-*")
+	scratch, err := os.MkdirTemp(p.dir.path, "template-*")
 	if err != nil {
 		return nil, fmt.Errorf("make a template: %w", err)
 	}
