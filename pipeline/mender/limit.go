@@ -1,24 +1,26 @@
 package mender
 
 import (
+	"math"
 	"slices"
 	"time"
 )
 
 const (
 	limitStart = 4
-	// A window of samples is this long at least, so that its median means
-	// something, and at most, so that it doesn't outlive the load it describes.
+	// A window has this many samples at least. It is doubled until its mean
+	// is known to windowSure (relative standard error), or windowMost is full.
 	windowLeast = 16
-	windowMost  = 64
+	windowMost  = 256
+	windowSure  = 0.03
 	// rebase is how often the latency of an unloaded server is measured again.
 	rebase = 15 * time.Second
 )
 
 // limiter finds how many requests in flight the server has a use for.
 //
-// It compares the median latency of a window with that of an unloaded server:
-// of now requests in flight, now * (1 - base/median) only queue (Little's
+// It compares the typical latency of a window with that of an unloaded server:
+// of now requests in flight, now * (1 - base/typical) only queue (Little's
 // law). Below a small queue it grows, above a larger one it shrinks, in
 // between it stays: a queue of about a fifth keeps the server busy all the
 // time and adds a fifth to the latency. Overload (503, timeouts) halves it.
@@ -32,7 +34,9 @@ type limiter struct {
 
 	window  [windowMost]time.Duration
 	n       int
-	full    bool // now was reached in this window: it is what limits us
+	wanted  int       // samples until the window is looked at
+	opened  time.Time // of the window's first sample
+	full    bool      // now was reached in this window: it is what limits us
 	base    time.Duration
 	based   time.Time // when base was measured
 	back    int       // where to go back to after measuring base; 0: not measuring
@@ -55,27 +59,66 @@ func (l *limiter) sample(now time.Time, epoch uint32, took time.Duration) {
 	if l.fixed || epoch != l.epoch {
 		return
 	}
-	l.window[l.n] = took
-	if l.n++; l.n >= min(max(windowLeast, l.now), windowMost) {
-		l.close(now)
+	if l.n == 0 {
+		l.opened, l.wanted = now, min(max(windowLeast, l.now), windowMost)
+	}
+	if l.n < windowMost {
+		l.window[l.n] = took
+		l.n++
+	}
+	if l.n >= l.wanted {
+		l.look(now)
 	}
 }
 
-// close draws the conclusion from a full window.
-func (l *limiter) close(now time.Time) {
+// look closes the window if enough is known. The first answers after a change
+// are those of the fast requests, so some latencies must pass as well.
+func (l *limiter) look(now time.Time) {
 	samples := l.window[:l.n]
 	slices.Sort(samples)
-	median := max(samples[l.n/2], time.Microsecond)
+	typical := max(trimmedMean(samples), time.Microsecond)
+	if l.n < windowMost && now.Sub(l.opened) < 2*typical {
+		l.wanted = min(l.n+windowLeast, windowMost)
+		return
+	}
+	// For a normal distribution, sigma is the quartiles' distance / 1.35.
+	quartiles := samples[l.n*3/4] - samples[l.n/4]
+	unsure := float64(quartiles) / 1.35 / float64(typical) / math.Sqrt(float64(l.n))
+	enough := windowMost
+	if l.rushing { // at first it is more important to be quick than to be sure
+		enough = min(windowMost, 4*l.now)
+	}
+	if unsure > windowSure && l.n < enough {
+		l.wanted = min(2*l.n, windowMost)
+		return
+	}
+	l.close(now, typical, unsure)
+}
+
+// trimmedMean is the mean without the slowest tenth: a pause of the garbage
+// collector somewhere is no queue. (The median would not see a queue before it
+// holds half of the requests.)
+func trimmedMean(sorted []time.Duration) time.Duration {
+	kept := sorted[:len(sorted)-len(sorted)/10]
+	sum := time.Duration(0)
+	for _, d := range kept {
+		sum += d
+	}
+	return sum / time.Duration(len(kept))
+}
+
+// close draws the conclusion from a full window.
+func (l *limiter) close(now time.Time, typical time.Duration, unsure float64) {
 	full := l.full
 	l.n, l.full = 0, false
 	switch {
 	case l.back > 0:
-		l.base, l.based = median, now
+		l.base, l.based = typical, now
 		l.set(l.back)
 		l.back = 0
 		return
-	case l.base == 0 || median < l.base:
-		l.base, l.based = median, now
+	case l.base == 0 || float64(typical) < float64(l.base)*(1-2*unsure):
+		l.base, l.based = typical, now
 	case !full:
 		return // we ask for less than we may: the latency says nothing about now
 	case now.Sub(l.based) > rebase:
@@ -85,15 +128,15 @@ func (l *limiter) close(now time.Time) {
 		return
 	}
 	if full {
-		l.adapt(median)
+		l.adapt(float64(l.base)/float64(typical), unsure)
 	}
 }
 
-func (l *limiter) adapt(median time.Duration) {
-	ratio := float64(l.base) / float64(median)
+// adapt moves the limit by the ratio of the unloaded latency to the present one.
+func (l *limiter) adapt(ratio, unsure float64) {
 	size := float64(l.now)
-	queued := size * (1 - ratio)
 	few, many := max(2, 0.15*size), max(4, 0.33*size)
+	queued := size * (1 - ratio*(1+2*unsure)) // at least
 	switch {
 	case queued < few && l.rushing:
 		l.set(2 * l.now)
