@@ -24,6 +24,7 @@ type eventLine struct {
 	Row            int               `json:"row"`
 	Schema         string            `json:"schema"`
 	Seq            int64             `json:"seq"`
+	Serial         string            `json:"serial"`
 	ServerDeviceID string            `json:"server_device_id"`
 	SPKISHA256     string            `json:"spki_sha256"`
 	Station        string            `json:"station"`

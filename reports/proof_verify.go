@@ -21,6 +21,7 @@ type Device struct {
 	Lot        string            `json:"lot"`
 	Row        int               `json:"row"`
 	Identity   map[string]string `json:"identity"`
+	Serial     string            `json:"serial,omitempty"`
 	Station    string            `json:"station"`
 	Released   time.Time         `json:"released"`
 	SPKISHA256 string            `json:"spki_sha256"`
@@ -64,7 +65,7 @@ func VerifyDevice(proof []byte, trust Trust, spki []byte) (*Device, error) {
 	if err != nil || canonical(p.Event) != nil || e.Schema != pipeline.EventSchema {
 		return problem("what is in the log is not an event of a device")
 	}
-	*d = Device{Lot: e.Lot, Row: e.Row, Identity: e.Device, Station: e.Station, Released: e.Time,
+	*d = Device{Lot: e.Lot, Row: e.Row, Identity: e.Device, Serial: e.Serial, Station: e.Station, Released: e.Time,
 		SPKISHA256: e.SPKISHA256, LogSize: c.size}
 	switch {
 	case Origin(e.Station) != c.origin || e.Seq != p.Index+1:

@@ -143,6 +143,24 @@ func TestLogContinuesAcrossLots(t *testing.T) {
 	wantValid(t, verify(t, again, trust))
 }
 
+// TestUnrecordedCheckpointsCanBeChecked hands out checkpoints that the ledger
+// never hears of, as after a crash between export and record.
+func TestUnrecordedCheckpointsCanBeChecked(t *testing.T) {
+	l, key := newLedger(t), stationKey("a")
+	opt := signedOptions(l, key, "jsonl")
+	opt.Record = nil
+	trust := trusted(key)
+	for i := range 4 {
+		l.fill(fmt.Sprint("lot-", i), 20)
+		_, res := exportLot(t, l, fmt.Sprint("lot-", i), opt)
+		trust.Since = append(trust.Since, res.Checkpoint)
+	}
+	for i := range 4 {
+		dir, _ := exportLot(t, l, fmt.Sprint("lot-", i), opt)
+		wantValid(t, verify(t, dir, trust))
+	}
+}
+
 func TestRolledBackLedgerIsNoticed(t *testing.T) {
 	l, key := newLedger(t), stationKey("a")
 	l.fill("lot-1", 30)
