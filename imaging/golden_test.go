@@ -223,6 +223,9 @@ func TestCompressedGolden(t *testing.T) {
 			}
 			tool(t, test.tool, "-1", "-q", plain)
 			packed, opt := plain+test.extension, GoldenOptions{CacheDir: filepath.Join(dir, "cache")}
+			if err := errors.Join(os.Mkdir(opt.CacheDir, 0o700), os.WriteFile(filepath.Join(opt.CacheDir, ".unpack-killed"), nil, 0o600)); err != nil {
+				t.Fatal(err)
+			}
 			g := openTest(t, packed, opt)
 			if g.SHA256() != raw.SHA256() || filepath.Ext(g.Path()) != ".sdimg" {
 				t.Errorf("%s: %x", g.Path(), g.SHA256())

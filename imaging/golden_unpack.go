@@ -14,6 +14,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
+	"golang.org/x/sys/unix"
 )
 
 // compressions are told by how a file begins.
@@ -100,9 +101,18 @@ func unpackedName(ctx context.Context, file *os.File, path, cache, extension str
 	return filepath.Join(cache, hex.EncodeToString(sum[:])+inner), nil
 }
 
+// unpackName is what an image is called while it is unpacked.
+const unpackName = ".unpack-*"
+
 // unpackTo writes a sparse file, which gets its name when it is whole.
 func unpackTo(ctx context.Context, name string, in io.Reader) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(name), ".unpack-*")
+	pattern := filepath.Join(filepath.Dir(name), unpackName)
+	for _, left := range unlocked(pattern) { // by a killed process
+		if err := os.Remove(left); err != nil {
+			return err
+		}
+	}
+	tmp, err := os.CreateTemp(filepath.Split(pattern))
 	if err != nil {
 		return err
 	}
@@ -114,6 +124,9 @@ func unpackTo(ctx context.Context, name string, in io.Reader) (err error) {
 			err = errors.Join(err, os.Remove(tmp.Name()))
 		}
 	}()
+	if err := unix.Flock(int(tmp.Fd()), unix.LOCK_EX); err != nil {
+		return err
+	}
 	buf, at := make([]byte, copyBuffer), int64(0)
 	for {
 		if err := ctx.Err(); err != nil {

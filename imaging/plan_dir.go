@@ -48,23 +48,30 @@ func makeWorkDir(parent string) (*workDir, error) {
 	}
 }
 
-// removeDead removes folders whose lock nobody holds. What cannot be removed
-// stays: it is another user's, or a later plan's business.
+// removeDead removes folders whose lock nobody holds.
 func removeDead(parent string) {
-	locks, err := filepath.Glob(filepath.Join(parent, planDirName, planLock))
-	if err != nil {
-		return
+	for _, lock := range unlocked(filepath.Join(parent, planDirName, planLock)) {
+		_ = os.RemoveAll(filepath.Dir(lock)) // what stays is another user's, or a later plan's business
 	}
-	for _, name := range locks {
-		lock, err := os.OpenFile(name, os.O_RDWR, 0)
+}
+
+// unlocked returns the files that match a pattern and that no process has locked.
+func unlocked(pattern string) (out []string) {
+	names, err := filepath.Glob(pattern)
+	if err != nil {
+		return nil
+	}
+	for _, name := range names {
+		file, err := os.OpenFile(name, os.O_RDWR, 0)
 		if err != nil {
 			continue
 		}
-		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			_ = os.RemoveAll(filepath.Dir(name))
+		if unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			out = append(out, name)
 		}
-		lock.Close()
+		file.Close()
 	}
+	return out
 }
 
 // remove removes the folder with all that is in it, once.
