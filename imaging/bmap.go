@@ -20,8 +20,8 @@ import (
 // the block map that Open leaves beside the devices' files, then the device's.
 
 const (
-	bmapSuffix   = ".bmap"
-	bmapMaxRange = 64 << 10 // blocks that a device's range has at most
+	bmapSuffix = ".bmap"
+	bmapMost   = 64 << 10 // blocks that a device's ranges have at most
 )
 
 var errBmap = errors.New("not a block map of keymill's making")
@@ -153,12 +153,14 @@ func parseBmap(data []byte, f io.ReaderAt, size int64) ([]Extent, error) {
 		return nil, fmt.Errorf("%w: it is for an image of another length", errBmap)
 	}
 	var blocks []Extent
+	var total int64
 	for _, r := range m.Ranges {
 		var first, last int64
 		if _, err := fmt.Sscanf(strings.TrimSpace(r.Blocks), "%d-%d", &first, &last); err != nil ||
-			first < 0 || last < first || last > (size-1)/deltaBlock || last-first > bmapMaxRange {
+			first < 0 || last < first || last > (size-1)/deltaBlock || last-first >= bmapMost-total {
 			return nil, fmt.Errorf("%w: range %q", errBmap, r.Blocks)
 		}
+		total += last - first + 1
 		data := make([]byte, min((last+1)*deltaBlock, size)-first*deltaBlock)
 		if _, err := f.ReadAt(data, first*deltaBlock); err != nil {
 			return nil, err

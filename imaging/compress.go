@@ -122,6 +122,7 @@ func (w *compressWriter) write(ctx context.Context, o *Overlay, dst string) (Res
 		return Result{}, err
 	}
 	var patches []Extent
+	defer func() { wipeExtents(patches) }()
 	for _, c := range base.stored {
 		data := make([]byte, c.image.Length)
 		if n, err := r.ReadAt(data, c.image.Offset); n < len(data) {

@@ -58,10 +58,12 @@ func (w *deltaWriter) write(ctx context.Context, o *Overlay, dst string) (Result
 	if err != nil {
 		return Result{}, err
 	}
+	defer wipeExtents(blocks)
 	pieces, length, err := w.encode(w.golden, blocks)
 	if err != nil {
 		return Result{}, err
 	}
+	defer wipeExtents(pieces)
 	var files []*staged
 	var sidecar string
 	if w.sidecar != nil {
@@ -100,6 +102,7 @@ func (w *deltaWriter) compare(f *os.File, sidecar string, blocks []Extent) error
 	if err != nil {
 		return fmt.Errorf("read back: %w", err)
 	}
+	defer wipeExtents(got)
 	same := len(got) == len(blocks)
 	for i := 0; same && i < len(got); i++ {
 		same = got[i].Offset == blocks[i].Offset && bytes.Equal(got[i].Data, blocks[i].Data)
@@ -171,4 +174,11 @@ func writeSynced(f *os.File, content []byte) error {
 		return err
 	}
 	return f.Sync()
+}
+
+// wipeExtents overwrites a device's bytes in memory that nobody else uses.
+func wipeExtents(list []Extent) {
+	for _, e := range list {
+		clear(e.Data)
+	}
 }

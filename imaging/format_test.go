@@ -2,12 +2,14 @@ package imaging
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -153,6 +155,82 @@ func TestFormats(t *testing.T) {
 			})
 		}
 	}
+}
+
+// What differs costs the same in an image of 1 TiB.
+func TestCostDoesNotGrowWithTheImage(t *testing.T) {
+	for _, name := range []string{"qcow2", "bmap", "simg"} {
+		g, _ := smallGolden(t, t.TempDir())
+		if err := g.Truncate(1 << 40); err != nil {
+			t.Skip(err)
+		}
+		g.size = 1 << 40
+		g.info, _ = g.Stat()
+		tmpl := handTemplate(g.sum, g.size)
+		tmpl.Slots[0].Content[1].Offset = 1<<40 - 4096
+		tmpl.Constant = nil
+		dir := t.TempDir()
+		w, err := mustFormat(t, name).Open(t.Context(), g, dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dst := filepath.Join(dir, "device")
+		o := handOverlay(t, tmpl, 1)
+		if _, err := w.Write(t.Context(), o, dst); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := AllocatedBytes(dst); err != nil || n > 64<<10 {
+			t.Errorf("%s: %d bytes on the disk, %v", name, n, err)
+		}
+		view, err := w.View(dst)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ReadContent(tmpl, 0, view); err != nil || !bytes.Equal(got, handKey(1)) {
+			t.Errorf("%s: %v", name, err)
+		}
+		view.Close()
+	}
+}
+
+func TestFormatsOnAFullDisk(t *testing.T) {
+	g, tmpl := smallGolden(t, t.TempDir())
+	o := handOverlay(t, tmpl, 1)
+	for _, format := range Formats() {
+		dir := smallDisk(t, 12<<10)
+		w, err := format.Open(t.Context(), g, dir)
+		if err == nil {
+			err = fillDisk(t, dir)
+		}
+		if err == nil {
+			_, err = w.Write(t.Context(), o, filepath.Join(dir, "device"))
+		}
+		if !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("%s: not recognised: %v", format.Name, err)
+		}
+		for _, left := range []string{"device*", ".keymill-*"} {
+			if found, _ := filepath.Glob(filepath.Join(dir, left)); len(found) > 0 {
+				t.Errorf("%s leaves %v", format.Name, found)
+			}
+		}
+	}
+}
+
+// fillDisk leaves less than a block.
+func fillDisk(t *testing.T, dir string) error {
+	t.Helper()
+	f, err := os.Create(filepath.Join(dir, "full"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	if errors.Is(err, syscall.ENOSPC) {
+		err = nil
+	}
+	return err
 }
 
 func TestFileName(t *testing.T) {

@@ -171,6 +171,11 @@ func decodeQcow2(f *os.File, _ string, size int64) ([]Extent, error) {
 	if be.Uint64(h[24:]) != uint64(size) || entries != layOut(size, 0, 0).l1Entries || l1 < 0 {
 		return nil, fmt.Errorf("%w: it is for an image of another length", errQcow2)
 	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	left := info.Size() / qcow2Cluster // clusters that can be mapped, each once
 	filled, err := dataWithin(f, l1, l1+entries*8)
 	if err != nil {
 		return nil, err
@@ -187,7 +192,7 @@ func decodeQcow2(f *os.File, _ string, size int64) ([]Extent, error) {
 			if table == 0 {
 				continue
 			}
-			if blocks, err = appendL2(blocks, f, table, first+i, size); err != nil {
+			if blocks, err = appendL2(blocks, f, table, first+i, size, &left); err != nil {
 				return nil, err
 			}
 		}
@@ -195,8 +200,9 @@ func decodeQcow2(f *os.File, _ string, size int64) ([]Extent, error) {
 	return blocks, nil
 }
 
-// appendL2 appends what the L2 table at an offset of the file maps.
-func appendL2(blocks []Extent, f *os.File, table, index, size int64) ([]Extent, error) {
+// appendL2 appends what the L2 table at an offset of the file maps, and
+// counts down the clusters that are left.
+func appendL2(blocks []Extent, f *os.File, table, index, size int64, left *int64) ([]Extent, error) {
 	l2 := make([]byte, qcow2Cluster)
 	if _, err := f.ReadAt(l2, table); err != nil {
 		return nil, fmt.Errorf("%w: %w", errQcow2, err)
@@ -209,6 +215,9 @@ func appendL2(blocks []Extent, f *os.File, table, index, size int64) ([]Extent, 
 		at := (index*qcow2PerTable + i) * qcow2Cluster
 		if at >= size {
 			return nil, fmt.Errorf("%w: a cluster lies beyond the end", errQcow2)
+		}
+		if *left--; *left < 0 {
+			return nil, fmt.Errorf("%w: it maps more clusters than it has", errQcow2)
 		}
 		data := make([]byte, min(qcow2Cluster, size-at))
 		if _, err := f.ReadAt(data, from); err != nil {
