@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -137,19 +136,35 @@ func (f *dropFolder) take(d dropped) (taken dropped, ok bool, err error) {
 func (f *dropFolder) finish(d dropped, report string) (string, error) {
 	done := f.path("done", d.lot)
 	part := filepath.Join(done, ".report.part")
-	if err := cmp.Or(os.RemoveAll(part), makeDirs(done)); err != nil {
-		return "", packOutage(err)
+	final := filepath.Join(done, "report")
+	steps := []func() error{func() error { return makeDirs(done) }}
+	if exists(report) {
+		steps = append(steps,
+			func() error { return os.RemoveAll(part) },
+			func() error { return copyTree(part, report) },
+			func() error { return os.RemoveAll(final) },
+			func() error { return os.Rename(part, final) })
 	}
-	if _, err := os.Stat(report); err == nil {
-		final := filepath.Join(done, "report")
-		if err := cmp.Or(copyTree(part, report), os.RemoveAll(final), os.Rename(part, final)); err != nil {
-			return "", packOutage(fmt.Errorf("report of lot %s: %w", d.lot, err))
+	steps = append(steps, func() error { return os.Rename(d.path, filepath.Join(done, d.name())) })
+	if err := inOrder(steps...); err != nil {
+		return "", packOutage(fmt.Errorf("lot %s is closed, but not put away: %w", d.lot, err))
+	}
+	f.leave(d)
+	return done, nil
+}
+
+// leave removes a lot's folder in work/ once it is empty; a folder that is left
+// over harms nobody.
+func (f *dropFolder) leave(d dropped) { os.Remove(f.path("work", d.lot)) }
+
+// inOrder does one step after the other until one fails.
+func inOrder(steps ...func() error) error {
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
 		}
 	}
-	if err := os.Rename(d.path, filepath.Join(done, d.name())); err != nil {
-		return "", packOutage(err)
-	}
-	return done, storage(os.Remove(f.path("work", d.lot)))
+	return nil
 }
 
 // refuse moves a manifest to refused/, after writing beside its new place what
@@ -161,11 +176,47 @@ func (f *dropFolder) refuse(d dropped, text, json func(io.Writer) error) (string
 	for n := 2; exists(target); n++ {
 		target = f.path("refused", fmt.Sprintf("%s.%d%s", base, n, ext))
 	}
-	err := cmp.Or(writeFile(target+".problems.txt", text), writeFile(target+".problems.json", json), os.Rename(d.path, target))
+	err := inOrder(
+		func() error { return writeFile(target+".problems.txt", text) },
+		func() error { return writeFile(target+".problems.json", json) },
+		func() error { return os.Rename(d.path, target) })
 	if err != nil {
-		return "", packOutage(err)
+		return "", packOutage(fmt.Errorf("refused manifest %s: %w", d.name(), err))
 	}
-	return target, storage(os.Remove(f.path("work", d.lot)))
+	f.leave(d)
+	return target, nil
+}
+
+// countManifests returns how many manifests lie in one of the folders.
+func countManifests(dir string) int {
+	n := 0
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return 0
+	}
+	for _, entry := range entries {
+		if isManifest(entry.Name()) {
+			n++
+		}
+	}
+	return n
+}
+
+// succeeded notes that a batch ended with nothing left over.
+func (f *dropFolder) succeeded() error {
+	return writeFile(f.state("last-success"), func(w io.Writer) error {
+		_, err := fmt.Fprintln(w, time.Now().UTC().Format(time.RFC3339))
+		return err
+	})
+}
+
+// lastSuccess returns when that was, zero for never.
+func (f *dropFolder) lastSuccess() time.Time {
+	info, err := os.Stat(f.state("last-success"))
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
 }
 
 func exists(path string) bool {

@@ -60,7 +60,7 @@ Mender server, and leaves evidence that an auditor can check.
 		return withCode(exitUsage, pipeline.WithHint(err, "See `%s --help`.", cmd.CommandPath()))
 	})
 	root.AddCommand(
-		a.demoCmd(), a.initCmd(), a.checkCmd(), a.planCmd(), a.runCmd(), a.statusCmd(), a.retryCmd(),
+		a.demoCmd(), a.initCmd(), a.checkCmd(), a.planCmd(), a.runCmd(), a.batchCmd(), a.statusCmd(), a.retryCmd(),
 		a.verifyCmd(), a.undoCmd(),
 		a.exportCmd(), a.imageCmd(), a.hsmCmd(), a.auditCmd(), a.sandboxCmd(), a.doctorCmd(), a.versionCmd(),
 	)

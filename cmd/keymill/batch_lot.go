@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"keymill/pipeline"
+	"keymill/pipeline/ledger"
+	"keymill/sources"
+)
+
+// The outcomes of a lot in a batch.
+const (
+	outcomeClosed  = "closed"  // all is done
+	outcomeFailed  = "failed"  // not all devices, or stopped; it stays in work/
+	outcomeRefused = "refused" // its manifest is
+	outcomeStopped = "stopped" // told to; it stays in work/
+)
+
+// lotResult is what `batch --json` prints of a lot.
+type lotResult struct {
+	Lot      string           `json:"lot"`
+	Manifest string           `json:"manifest"`
+	Outcome  string           `json:"outcome"`
+	ExitCode int              `json:"exit_code"`
+	Error    string           `json:"error,omitempty"`
+	Hint     string           `json:"hint,omitempty"`
+	Totals   *pipeline.Totals `json:"totals,omitempty"`
+	Moved    string           `json:"moved,omitempty"`
+	problems int
+}
+
+// work carries one lot with the same code as `keymill run`, and puts its
+// manifest where it belongs. outage says that the next lot would fare as this
+// one; an error, that the folder cannot be worked with.
+func (b *batch) work(ctx context.Context, d dropped) (outage bool, err error) {
+	lotApp := *b.app
+	lotApp.observe, lotApp.json = b.meter.observe, false
+	if b.app.json {
+		lotApp.out = io.Discard
+	} else {
+		b.app.printf("== %s\n", d.name())
+	}
+	b.log.Info("lot begins", "lot", d.lot, "manifest", d.name())
+	runErr := lotApp.run(b.cmd, d.path, d.lot)
+	r := lotResult{Lot: d.lot, Manifest: d.name(), ExitCode: report(b.app.stdio, runErr)}
+	if runErr != nil {
+		r.Error, r.Hint = runErr.Error(), hintOf(runErr)
+	}
+	switch r.ExitCode {
+	case 0:
+		r.Outcome = outcomeClosed
+	case exitManifest:
+		r.Outcome = outcomeRefused
+	case exitInterrupted:
+		r.Outcome = outcomeStopped
+	default:
+		r.Outcome = outcomeFailed
+		b.retryAt[d.lot] = time.Now().Add(b.cfg.Batch.Retry)
+	}
+	b.worst = worse(b.worst, r.ExitCode)
+	b.meter.ended(r.Outcome)
+	// What the lot came to is put down also when the batch was told to stop.
+	if err := b.settle(context.WithoutCancel(ctx), d, &r); err != nil {
+		return false, err
+	}
+	if b.app.json {
+		err = b.app.writeJSON(r)
+	} else if r.Moved != "" {
+		b.app.printf("Manifest: %s\n", r.Moved)
+	}
+	b.flush(ctx)
+	b.show(ctx, false)
+	if pushErr := b.meter.push(ctx); pushErr != nil && ctx.Err() == nil {
+		b.log.Warn("metrics", "error", pushErr)
+	}
+	return outOfOrder(runErr), err
+}
+
+// outOfOrder reports whether server or HSM are, so that the next lot would wait
+// for them, too. What is wrong with a disk is found quickly, and can be one
+// lot's own trouble, which must not keep the others back night after night.
+func outOfOrder(err error) bool {
+	if err == nil {
+		return false
+	}
+	code := exitCode(err)
+	return code == exitServer || code == exitHSM
+}
+
+// severity orders exit codes; 130 beats all, as the batch is not at its end.
+var severity = []int{0, exitManifest, exitDevices, exitUsage, exitServer, exitHSM, exitStorage, exitInternal, exitInterrupted}
+
+func worse(a, b int) int {
+	if slices.Index(severity, b) > slices.Index(severity, a) {
+		return b
+	}
+	return a
+}
+
+// settle writes down what a lot came to: first the notification, then the
+// manifest's place, so that a crash between the two repeats both.
+func (b *batch) settle(ctx context.Context, d dropped, r *lotResult) error {
+	lot, totals, err := b.balance(ctx, d.lot)
+	if err != nil && r.Outcome == outcomeClosed {
+		return err
+	}
+	if err != nil {
+		b.log.Warn("the ledger does not tell how the lot stands", "lot", d.lot, "error", err)
+	}
+	r.Totals = totals
+	n := &notification{
+		Schema: notificationSchema, Time: time.Now().UTC(), Station: b.cfg.Audit.Station, Lot: d.lot, Manifest: d.name(),
+		ExitCode: r.ExitCode, Error: r.Error, Hint: r.Hint, Totals: totals,
+	}
+	stamp := strconv.FormatInt(n.Time.Unix(), 10)
+	switch r.Outcome {
+	case outcomeClosed:
+		if !lot.Closed.IsZero() {
+			n.Time = lot.Closed
+		}
+		n.Event, n.ID = eventClosed, "closed-"+d.lot
+		n.Moved = b.folder.path("done", d.lot)
+		if err := b.outbox.put(n); err != nil {
+			return err
+		}
+		r.Moved, err = b.folder.finish(d, filepath.Join(lot.Out, "report"))
+		return err
+	case outcomeRefused:
+		return b.refuse(ctx, d, r, n, "refused-"+stamp+"-"+d.lot)
+	case outcomeFailed:
+		n.Event, n.ID = eventFailed, "failed-"+stamp+"-"+d.lot
+		return b.outbox.put(n)
+	}
+	return nil
+}
+
+// balance returns how a lot stands, nil totals if the ledger does not have it.
+func (b *batch) balance(ctx context.Context, name string) (lot pipeline.Lot, totals *pipeline.Totals, err error) {
+	books, err := openKnown(ctx, b.cfg.Ledger)
+	if err != nil || books == nil {
+		return lot, nil, err
+	}
+	defer books.Close()
+	if lot, err = books.Lot(ctx, name); err != nil {
+		if errors.Is(err, ledger.ErrNoLot) {
+			err = nil
+		}
+		return lot, nil, err
+	}
+	t, err := books.Totals(ctx, name)
+	return lot, &t, err
+}
+
+// refusal is the JSON beside a refused manifest.
+type refusal struct {
+	Manifest string            `json:"manifest"`
+	Lot      string            `json:"lot"`
+	Time     time.Time         `json:"time"`
+	Error    string            `json:"error"`
+	Hint     string            `json:"hint,omitempty"`
+	Rows     int               `json:"rows"`
+	Problems []sources.Problem `json:"problems"`
+}
+
+// refuse puts a refused manifest away, with all that is wrong with it.
+func (b *batch) refuse(ctx context.Context, d dropped, r *lotResult, n *notification, id string) error {
+	report := refusal{
+		Manifest: d.name(), Lot: d.lot, Time: n.Time, Error: r.Error, Hint: r.Hint,
+		Problems: []sources.Problem{},
+	}
+	report.Rows = b.problems(ctx, d, func(p sources.Problem) {
+		report.Problems = append(report.Problems, p)
+		if !p.Warning {
+			r.problems++
+		}
+	})
+	n.Event, n.ID, n.Problems = eventRefused, id, r.problems
+	n.Moved = b.folder.path("refused")
+	if err := b.outbox.put(n); err != nil {
+		return err
+	}
+	var err error
+	r.Moved, err = b.folder.refuse(d, report.text, func(w io.Writer) error { return writeJSON(w, report) })
+	return err
+}
+
+// problems checks a manifest once more, for its report. That it cannot be read
+// is in the report already.
+func (b *batch) problems(ctx context.Context, d dropped, each func(sources.Problem)) (rows int) {
+	books, err := openKnown(ctx, b.cfg.Ledger)
+	if err != nil {
+		b.log.Warn("the report lacks what other lots hold", "manifest", d.name(), "error", err)
+	}
+	if books != nil {
+		defer books.Close()
+	}
+	manifest, err := openManifest(d.path, b.cfg, d.lot, books)
+	if err != nil {
+		return 0
+	}
+	defer manifest.Close()
+	summary, err := manifest.Check(ctx, each)
+	if err != nil && !sources.Refused(err) {
+		b.log.Warn("the report is not complete", "manifest", d.name(), "error", err)
+	}
+	return summary.Rows
+}
+
+// text writes the report for people.
+func (r refusal) text(w io.Writer) error {
+	fmt.Fprintf(w, "%s was refused on %s. Nothing was changed.\n%s\n", r.Manifest, r.Time.Format(time.RFC3339), r.Error)
+	if r.Hint != "" {
+		fmt.Fprintf(w, "What to do: %s\n", r.Hint)
+	}
+	for _, p := range r.Problems {
+		fmt.Fprintln(w, p)
+	}
+	_, err := fmt.Fprintln(w, "Correct the manifest and drop it again.")
+	return err
+}

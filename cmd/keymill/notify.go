@@ -1,0 +1,199 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-retryablehttp"
+
+	"keymill/pipeline"
+)
+
+// notificationSchema names the form of a notification's JSON.
+const notificationSchema = "keymill.notification/1"
+
+// What notifications tell of.
+const (
+	eventClosed  = "lot-closed"  // every device is released
+	eventFailed  = "lot-failed"  // devices failed or conflict, or the lot was stopped; it will be taken up again
+	eventRefused = "lot-refused" // the manifest was refused, nothing was changed
+)
+
+// notification is what a webhook and the hook command get. It says nothing
+// about single devices, and holds no secret.
+type notification struct {
+	Schema string `json:"schema"`
+	// ID is the same each time the same thing is told: a crash may make keymill
+	// tell it twice.
+	ID       string           `json:"id"`
+	Event    string           `json:"event"`
+	Time     time.Time        `json:"time"`
+	Station  string           `json:"station"`
+	Lot      string           `json:"lot"`
+	Manifest string           `json:"manifest"`
+	ExitCode int              `json:"exit_code"`
+	Error    string           `json:"error,omitempty"`
+	Hint     string           `json:"hint,omitempty"`
+	Problems int              `json:"problems,omitempty"`
+	Totals   *pipeline.Totals `json:"totals,omitempty"`
+	// Moved is where the manifest lies now.
+	Moved string `json:"moved,omitempty"`
+}
+
+// webhook posts notifications, signed as standardwebhooks.com specifies.
+type webhook struct {
+	url    string
+	secret []byte
+	client *retryablehttp.Client
+}
+
+// webhook returns the configured webhook, nil if there is none.
+func (a *app) webhook(cfg NotifyConfig) (*webhook, error) {
+	if cfg.URL == "" {
+		return nil, nil
+	}
+	u, err := url.Parse(cfg.URL)
+	if err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())) {
+		// The URL is not shown: with some receivers it is the password.
+		return nil, usagef("notify.url must be an https URL, or http on this machine")
+	}
+	secret, err := a.webhookSecret(cfg.SecretFile)
+	if err != nil {
+		return nil, withCode(exitUsage, err)
+	}
+	client := retryablehttp.NewClient()
+	client.Logger = nil
+	client.RetryWaitMin, client.RetryWaitMax, client.RetryMax = 250*time.Millisecond, 4*time.Second, 8
+	client.ErrorHandler = retryablehttp.PassthroughErrorHandler
+	client.HTTPClient.Timeout = 10 * time.Second
+	// What is signed for one address goes to no other one.
+	client.HTTPClient.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	if cfg.CAFile != "" {
+		if err := trust(client.HTTPClient, cfg.CAFile); err != nil {
+			return nil, withCode(exitUsage, fmt.Errorf("notify.ca_file: %w", err))
+		}
+	}
+	return &webhook{cfg.URL, secret, client}, nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// trust adds a file's certificates to those that the system trusts.
+func trust(client *http.Client, path string) error {
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return fmt.Errorf("%s holds no PEM certificate", path)
+	}
+	transport, ok := client.Transport.(*http.Transport)
+	if !ok {
+		return errors.New("the HTTP client has a foreign transport")
+	}
+	transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	return nil
+}
+
+// webhookSecret finds the key that signs: a file that is named, the systemd
+// credential, the environment.
+func (a *app) webhookSecret(file string) ([]byte, error) {
+	text := a.getenv("KEYMILL_WEBHOOK_SECRET")
+	if file == "" {
+		if dir := a.getenv("CREDENTIALS_DIRECTORY"); dir != "" && exists(filepath.Join(dir, "webhook-secret")) {
+			file = filepath.Join(dir, "webhook-secret")
+		}
+	}
+	if file != "" {
+		data, err := readSecret(file)
+		if err != nil {
+			return nil, err
+		}
+		text = string(data)
+	}
+	text = strings.TrimSpace(text)
+	if text == "" {
+		return nil, pipeline.WithHint(errors.New("there is no key to sign webhook calls with"),
+			"Set notify.secret_file, or provide the systemd credential webhook-secret or KEYMILL_WEBHOOK_SECRET.")
+	}
+	if encoded, ok := strings.CutPrefix(text, "whsec_"); ok {
+		secret, err := base64.StdEncoding.DecodeString(encoded)
+		if err != nil {
+			return nil, errors.New("the key to sign webhook calls with begins with whsec_, but is not base64 after it")
+		}
+		return secret, nil
+	}
+	return []byte(text), nil
+}
+
+// readSecret reads a secret, unless everybody can.
+func readSecret(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Perm()&0o004 != 0 {
+		return nil, pipeline.WithHint(fmt.Errorf("everybody can read the secret in %s", path), "chmod 600 %s", path)
+	}
+	return os.ReadFile(path)
+}
+
+// sign returns the value of the header webhook-signature.
+func (h *webhook) sign(id string, at time.Time, body []byte) string {
+	mac := hmac.New(sha256.New, h.secret)
+	fmt.Fprintf(mac, "%s.%d.%s", id, at.Unix(), body)
+	return "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// deliver posts one notification until the receiver takes it, says that it
+// never will, or ctx ends.
+func (h *webhook) deliver(ctx context.Context, n *notification, body []byte) error {
+	req, err := retryablehttp.NewRequestWithContext(ctx, http.MethodPost, h.url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", "keymill/"+buildVersion())
+	req.Header.Set("Webhook-Id", n.ID)
+	req.Header.Set("Webhook-Timestamp", strconv.FormatInt(now.Unix(), 10))
+	req.Header.Set("Webhook-Signature", h.sign(n.ID, now, body))
+	resp, err := h.client.Do(req)
+	if inner, ok := errors.AsType[*url.Error](err); ok {
+		err = inner.Err // without the URL
+	}
+	if err != nil {
+		return fmt.Errorf("webhook: %w", err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)); err != nil {
+		return err
+	}
+	if resp.StatusCode/100 != 2 {
+		return fmt.Errorf("webhook: %s", resp.Status)
+	}
+	return nil
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// outbox keeps notifications on the disk until their receivers have taken
+// them, so that neither a crash nor a receiver that is away loses one. What is
+// told may be told twice; its ID is the same then.
+type outbox struct {
+	dir     string
+	targets []target
+	timeout time.Duration // of one round of delivery
+	log     *slog.Logger
+
+	restUntil time.Time // after a round that failed
+}
+
+// target is a receiver: the webhook or the hook command.
+type target struct {
+	name    string
+	deliver func(ctx context.Context, n *notification, body []byte) error
+}
+
+const (
+	outboxLife = 7 * 24 * time.Hour // a receiver that is away for longer is not coming back
+	outboxRest = time.Minute        // between a round that failed and the next
+)
+
+// openOutbox prepares the receivers that are configured.
+func (a *app) openOutbox(cfg NotifyConfig, folder *dropFolder, log *slog.Logger) (*outbox, error) {
+	o := &outbox{dir: folder.state("outbox"), timeout: cfg.Timeout, log: log}
+	web, err := a.webhook(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if web != nil {
+		o.targets = append(o.targets, target{"webhook", web.deliver})
+	}
+	command, err := a.hook(cfg, folder.root)
+	if err != nil {
+		return nil, err
+	}
+	if command != nil {
+		o.targets = append(o.targets, target{"hook", command.deliver})
+	}
+	return o, nil
+}
+
+// put makes a notification durable for every receiver.
+func (o *outbox) put(n *notification) error {
+	for _, t := range o.targets {
+		err := writeFile(filepath.Join(o.dir, safeName(n.ID)+"."+t.name), func(w io.Writer) error {
+			enc := json.NewEncoder(w)
+			enc.SetEscapeHTML(false)
+			return enc.Encode(n)
+		})
+		if err != nil {
+			return packOutage(err)
+		}
+	}
+	return nil
+}
+
+// letter is a pending notification.
+type letter struct {
+	path string
+	body []byte
+	n    notification
+}
+
+// pending lists what waits for a receiver, oldest first.
+func (o *outbox) pending(name string) ([]letter, error) {
+	paths, err := filepath.Glob(filepath.Join(o.dir, "*."+name))
+	if err != nil {
+		return nil, err
+	}
+	var letters []letter
+	for _, path := range paths {
+		if strings.HasPrefix(filepath.Base(path), ".") {
+			continue
+		}
+		l := letter{path: path}
+		l.body, err = os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // delivered meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(l.body, &l.n); err != nil {
+			return nil, err
+		}
+		letters = append(letters, l)
+	}
+	slices.SortStableFunc(letters, func(a, b letter) int { return a.n.Time.Compare(b.n.Time) })
+	return letters, nil
+}
+
+// count returns how many deliveries are pending.
+func (o *outbox) count() int {
+	n := 0
+	for _, t := range o.targets {
+		if letters, err := o.pending(t.name); err == nil {
+			n += len(letters)
+		}
+	}
+	return n
+}
+
+// flush delivers what is pending, within the outbox's timeout. What cannot be
+// delivered stays, is logged, and is tried again later: telling people about the
+// work must not keep anybody from doing it.
+func (o *outbox) flush(ctx context.Context, now time.Time) {
+	if now.Before(o.restUntil) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.timeout)
+	defer cancel()
+	for _, t := range o.targets {
+		if err := o.flushTo(ctx, t, now); err != nil {
+			o.restUntil = now.Add(outboxRest)
+			o.log.Warn("a notification was not taken; it will be told again", "receiver", t.name, "error", err)
+		}
+	}
+}
+
+func (o *outbox) flushTo(ctx context.Context, t target, now time.Time) error {
+	letters, err := o.pending(t.name)
+	if err != nil {
+		return err
+	}
+	var failed error
+	for _, l := range letters {
+		if err := t.deliver(ctx, &l.n, l.body); err != nil {
+			if now.Sub(l.n.Time) < outboxLife {
+				return errors.Join(failed, err)
+			}
+			failed = err
+			o.log.Error("a notification is given up", "receiver", t.name, "id", l.n.ID, "error", err)
+		}
+		if err := os.Remove(l.path); err != nil {
+			return err
+		}
+	}
+	return failed
+}
