@@ -46,10 +46,11 @@ type call struct {
 	timeout        time.Duration
 	user, password string // HTTP Basic in place of the token, for the login
 
-	answer       // the last one
-	attempts int // HTTP requests that it took
-	failures int // of these, that failed while the server was up
-	refusals int // of these, answered by 401
+	answer        // the last one
+	attempts int  // HTTP requests that it took
+	failures int  // of these, that failed while the server was up
+	refusals int  // of these, answered by 401
+	lost     bool // the server may still be at work on one of them
 	used     *bearer
 	done     bool  // the last answer settles the call
 	again    bool  // the last attempt is worth repeating

@@ -53,7 +53,8 @@ type preauthorization struct {
 	req      pipeline.Preauth
 	id       string // the server's, from a 409
 	attempts int    // HTTP requests so far
-	waited   bool   // settleTime has passed
+	lost     bool   // the server may still be at work on an attempt of ours
+	waited   bool   // settleTime has passed since
 	patience time.Duration
 }
 
@@ -112,8 +113,7 @@ func (p *preauthorization) result(dev *Device, ours *AuthSet, k *call) pipeline.
 // heal gives a device its auth set by force, and looks whether that has worked:
 // the server answers 201 in any case, and its Location lies.
 func (p *preauthorization) heal(ctx context.Context, why string) (pipeline.AuthSet, bool, error) {
-	if p.attempts > 2 && !p.waited {
-		// An earlier attempt of ours may still be at work on this device.
+	if p.lost && !p.waited {
 		p.waited = true
 		return pipeline.AuthSet{}, false, sleep(ctx, settleTime)
 	}
@@ -235,6 +235,7 @@ func (p *preauthorization) post(ctx context.Context, force bool) (*call, error) 
 	}
 	err := p.c.do(ctx, k)
 	p.attempts += k.attempts
+	p.lost = p.lost || k.lost
 	return k, err
 }
 

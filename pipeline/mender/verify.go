@@ -67,7 +67,7 @@ type VerifyOptions struct {
 // them, because a listing is no snapshot. It keeps about 100 bytes a device.
 func (c *Client) Verify(ctx context.Context, expected iter.Seq2[Expected, error], opts VerifyOptions) iter.Seq2[Finding, error] {
 	return func(yield func(Finding, error) bool) {
-		v := &verification{known: map[pipeline.IdentitySum]*lookup{}, opts: opts}
+		v := &verification{known: map[pipeline.IdentitySum]lookup{}, ids: map[pipeline.IdentitySum]string{}, opts: opts}
 		for e, err := range expected {
 			if err != nil {
 				yield(Finding{}, err)
@@ -110,18 +110,18 @@ func (c *Client) VerifyEach(ctx context.Context, expected iter.Seq2[Expected, er
 // lookup is what is kept of an expected device while the listing goes by.
 type lookup struct {
 	key  [sha256.Size]byte // of the SPKI
-	id   string            // of a listed device that wasn't as it should be
 	done bool              // its finding was yielded
 }
 
 // verification is the comparison of a listing with what is expected.
 type verification struct {
-	known map[pipeline.IdentitySum]*lookup
+	known map[pipeline.IdentitySum]lookup
+	ids   map[pipeline.IdentitySum]string // of listed devices that weren't as they should be
 	opts  VerifyOptions
 }
 
 func (v *verification) expect(e Expected) {
-	v.known[e.Identity.Sum()] = &lookup{key: sha256.Sum256(e.SPKI)}
+	v.known[e.Identity.Sum()] = lookup{key: sha256.Sum256(e.SPKI)}
 }
 
 // listed returns the finding for a device of the listing, if there is one now:
@@ -137,13 +137,20 @@ func (v *verification) listed(dev *Device) (Finding, bool) {
 	for i := range dev.AuthSets {
 		if s := &dev.AuthSets[i]; sha256.Sum256(s.SPKI) == l.key {
 			f := Classify(Expected{Identity: dev.Identity, SPKI: s.SPKI}, dev)
-			if l.done = f.Category.OK(); l.done {
+			if f.Category.OK() {
+				v.settle(dev.Sum)
 				return f, true
 			}
 		}
 	}
-	l.id = dev.ID
+	v.ids[dev.Sum] = dev.ID
 	return Finding{}, false
+}
+
+func (v *verification) settle(sum pipeline.IdentitySum) {
+	l := v.known[sum]
+	l.done = true
+	v.known[sum] = l
 }
 
 // unsettled yields the expected devices without a finding.
@@ -154,13 +161,13 @@ func (v *verification) unsettled(expected iter.Seq2[Expected, error]) iter.Seq2[
 				yield(e, err)
 				return
 			}
-			l := v.known[e.Identity.Sum()]
-			if l == nil || l.done {
+			sum := e.Identity.Sum()
+			if l, ok := v.known[sum]; !ok || l.done {
 				continue
 			}
-			l.done = true
-			if l.id != "" {
-				e.DeviceID = l.id
+			v.settle(sum)
+			if id, ok := v.ids[sum]; ok {
+				e.DeviceID = id
 			}
 			if !yield(e, nil) {
 				return

@@ -45,6 +45,7 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	if w.gate.leave(pass, out) && k.again {
 		k.again, k.err = false, w.gate.outage()
 	}
+	k.lost = k.lost || (out.kind == outFailed && (err != nil || !k.fromAPI()))
 	// Failed trials are the server's trouble, unless it is there and says so.
 	if out.kind == outFailed && (!pass.trial || (err == nil && k.fromAPI())) {
 		k.failures++
