@@ -46,7 +46,8 @@ func (e *TakenError) Error() string {
 // lot is taken over: its old record is marked as superseded, and its key is
 // what the new record Replaces. A device that is held refuses the lot with a
 // *TakenError, a name that is taken with ErrLotExists. An error that devices
-// yields is returned as it is.
+// yields is returned as it is. While devices yields it may read the ledger, but
+// not write to it: writers wait for Plan.
 func (l *Ledger) Plan(ctx context.Context, lot pipeline.Lot, event pipeline.Event, devices iter.Seq2[pipeline.Device, error]) error {
 	if event.Station == "" {
 		return errNoStation
