@@ -46,7 +46,12 @@ func makeExt(t testing.TB, size string, args ...string) string {
 // TestReadingAgreesWithDebugfs reads each kind of block map and directory.
 func TestReadingAgreesWithDebugfs(t *testing.T) {
 	for _, args := range []string{"-t ext4 -b 1024", "-t ext2 -b 1024", "-t ext3 -b 4096", "-t ext4 -O inline_data -I 256",
-		"-t ext4 -O meta_bg,^resize_inode -b 1024", "-t ext4 -O bigalloc"} {
+		"-t ext4 -O meta_bg,^resize_inode -b 1024", "-t ext4 -O bigalloc",
+		// Many groups, so that descriptors lie in several of them.
+		"-t ext4 -O meta_bg,^resize_inode,^flex_bg -b 1024 -g 512 -N 3000",
+		"-t ext4 -O meta_bg,^resize_inode,^flex_bg,^sparse_super -b 1024 -g 512 -N 3000",
+		"-t ext4 -O meta_bg,^resize_inode,^flex_bg,sparse_super2 -b 1024 -g 512 -N 3000",
+		"-t ext2 -O meta_bg,^resize_inode -b 1024 -g 512 -N 3000"} {
 		t.Run(args, func(t *testing.T) {
 			t.Parallel()
 			name := makeExt(t, "24M", strings.Fields(args)...)
@@ -86,6 +91,40 @@ func TestReadingAgreesWithDebugfs(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+func TestImpossibleSuperblocks(t *testing.T) {
+	b, err := os.ReadFile(makeExt(t, "24M", "-t", "ext4", "-O", "64bit"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		at    int
+		bytes string
+	}{
+		"magic":                {0x38, "\x00"},
+		"block size":           {0x18, "\x07"},
+		"cluster size":         {0x1C, "\xff"},
+		"unknown feature":      {0x60, "\xff\xff\xff\xff"},
+		"compression":          {0x60, "\xc3"},
+		"inode size 0":         {0x58, "\x00\x00"},
+		"inode size 100":       {0x58, "\x64\x00"},
+		"descriptor size":      {0xFE, "\x03\x00"},
+		"no blocks":            {0x04, "\x00\x00\x00\x00"},
+		"too many blocks":      {0x150, "\x01"},
+		"no blocks in a group": {0x20, "\x00\x00\x00\x00"},
+		"no inodes in a group": {0x28, "\x00\x00\x00\x00"},
+		"first block":          {0x14, "\x09"},
+	} {
+		spoilt := bytes.Clone(b)
+		copy(spoilt[superblockOffset+test.at:], test.bytes)
+		if _, err := openExt(bytes.NewReader(spoilt), 0, int64(len(b))); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	if _, err := openExt(bytes.NewReader(b), 0, int64(len(b))/2); err == nil {
+		t.Error("a partition half as large was accepted")
 	}
 }
 

@@ -47,6 +47,7 @@ var mkfsMatrix = map[string]string{
 	"ext3 4k":          "-t ext3 -b 4096 -I 128",
 	"ext2":             "-t ext2",
 	"ext2 rev 0":       "-t ext2 -r 0 -b 1024",
+	"meta_bg, many":    "-t ext4 -O meta_bg,^resize_inode,^flex_bg -b 1024 -g 512 -N 3000",
 	"small groups":     "-t ext4 -b 1024 -g 1024 -N 512",
 }
 
