@@ -38,14 +38,15 @@ type pool struct {
 	token   pkcs11.TokenInfo
 	prepare func(*session) error // makes what a source needs in each session; may be nil
 
-	// idle holds a permit for every session that may exist: the session itself,
-	// or nil for one that isn't open. Taking from it is what workers wait for.
+	// A permit stands for every session that may exist. It is in use, or in one
+	// of these: with its session, or spare where none is open.
 	idle   chan *session
+	spare  chan struct{}
 	jobs   chan *job    // where a session that has finished one job takes the next at once
 	served atomic.Int64 // jobs done so far: the pool isn't stuck while this grows
 
-	mu   sync.Mutex // guards open
-	open int        // permits in circulation
+	mu   sync.Mutex // guards most
+	most int        // permits in circulation
 
 	opening sync.Mutex // guards fatal; held while a session is opened, so that a PIN is tried once
 	fatal   error      // a refused PIN: nobody tries again
@@ -94,10 +95,11 @@ func (p *pool) start(ctx context.Context, sessions int) error {
 		sessions = int(min(uint(sessions), most))
 	}
 	p.idle = make(chan *session, sessions)
+	p.spare = make(chan struct{}, sessions)
 	p.jobs = make(chan *job)
-	p.open = sessions
+	p.most = sessions
 	for range sessions {
-		p.idle <- nil
+		p.spare <- struct{}{}
 	}
 	_, err = use(ctx, p, func(*session) (struct{}, error) { return struct{}{}, nil })
 	return err
@@ -107,29 +109,38 @@ func (p *pool) start(ctx context.Context, sessions int) error {
 func (p *pool) shrink() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.open < 2 {
+	if p.most < 2 {
 		return false
 	}
-	p.open--
+	p.most--
 	return true
+}
+
+// collect takes a permit out of circulation, and closes its session.
+func (p *pool) collect() {
+	select {
+	case s := <-p.idle:
+		p.discard(s)
+	case <-p.spare:
+	}
 }
 
 // bound lowers the number of sessions. Nobody else may be using the pool.
 func (p *pool) bound(sessions int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for ; p.open > sessions; p.open-- {
-		p.discard(<-p.idle)
+	for ; p.most > sessions; p.most-- {
+		p.collect()
 	}
 }
 
 // drain closes all sessions. Nobody else may be using the pool.
 func (p *pool) drain() {
-	for range p.open {
-		p.discard(<-p.idle)
+	for range p.most {
+		p.collect()
 	}
-	for range p.open {
-		p.idle <- nil
+	for range p.most {
+		p.spare <- struct{}{}
 	}
 }
 
@@ -189,14 +200,22 @@ func (p *pool) openSession() (*session, error) {
 	if err = p.login(s, token); err == nil {
 		err = s.ping(token)
 	}
-	if err == nil && p.prepare != nil {
-		err = p.prepare(s)
+	if err == nil {
+		err = p.prepared(s)
 	}
 	if err != nil {
 		_ = s.CloseSession(handle)
 		return nil, err
 	}
 	return s, nil
+}
+
+// prepared makes what the source needs in the session, unless it is there.
+func (p *pool) prepared(s *session) error {
+	if p.prepare == nil || s.kek != nil {
+		return nil
+	}
+	return p.prepare(s)
 }
 
 // ping makes the token do something: a module whose connection is lost may
@@ -253,14 +272,15 @@ func asGone(err error, u *URI) error {
 func (p *pool) close() error {
 	defer Wipe(p.pin)
 	p.mu.Lock()
-	open := p.open
+	most := p.most
 	p.mu.Unlock()
 	timer := time.NewTimer(p.mod.timeout)
 	defer timer.Stop()
-	for range open {
+	for range most {
 		select {
 		case s := <-p.idle:
 			p.discard(s)
+		case <-p.spare:
 		case <-timer.C:
 			return errHung
 		}

@@ -68,30 +68,44 @@ func useSession[T any](ctx context.Context, p *pool, prove bool, f func(*session
 // has just finished another job, or one that is opened for it.
 func (p *pool) submit(ctx context.Context, j *job) error {
 	for {
-		before := p.served.Load()
-		timer := time.NewTimer(p.mod.timeout)
-		select {
-		case p.jobs <- j:
-			timer.Stop()
-			return nil
+		select { // an open session before a new one: a login is not to be spent lightly
 		case s := <-p.idle:
-			timer.Stop()
-			s, err := p.ready(ctx, s)
-			if err == nil {
-				go p.serve(s, j)
-				return nil
-			}
-			if !errors.Is(err, errShrunk) {
-				return err
-			}
-		case <-ctx.Done():
-			timer.Stop()
-			return ctx.Err()
-		case <-timer.C:
-			if p.served.Load() == before {
-				return asGone(errHung, p.uri)
-			}
+			go p.serve(s, j)
+			return nil
+		default:
 		}
+		taken, err := p.await(ctx, j)
+		if taken || err != nil && !errors.Is(err, errShrunk) {
+			return err
+		}
+	}
+}
+
+// await waits for whatever comes first. It reports whether the job was taken.
+func (p *pool) await(ctx context.Context, j *job) (taken bool, err error) {
+	before := p.served.Load()
+	timer := time.NewTimer(p.mod.timeout)
+	defer timer.Stop()
+	select {
+	case p.jobs <- j:
+		return true, nil
+	case s := <-p.idle:
+		go p.serve(s, j)
+		return true, nil
+	case <-p.spare:
+		s, err := p.open(ctx)
+		if err != nil {
+			return false, err
+		}
+		go p.serve(s, j)
+		return true, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
+	case <-timer.C:
+		if p.served.Load() == before {
+			return false, asGone(errHung, p.uri)
+		}
+		return false, nil
 	}
 }
 
@@ -99,12 +113,8 @@ func (p *pool) submit(ctx context.Context, j *job) error {
 // this permit is gone, and the job waits for another.
 var errShrunk = errors.New("the token has no more sessions")
 
-// ready returns the session of a permit, opening it if there is none. On
-// failure the permit goes back.
-func (p *pool) ready(ctx context.Context, s *session) (*session, error) {
-	if s != nil && s.generation == p.mod.generation.Load() {
-		return s, nil
-	}
+// open opens a session for a permit. On failure the permit goes back.
+func (p *pool) open(ctx context.Context) (*session, error) {
 	s, err := p.reopen(ctx)
 	if err == nil {
 		return s, nil
@@ -113,7 +123,7 @@ func (p *pool) ready(ctx context.Context, s *session) (*session, error) {
 		p.log.Warn("the token has no more sessions; going on with those that are open")
 		return nil, errShrunk
 	}
-	p.idle <- nil
+	p.spare <- struct{}{}
 	return nil, asGone(err, p.uri)
 }
 
@@ -124,7 +134,7 @@ func (p *pool) serve(s *session, j *job) {
 		alive := p.serveOne(s, j)
 		p.served.Add(1)
 		if !alive {
-			p.idle <- nil
+			p.spare <- struct{}{}
 			return
 		}
 		select {
@@ -151,6 +161,11 @@ func (p *pool) serveOne(s *session, j *job) bool {
 	if j.prove && s.ping(p.token) != nil {
 		p.discard(s)
 		j.lost(errStale)
+		return false
+	}
+	if err := p.prepared(s); err != nil {
+		p.discard(s)
+		j.lost(err)
 		return false
 	}
 	if err := j.run(s); err != nil {

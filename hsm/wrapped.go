@@ -76,8 +76,6 @@ func openWrapped(ctx context.Context, p *pool, alg Algorithm, cfg *Config) (Sour
 		if err == nil {
 			w.exit.wrapsForbidden = s.probeForbidden(&w.exit.wrapping, alg, ignore)
 		}
-		s.kek.wipe()
-		s.kek = nil
 		return t, err
 	})
 	if err != nil {
@@ -91,7 +89,6 @@ func openWrapped(ctx context.Context, p *pool, alg Algorithm, cfg *Config) (Sour
 	if err := w.fit(ctx, cfg.Limits.Objects); err != nil {
 		return nil, err
 	}
-	p.drain() // sessions without a wrapping key are of no use
 	return w, nil
 }
 
