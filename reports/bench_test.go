@@ -65,7 +65,7 @@ func (s *streamLedger) each(yield func(r *pipeline.Record, events []pipeline.Sto
 	last := s.events[1:2]
 	for i := range s.devices {
 		one.events, one.records["lot-1"] = last, nil
-		one.carry(nil, "lot-1", 2, i)
+		one.carry("lot-1", 2, i)
 		if !yield(one.records["lot-1"][0], one.events[1:]) {
 			return
 		}

@@ -117,7 +117,6 @@ func spki(t testing.TB, seed string) []byte {
 // after it was staged, every 73rd conflicts, every 10th took a retry, some were
 // taken back or given another key.
 func (l *fakeLedger) fill(lot string, n int) {
-	ctx := l.t.Context()
 	sum := func(s string) string { h := sha256.Sum256([]byte(s)); return hex.EncodeToString(h[:]) }
 	l.lots[lot] = pipeline.Lot{Name: lot, Devices: n, ManifestSHA256: sum(lot), GoldenSHA256: sum("golden"),
 		InjectSHA256: sum("inject"), Format: "raw", Keys: "software", Algorithm: "ed25519",
@@ -127,7 +126,7 @@ func (l *fakeLedger) fill(lot string, n int) {
 		{Name: "operator", Value: "r. müller"}, {Name: "tool_version", Value: "1.0"}}})
 	run := l.events[len(l.events)-1].Seq
 	for i := range n {
-		l.carry(ctx, lot, run, i)
+		l.carry(lot, run, i)
 	}
 	l.append(pipeline.Event{Lot: lot, Run: run, Action: pipeline.ActionRunEnd})
 }
@@ -139,7 +138,7 @@ func (l *fakeLedger) append(e pipeline.Event) {
 }
 
 // carry takes one device as far as its row says and appends its events.
-func (l *fakeLedger) carry(_ context.Context, lot string, run int64, i int) {
+func (l *fakeLedger) carry(lot string, run int64, i int) {
 	mac := fmt.Sprintf("02:12:61:%02x:%02x:%02x", byte(i>>16), byte(i>>8), byte(i))
 	r := &pipeline.Record{Lot: lot, State: pipeline.Planned, Attempts: 1, Station: "line-3"}
 	r.Row = i + 2
@@ -172,8 +171,8 @@ func (l *fakeLedger) carry(_ context.Context, lot string, run int64, i int) {
 	h := sha256.Sum256([]byte(mac))
 	r.Output = pipeline.Output{Name: fmt.Sprintf("images/%d.sdimg", i), Bytes: 1 << 20, SHA256: hex.EncodeToString(h[:])}
 	to(pipeline.Released, pipeline.Event{Action: pipeline.ActionRelease, Output: r.Output, Key: "in-image", ReadBack: "match"})
-	switch {
-	case i%97 == 41: // its image was lost: it waits for a new key
+	switch i % 97 {
+	case 41: // its image was lost: it waits for a new key
 		r.KeysDestroyed = r.KeysGenerated
 		to(pipeline.Planned, pipeline.Event{Action: pipeline.ActionRekey, Key: "destroyed"})
 		r.PublicKey, r.Algorithm, r.Pack, r.Auth, r.Output = nil, "", pipeline.PackRef{}, pipeline.AuthSet{}, pipeline.Output{}
@@ -184,7 +183,7 @@ func (l *fakeLedger) carry(_ context.Context, lot string, run int64, i int) {
 		r.KeysGenerated, r.KeysDestroyed = 3, 2
 		to(pipeline.Staged, pipeline.Event{Action: pipeline.ActionDestroyKey, Key: "destroyed"})
 		to(pipeline.Failed, pipeline.Event{Action: pipeline.ActionFail, Reason: "timeout"})
-	case i%97 == 43:
+	case 43:
 		to(pipeline.Undone, pipeline.Event{Action: pipeline.ActionUndo, Key: "destroyed"})
 		r.Auth.Status, r.Output, r.Pack, r.KeysDestroyed = "", pipeline.Output{}, pipeline.PackRef{}, r.KeysGenerated
 	}

@@ -48,7 +48,7 @@ const (
 // undoing or the like began or ended there. Checkpoints that were handed out
 // without being recorded were made at such points.
 func quiet(before, after string) bool {
-	return before != after && !(underWay(before) && underWay(after))
+	return before != after && (!underWay(before) || !underWay(after))
 }
 
 func underWay(action string) bool {
