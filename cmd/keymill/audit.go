@@ -19,7 +19,7 @@ func (a *app) auditCmd() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.auditKeyCmd(), a.auditVerifyCmd(), a.auditProofCmd(), a.auditVerifyDeviceCmd())
+	cmd.AddCommand(a.auditKeyCmd(), a.auditVerifyCmd(), a.auditProofCmd(), a.auditVerifyDeviceCmd(), a.auditKeysCmd())
 	return cmd
 }
 

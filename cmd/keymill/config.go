@@ -24,16 +24,19 @@ import (
 // (KEYMILL_SERVER_URL for server.url) beat keymill.yaml beat what an existing
 // lot was planned with beat the defaults. Secrets are never in flags.
 type Config struct {
-	Server   ServerConfig   `koanf:"server"`
-	Manifest ManifestConfig `koanf:"manifest"`
-	Keys     KeysConfig     `koanf:"keys"`
-	Image    ImageConfig    `koanf:"image"`
-	Report   ReportConfig   `koanf:"report"`
-	Audit    AuditConfig    `koanf:"audit"`
-	Log      LogConfig      `koanf:"log"`
-	Batch    BatchConfig    `koanf:"batch"`
-	Metrics  MetricsConfig  `koanf:"metrics"`
-	Notify   NotifyConfig   `koanf:"notify"`
+	Server ServerConfig `koanf:"server"`
+	// Servers are further servers or tenants by name: {staging: {url: ..}}. Where
+	// a URL is asked for (--server), the name will do. The lot remembers it.
+	Servers  map[string]ServerConfig `koanf:"servers"`
+	Manifest ManifestConfig          `koanf:"manifest"`
+	Keys     KeysConfig              `koanf:"keys"`
+	Image    ImageConfig             `koanf:"image"`
+	Report   ReportConfig            `koanf:"report"`
+	Audit    AuditConfig             `koanf:"audit"`
+	Log      LogConfig               `koanf:"log"`
+	Batch    BatchConfig             `koanf:"batch"`
+	Metrics  MetricsConfig           `koanf:"metrics"`
+	Notify   NotifyConfig            `koanf:"notify"`
 
 	// Ledger is the database of lots, device records and events.
 	Ledger string `koanf:"ledger"`
@@ -62,6 +65,8 @@ type ServerConfig struct {
 	// OnConflict says what to do when the server holds another key for an
 	// identity: fail (record it) or replace (remove the old auth set first).
 	OnConflict string `koanf:"on_conflict"`
+
+	name string // under servers; empty for the one under server
 }
 
 // ManifestConfig says how manifests are read.
@@ -229,6 +234,9 @@ func (l layers) load() (*Config, error) {
 			fmt.Errorf("configuration: %s", decodeProblems(err)),
 			"`keymill init` writes a keymill.yaml with every setting and its meaning."))
 	}
+	if err := cfg.resolveServer(); err != nil {
+		return nil, err
+	}
 	return &cfg, cfg.check()
 }
 
@@ -267,7 +275,8 @@ func withoutNulls(given map[string]any) map[string]any {
 	return kept
 }
 
-// envSettings picks the settings from KEYMILL_* variables.
+// envSettings picks the settings from KEYMILL_* variables. An empty one is as
+// good as none.
 func envSettings(env, known []string) map[string]any {
 	names := map[string]string{}
 	for _, key := range known {
@@ -276,7 +285,7 @@ func envSettings(env, known []string) map[string]any {
 	set := map[string]any{}
 	for _, pair := range env {
 		name, value, _ := strings.Cut(pair, "=")
-		if key, ok := names[name]; ok {
+		if key, ok := names[name]; ok && value != "" {
 			set[key] = value
 		}
 	}
@@ -316,6 +325,44 @@ func decodeProblems(err error) string {
 		lines[i] = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(lines[i]), "* "))
 	}
 	return strings.Join(lines, "; ")
+}
+
+// resolveServer replaces the name of a server by its settings. A lot that was
+// planned with a named server remembers URL#NAME, as two tenants of one server
+// have the same URL.
+func (c *Config) resolveServer() error {
+	url, name, _ := strings.Cut(c.Server.URL, "#")
+	if _, named := c.Servers[url]; named {
+		url, name = "", url
+	}
+	if name == "" {
+		return nil
+	}
+	chosen, ok := c.Servers[name]
+	if !ok {
+		return withCode(exitUsage, pipeline.WithHint(fmt.Errorf("no server is named %q", name),
+			"Name it under servers in %s, with the settings that server has.", configFile))
+	}
+	if url != "" && strings.TrimRight(chosen.URL, "/") != url {
+		return usagef("server %s is %s now, but the lot was planned with %s", name, chosen.URL, url)
+	}
+	if chosen.InFlight == 0 {
+		chosen.InFlight = c.Server.InFlight
+	}
+	if chosen.OnConflict == "" {
+		chosen.OnConflict = c.Server.OnConflict
+	}
+	c.Server, c.Server.name = chosen, name
+	return nil
+}
+
+// identity is what a lot remembers of its server.
+func (s ServerConfig) identity() string {
+	url := strings.TrimRight(s.URL, "/")
+	if s.name == "" {
+		return url
+	}
+	return url + "#" + s.name
 }
 
 // check refuses values that no verb can work with.

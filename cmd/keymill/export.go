@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -8,50 +10,76 @@ import (
 	"keymill/reports"
 )
 
+// exportFlags say what a bundle is made of.
+type exportFlags struct {
+	dir        string
+	formats    []string
+	recipients []string
+}
+
 func (a *app) exportCmd() *cobra.Command {
-	var dir string
-	var formats []string
+	var flags exportFlags
 	cmd := &cobra.Command{
-		Use:     "export LOT -o DIR",
-		Short:   "Write the audit bundle of a lot",
-		Long:    "Export writes what the ledger knows of a lot into a folder. It holds no private key.\n\n" + exitCodesHelp,
-		Example: "  keymill export 2026-W47 -o audit\n  keymill export 2026-W47 -o audit --format csv,jsonl",
-		Args:    cobra.ExactArgs(1),
+		Use:   "export LOT -o DIR",
+		Short: "Write the audit bundle of a lot",
+		Long: `Export writes what the ledger knows of a lot into a folder, bound together by hashes
+and signed by the station. It holds no private key. "keymill audit verify" checks it
+anywhere, offline. With --encrypt the folder becomes DIR.tar.age, which only the
+recipients can read.
+
+` + exitCodesHelp,
+		Example: "  keymill export 2026-W47 -o audit\n  keymill export 2026-W47 -o audit --format csv,jsonl\n" +
+			"  keymill export 2026-W47 -o audit --encrypt age1...",
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if dir == "" {
+			if flags.dir == "" {
 				return usagef("export needs -o DIR, a folder that does not exist yet")
 			}
-			known, err := a.openLedger(cmd)
-			if err != nil {
-				return err
-			}
-			defer known.Close()
-			if _, err := findLot(cmd, known, args[0]); err != nil {
-				return err
-			}
-			cfg, err := a.config(cmd, nil)
-			if err != nil {
-				return err
-			}
-			key, err := a.signer(cmd.Context(), cfg, cfg.Log.logger(a.err))
-			if err != nil {
-				return err
-			}
-			defer key.Close()
-			result, err := reports.Export(cmd.Context(), known, args[0], dir, reports.Options{
-				Formats: formats, Station: cfg.Audit.Station, Signer: key,
-			})
-			if err != nil {
-				return exportFault(err)
-			}
-			return a.printExport(result)
+			return a.export(cmd, args[0], flags)
 		},
 	}
-	cmd.Flags().StringVarP(&dir, "output", "o", "", "folder of the bundle; it must not exist yet")
-	cmd.Flags().StringSliceVar(&formats, "format", nil, strings.Join(reports.FormatNames(), ", ")+" (default all)")
+	cmd.Flags().StringVarP(&flags.dir, "output", "o", "", "folder of the bundle; it must not exist yet")
+	cmd.Flags().StringSliceVar(&flags.formats, "format", nil, strings.Join(reports.FormatNames(), ", ")+" (default all)")
+	cmd.Flags().StringSliceVar(&flags.recipients, "encrypt", nil, "age recipients (age1..) of an encrypted bundle, DIR.tar.age")
 	addSettings(cmd)
 	a.jsonFlag(cmd)
 	return cmd
+}
+
+func (a *app) export(cmd *cobra.Command, name string, flags exportFlags) error {
+	ctx := cmd.Context()
+	known, err := a.openLedger(cmd)
+	if err != nil {
+		return err
+	}
+	defer known.Close()
+	if _, err := findLot(cmd, known, name); err != nil {
+		return err
+	}
+	cfg, err := a.config(cmd, nil)
+	if err != nil {
+		return err
+	}
+	key, err := a.signer(ctx, cfg, cfg.Log.logger(a.err))
+	if err != nil {
+		return err
+	}
+	defer key.Close()
+	result, err := reports.Export(ctx, known, name, flags.dir, reports.Options{
+		Formats: flags.formats, Station: cfg.Audit.Station, Signer: key,
+	})
+	if err != nil {
+		return exportFault(err)
+	}
+	if len(flags.recipients) > 0 {
+		// Only the encrypted bundle was asked for.
+		err := reports.Encrypt(ctx, result.Dir, result.Dir+".tar.age", flags.recipients)
+		if err := errors.Join(err, os.RemoveAll(result.Dir)); err != nil {
+			return exportFault(err)
+		}
+		result.Dir += ".tar.age"
+	}
+	return a.printExport(result)
 }
 
 func exportFault(err error) error {

@@ -159,7 +159,7 @@ func (j *job) describeLot(name, manifest, manifestSHA256 string, devices int) (p
 		Name: name, ManifestPath: manifest, ManifestSHA256: manifestSHA256, Devices: devices,
 		GoldenPath: goldenPath, GoldenSHA256: hex.EncodeToString(sum[:]), GoldenBytes: j.images.golden.Size(),
 		InjectSHA256: j.images.render.Sum(), Format: j.cfg.Image.Format,
-		Keys: j.cfg.Keys.Source, Algorithm: j.cfg.Keys.Algorithm, Server: strings.TrimRight(j.cfg.Server.URL, "/"),
+		Keys: j.cfg.Keys.Source, Algorithm: j.cfg.Keys.Algorithm, Server: j.cfg.Server.identity(),
 		Out: out, Station: j.cfg.Audit.Station,
 	}, nil
 }

@@ -7,11 +7,19 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 )
 
+// memoryLimit is where the garbage collector begins to work harder, in bytes: a
+// station has other things to do, and lots of a million devices need no more.
+const memoryLimit = 220 << 20
+
 func main() {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	stdio := stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr}

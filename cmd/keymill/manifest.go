@@ -40,10 +40,10 @@ func openManifest(path string, cfg *Config, lot string, known *ledger.Ledger) (*
 		}
 	}
 	manifest, err := sources.Open(path, config)
-	if err != nil {
-		return nil, withCode(exitManifest, fmt.Errorf("manifest %s: %w", path, err))
+	if _, ok := errors.AsType[*pipeline.Outage](err); err != nil && !ok {
+		err = withCode(exitManifest, fmt.Errorf("manifest %s: %w", path, err))
 	}
-	return manifest, nil
+	return manifest, err
 }
 
 // checkManifest validates the whole manifest and writes every problem to w. An
@@ -59,13 +59,21 @@ func manifestFault(ctx context.Context, summary sources.Summary, err error) erro
 		return err
 	case sources.Refused(err) && summary.Problems > 0:
 		return withCode(exitManifest, pipeline.WithHint(
-			fmt.Errorf("manifest refused: %d problems in %d rows; nothing was changed", summary.Problems, summary.Rows),
+			fmt.Errorf("manifest refused: %s in %s; nothing was changed", count(summary.Problems, "problem"), count(summary.Rows, "row")),
 			"Correct what is listed above and run the same command again."))
 	}
 	if _, ok := errors.AsType[*pipeline.Outage](err); ok {
 		return err
 	}
 	return withCode(exitManifest, fmt.Errorf("manifest: %w", err))
+}
+
+// count says a number of things: "1 row", "2 rows".
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // openKnown opens the ledger if there is one; verbs that change nothing must
@@ -152,7 +160,7 @@ func (a *app) check(cmd *cobra.Command, path, lot string) error {
 	if err != nil {
 		return err
 	}
-	a.printf("%s: %d devices, %d warnings; accepted.\n", path, summary.Rows, summary.Warnings)
+	a.printf("%s: %s, %s; accepted.\n", path, count(summary.Rows, "device"), count(summary.Warnings, "warning"))
 	for _, c := range summary.Columns {
 		a.printf("  column %-24q %s\n", c.Header, columnUse(c))
 	}

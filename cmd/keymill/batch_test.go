@@ -1,0 +1,350 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"keymill/pipeline/mender/sandbox"
+)
+
+// night is a factory with a drop folder.
+type night struct {
+	*factory
+	drop string
+}
+
+func newNight(t *testing.T, cfg sandbox.Config) *night {
+	t.Helper()
+	needTools(t, "e2fsprogs", "debugfs")
+	n := &night{factory: newFactory(t, 1, cfg)}
+	n.drop = n.path("drop")
+	if err := os.MkdirAll(filepath.Join(n.drop, "in"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// args are those of a batch; out/ is in the factory's folder, as its processes run there.
+func (n *night) args(more ...string) []string {
+	return append([]string{
+		"batch", n.drop, "--golden", n.path("golden.sdimg"), "--ledger", n.ledger, "--format", "pack",
+		"--server", n.server, "--token-file", n.path("sb", "token"), "--ca-file", n.path("sb", "ca.crt"),
+	}, more...)
+}
+
+// manifest drops a manifest of count devices, whose numbers begin with first.
+func (n *night) manifest(name string, first, count int) {
+	n.t.Helper()
+	n.write(filepath.Join("drop", "in", name), func(w io.Writer) error {
+		fmt.Fprintln(w, "mac,serial")
+		for i := range count {
+			fmt.Fprintf(w, "AC:DE:48:%02X:%02X:%02X,SN%06d\n", (first+i)>>16&255, (first+i)>>8&255, (first+i)&255, first+i)
+		}
+		return nil
+	})
+}
+
+// batch runs one in a process of its own, and returns its exit code and output.
+func (n *night) batch(more ...string) (int, string) {
+	n.t.Helper()
+	cmd, log := n.command(more...)
+	err := cmd.Run()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return exit.ExitCode(), log()
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return 0, log()
+}
+
+// command is a batch ready to be started; the environment makes it quick.
+func (n *night) command(more ...string) (cmd *exec.Cmd, log func() string) {
+	cmd, buf := n.process(n.args(more...)...)
+	cmd.Env = append(cmd.Env, "KEYMILL_BATCH_SETTLE=50ms", "KEYMILL_BATCH_POLL=100ms", "KEYMILL_METRICS_TEXTFILE="+n.path("keymill.prom"))
+	return cmd, buf.String
+}
+
+func (n *night) lies(path ...string) bool {
+	return exists(filepath.Join(append([]string{n.drop}, path...)...))
+}
+
+// until polls a condition that must come true.
+func (n *night) until(what string, holds func() bool) {
+	n.t.Helper()
+	deadline := time.NewTimer(time.Minute)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer deadline.Stop()
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			n.t.Fatalf("after a minute: not %s", what)
+		}
+	}
+}
+
+// TestBatchLeavesLotsThatFailed: failed devices keep a lot in work/, and the
+// next batch closes it, before new manifests.
+func TestBatchLeavesLotsThatFailed(t *testing.T) {
+	n := newNight(t, sandbox.Config{Seed: 1})
+	n.manifest("b.csv", 1, 2)
+	n.batch() // b is closed; then its device 2 is in the next lot's way
+	n.manifest("c.csv", 10, 3)
+	// Somebody else has preauthorized one of them with a key of his own.
+	n.box.SetFaults(sandbox.Faults{Fail: 1})
+	code, log := n.batch()
+	if code == 0 || !n.lies("work", "c", "c.csv") {
+		t.Fatalf("exit %d, and c.csv is not in work/:\n%s", code, log)
+	}
+	n.box.SetFaults(sandbox.Faults{})
+	n.manifest("a.csv", 20, 1)
+	code, log = n.batch()
+	if code != 0 {
+		t.Fatalf("exit %d:\n%s", code, log)
+	}
+	if first, then := strings.Index(log, "== c.csv"), strings.Index(log, "== a.csv"); first < 0 || then < first {
+		t.Errorf("the unfinished lot does not go first:\n%s", log)
+	}
+	for _, lot := range []string{"a", "b", "c"} {
+		if !n.lies("done", lot, lot+".csv") || !n.lies("done", lot, "report", "devices.csv") {
+			t.Errorf("lot %s is not put away", lot)
+		}
+	}
+}
+
+// TestBatchOneInstance: a second one says who holds the folder; a killed one
+// holds nothing, not even through the children that it leaves behind.
+func TestBatchOneInstance(t *testing.T) {
+	n := newNight(t, sandbox.Config{})
+	n.write("keymill.yaml", func(w io.Writer) error {
+		_, err := io.WriteString(w, "notify: {command: [sh, -c, 'touch hook-runs; sleep 30']}\n")
+		return err
+	})
+	n.manifest("a.csv", 1, 1)
+	first, log := n.command("--watch")
+	if err := first.Start(); err != nil {
+		t.Fatal(err)
+	}
+	n.until("in the hook", func() bool { return n.lies("hook-runs") })
+	code, second := n.batch()
+	if code != exitUsage || !strings.Contains(second, fmt.Sprintf("process %d on ", first.Process.Pid)) {
+		t.Errorf("exit %d:\n%s", code, second)
+	}
+	if err := first.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Wait(); err == nil {
+		t.Errorf("the first one ended well:\n%s", log())
+	}
+	if err := os.Remove(n.path("keymill.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	if code, third := n.batch(); code != 0 {
+		t.Errorf("after a kill: exit %d:\n%s", code, third)
+	}
+}
+
+// TestBatchDrains: SIGTERM ends a batch with 130 in the middle of a lot, and
+// with 0 when it only watches; both leave everything to the next one.
+func TestBatchDrains(t *testing.T) {
+	n := newNight(t, sandbox.Config{Faults: sandbox.Faults{Latency: 30 * time.Millisecond}})
+	n.manifest("a.csv", 1, 300)
+	n.manifest("b.csv", 1000, 2)
+	cmd, log := n.command("--in-flight", "4", "--workers", "8")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	n.waitForDevices(10)
+	if code := n.terminate(cmd); code != exitInterrupted {
+		t.Fatalf("exit %d:\n%s", code, log())
+	}
+	if !n.lies("work", "a", "a.csv") || !n.lies("in", "b.csv") {
+		t.Errorf("the manifests are not where they belong:\n%s", log())
+	}
+	n.box.SetFaults(sandbox.Faults{})
+	watch, log := n.command("--watch")
+	if err := watch.Start(); err != nil {
+		t.Fatal(err)
+	}
+	n.until("done with both lots", func() bool { return n.lies("done", "a", "a.csv") && n.lies("done", "b", "b.csv") })
+	n.manifest("c.csv", 2000, 1)
+	n.until("done with what came later", func() bool { return n.lies("done", "c", "c.csv") })
+	n.until("idle", func() bool {
+		text, err := os.ReadFile(n.path("keymill.prom"))
+		return err == nil && strings.Contains(string(text), `keymill_batch_lots_total{outcome="closed"} 3`)
+	})
+	if code := n.terminate(watch); code != 0 {
+		t.Errorf("exit %d:\n%s", code, log())
+	}
+}
+
+func (n *night) terminate(cmd *exec.Cmd) int {
+	n.t.Helper()
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		n.t.Fatal(err)
+	}
+	err := cmd.Wait()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return exit.ExitCode()
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return 0
+}
+
+// TestBatchSettles: what is still being written is left alone, by whatever way.
+func TestBatchSettles(t *testing.T) {
+	dir := t.TempDir()
+	f, err := openDropFolder(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(name, text string, mtime time.Time) {
+		path := filepath.Join(f.in(), name)
+		if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), os.Chtimes(path, mtime, mtime)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin := time.Date(2026, 11, 22, 22, 0, 0, 0, time.UTC)
+	const settle = 2 * time.Second
+	for _, name := range []string{"b.csv", "a.XLSX", ".c.csv.x1", "c.csv.part", "~$a.xlsx", "readme.txt"} {
+		put(name, "1", begin)
+	}
+	if err := os.Mkdir(filepath.Join(f.in(), "folder.csv"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	steps := []struct {
+		after     time.Duration
+		change    func()
+		want      string
+		unsettled int
+	}{
+		{0, nil, "", 2},
+		{time.Second, nil, "", 2},
+		{2 * time.Second, nil, "a.XLSX b.csv", 0},
+		{3 * time.Second, func() { put("b.csv", "12", begin) }, "a.XLSX", 1}, // it grew, with an old time
+		{4 * time.Second, func() { put("b.csv", "13", begin.Add(time.Hour)) }, "a.XLSX", 1},
+		{5 * time.Second, nil, "a.XLSX", 1},
+		{6 * time.Second, nil, "a.XLSX b.csv", 0},
+		{7 * time.Second, func() { os.Remove(filepath.Join(f.in(), "a.XLSX")) }, "b.csv", 0},
+	}
+	for _, step := range steps {
+		if step.change != nil {
+			step.change()
+		}
+		ready, unsettled, err := f.look(begin.Add(step.after), settle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, d := range ready {
+			names = append(names, d.name())
+		}
+		if got := strings.Join(names, " "); got != step.want || unsettled != step.unsettled {
+			t.Errorf("after %v: ready %q, %d unsettled; want %q, %d", step.after, got, unsettled, step.want, step.unsettled)
+		}
+	}
+}
+
+// TestBatchFolderAgain: every move can be done again after a crash in its middle.
+func TestBatchFolderAgain(t *testing.T) {
+	f, err := openDropFolder(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	report := t.TempDir()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.WriteFile(filepath.Join(report, "devices.csv"), []byte("new"), 0o600))
+	must(os.MkdirAll(filepath.Join(report, "log"), 0o700))
+	must(os.WriteFile(filepath.Join(report, "log", "nodes"), []byte("x"), 0o600))
+	must(os.WriteFile(filepath.Join(f.in(), "a.csv"), nil, 0o600))
+	d, ok, err := f.take(dropped{filepath.Join(f.in(), "a.csv"), "a"})
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	must(os.WriteFile(filepath.Join(f.in(), "a.csv"), nil, 0o600))
+	if _, ok, err := f.take(dropped{filepath.Join(f.in(), "a.csv"), "a"}); ok || err != nil {
+		t.Errorf("a second manifest of an unfinished lot was taken: %v", err)
+	}
+	// A crash left half a copy, and an older report.
+	must(os.MkdirAll(f.path("done", "a", ".report.part", "old"), 0o700))
+	must(os.MkdirAll(f.path("done", "a", "report", "old"), 0o700))
+	done, err := f.finish(d, report)
+	must(err)
+	for name, want := range map[string]bool{
+		"a.csv": true, "report/devices.csv": true, "report/log/nodes": true, "report/old": false, ".report.part": false,
+	} {
+		if exists(filepath.Join(done, name)) != want {
+			t.Errorf("%s: there is %v", name, !want)
+		}
+	}
+	if exists(f.path("work", "a")) {
+		t.Error("the lot's folder in work/ is left over")
+	}
+	nothing := func(io.Writer) error { return nil }
+	for _, want := range []string{"b.csv", "b.2.csv", "b.3.csv"} {
+		must(os.WriteFile(filepath.Join(f.in(), "b.csv"), nil, 0o600))
+		moved, err := f.refuse(dropped{filepath.Join(f.in(), "b.csv"), "b"}, nothing, nothing)
+		must(err)
+		if moved != f.path("refused", want) || !exists(moved+".problems.txt") || !exists(moved+".problems.json") {
+			t.Errorf("refused to %s, want %s", moved, want)
+		}
+	}
+}
+
+// TestBatchOutage: a server that refuses us ends the batch and leaves the rest
+// of the queue where it is.
+func TestBatchOutage(t *testing.T) {
+	n := newNight(t, sandbox.Config{})
+	n.manifest("a.csv", 1, 1)
+	n.manifest("b.csv", 5, 1)
+	n.box.Revoke()
+	code, log := n.batch()
+	if code != exitServer || !n.lies("work", "a", "a.csv") || !n.lies("in", "b.csv") {
+		t.Errorf("exit %d:\n%s", code, log)
+	}
+	if err := n.box.WriteFiles(n.path("sb")); err != nil {
+		t.Fatal(err)
+	}
+	code, log = n.batch("--json")
+	dec := json.NewDecoder(strings.NewReader(log[strings.Index(log, "{"):]))
+	var outcomes []string
+	for {
+		var r lotResult
+		if err := dec.Decode(&r); err != nil {
+			break
+		}
+		outcomes = append(outcomes, fmt.Sprintf("%s %s %d", r.Lot, r.Outcome, r.Totals.Released))
+	}
+	if got := strings.Join(outcomes, ", "); code != 0 || !strings.Contains(got, "a closed 1") {
+		t.Errorf("exit %d, %s\n%s", code, got, log)
+	}
+}
+
+func TestBatchWorse(t *testing.T) {
+	order := []int{0, 3, 4, 2, 5, 6, 7, 1, 130}
+	for i, low := range order {
+		for _, high := range order[i:] {
+			if worse(low, high) != high || worse(high, low) != high {
+				t.Errorf("of %d and %d, %d is the worse", low, high, high)
+			}
+		}
+	}
+}
