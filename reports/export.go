@@ -13,8 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"keymill/pipeline"
 )
 
@@ -43,11 +41,11 @@ func Export(ctx context.Context, src Source, lot, dir string, opt Options) (Resu
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return Result{}, storage(err)
 	}
-	temp, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+".partial-")
+	temp, release, err := makePartial(dir)
 	if err != nil {
 		return Result{}, storage(err)
 	}
-	defer os.RemoveAll(temp)
+	defer release()
 
 	e := &export{src: src, lot: lot, dir: temp, opt: opt, formats: chosen}
 	if err := e.write(ctx); err != nil {
@@ -236,61 +234,6 @@ func withEvidence(chosen []format, opt Options) ([]format, error) {
 		}
 	}
 	return chosen, nil
-}
-
-// checkTarget refuses to write where something is that no export made.
-func checkTarget(dir string, replace bool) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
-		return nil
-	}
-	if err != nil {
-		return storage(err)
-	}
-	if !replace {
-		return pipeline.WithHint(fmt.Errorf("%s exists already", dir), "choose another folder, or allow it to be replaced")
-	}
-	for _, entry := range entries {
-		if !bundleName(entry.Name()) {
-			return pipeline.WithHint(fmt.Errorf("%s holds %q, which no export wrote", dir, entry.Name()),
-				"choose another folder")
-		}
-	}
-	return nil
-}
-
-// bundleName reports whether an export writes a file or folder of this name.
-func bundleName(name string) bool {
-	if slices.Contains([]string{fileEvents, fileDevices, fileImages, fileReadme, fileSums, fileStatement, folderLog}, name) {
-		return true
-	}
-	for _, f := range formats() {
-		for _, file := range f.files {
-			if file == name {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// publish moves a complete bundle to its name. An earlier bundle there changes
-// places with it in one step, and is then removed.
-func publish(temp, dir string) error {
-	_ = os.Remove(dir) // an empty folder may be in the way
-	err := unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.EEXIST) {
-		err = unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE)
-	}
-	if err != nil {
-		return storage(fmt.Errorf("rename to %s: %w", dir, err))
-	}
-	parent, err := os.Open(filepath.Dir(dir))
-	if err != nil {
-		return storage(err)
-	}
-	defer parent.Close()
-	return parent.Sync()
 }
 
 // listFiles returns the files below dir with their hashes, by name.

@@ -343,6 +343,32 @@ func TestReplace(t *testing.T) {
 	}
 }
 
+// TestLeftoversOfKilledExportsGo checks that a folder which nobody writes any
+// more is removed, and one that somebody writes is not.
+func TestLeftoversOfKilledExportsGo(t *testing.T) {
+	l := newLedger(t)
+	l.fill("lot-1", 5)
+	dir := filepath.Join(t.TempDir(), "report")
+	_, release, err := makePartial(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale := filepath.Join(filepath.Dir(dir), ".report.partial-123")
+	if err := os.MkdirAll(filepath.Join(stale, "log"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Export(t.Context(), l, "lot-1", dir, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadDir(filepath.Dir(dir)); len(left) != 2 {
+		t.Errorf("the bundle and the other export's folder should be left: %v", left)
+	}
+	release()
+	if left, _ := os.ReadDir(filepath.Dir(dir)); len(left) != 1 {
+		t.Errorf("the bundle should be left: %v", left)
+	}
+}
+
 func TestBalance(t *testing.T) {
 	l := newLedger(t)
 	l.fill("lot-1", 100)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/xuri/excelize/v2"
+
+	"keymill/pipeline"
 )
 
 // writeSummary fills the first sheet: what the lot is, its balance, a chart of
@@ -48,7 +50,8 @@ func (w *xlsxWriter) writeSummary() error {
 	if err := w.book.SetColWidth(sheet, "B", "B", 68); err != nil {
 		return err
 	}
-	if err := w.outcomeChart(sheet, first, row-1); err != nil {
+	states := first + 1 // below the number of devices
+	if err := w.outcomeChart(sheet, states, states+len(pipeline.States)-1); err != nil {
 		return err
 	}
 	return w.rateChart(sheet)
