@@ -169,9 +169,9 @@ func TestHangingModule(t *testing.T) {
 	})
 	t.Run("given up", func(t *testing.T) {
 		cfg := cfg
-		cfg.Timeout = 400 * time.Millisecond
+		cfg.Timeout = 1500 * time.Millisecond
 		source := mustOpen(t, ModeHSM, ECDSAP256, cfg)
-		bad.set(hangMS, 2000)
+		bad.set(hangMS, 4000)
 		if errs := generate(t, source, 2, 20); len(errs) > 0 {
 			t.Errorf("the other session should have made them all: %v", errs[0])
 		}
@@ -195,7 +195,7 @@ func TestHangingModule(t *testing.T) {
 	})
 	t.Run("all sessions hang", func(t *testing.T) {
 		cfg := cfg
-		cfg.Timeout, cfg.Limits.Sessions = 300*time.Millisecond, 1
+		cfg.Timeout, cfg.Limits.Sessions = time.Second, 1
 		source, err := Open(t.Context(), ModeHSM, ECDSAP256, cfg)
 		if err != nil {
 			t.Fatal(err)
