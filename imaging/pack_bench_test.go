@@ -43,3 +43,53 @@ func BenchmarkPackAppend(b *testing.B) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "devices/s")
 	b.ReportMetric(float64(length.Load()), "disk-B/device")
 }
+
+// BenchmarkPackDestroy destroys entries from 256 goroutines, as a run does
+// whose product are images.
+func BenchmarkPackDestroy(b *testing.B) {
+	p, tmpl, _ := newPack(b)
+	refs := make([]Ref, b.N)
+	each := func(do func(n int)) {
+		var next atomic.Int64
+		var wg sync.WaitGroup
+		for range 256 {
+			wg.Go(func() {
+				for n := next.Add(1) - 1; n < int64(b.N); n = next.Add(1) - 1 {
+					do(int(n))
+				}
+			})
+		}
+		wg.Wait()
+	}
+	each(func(n int) { refs[n] = mustAppend(b, p, tmpl, n) })
+	b.ResetTimer()
+	each(func(n int) {
+		if err := p.Destroy(refs[n]); err != nil {
+			b.Error(err)
+		}
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "devices/s")
+}
+
+// BenchmarkPackOpen opens a pack of 100,000 entries.
+func BenchmarkPackOpen(b *testing.B) {
+	p, tmpl, path := newPack(b)
+	var wg sync.WaitGroup
+	for worker := range 100 {
+		wg.Go(func() {
+			for n := range 1000 {
+				mustAppend(b, p, tmpl, worker*1000+n)
+			}
+		})
+	}
+	wg.Wait()
+	p.Close()
+	b.ReportAllocs()
+	for b.Loop() {
+		p, err := OpenPack(path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		p.Close()
+	}
+}
