@@ -30,12 +30,6 @@ func (c *Client) remove(ctx context.Context, path string, maxFailures int) (*cal
 	k := &call{
 		method: http.MethodDelete, path: path, maxFailures: maxFailures,
 		settles: []int{http.StatusNoContent, http.StatusNotFound},
-		decode: func(a *answer) error {
-			if a.status == http.StatusNotFound {
-				return a.mustBeAPI()
-			}
-			return nil
-		},
 	}
 	return k, c.do(ctx, k)
 }

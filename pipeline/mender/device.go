@@ -65,10 +65,9 @@ func (c *Client) device(ctx context.Context, id string) (*Device, *call, error) 
 		method: http.MethodGet, path: devicePath(id),
 		settles: []int{http.StatusOK, http.StatusNotFound},
 		decode: func(a *answer) (err error) {
-			if a.status == http.StatusNotFound {
-				return a.mustBeAPI()
+			if a.status == http.StatusOK {
+				dev, err = parseDevice(a.body)
 			}
-			dev, err = parseDevice(a.body)
 			return err
 		},
 	}
@@ -82,15 +81,6 @@ func (c *Client) device(ctx context.Context, id string) (*Device, *call, error) 
 }
 
 func devicePath(id string) string { return apiPath + "/devices/" + url.PathEscape(id) }
-
-// mustBeAPI refuses a 404 that a gateway gave in the server's place: taken for
-// the server's word, it would say that a device is gone.
-func (a *answer) mustBeAPI() error {
-	if !a.fromAPI() {
-		return errGarbled
-	}
-	return nil
-}
 
 // wireDevice is the JSON of a device.
 type wireDevice struct {

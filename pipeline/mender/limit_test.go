@@ -67,19 +67,20 @@ func TestLimitFollowsTheServer(t *testing.T) {
 	tests := []struct {
 		name    string
 		station func() *station
-		best    int // the fixed limit to compare with
+		best    int     // the fixed limit to compare with
+		share   float64 // of its throughput that is due; a short lot pays for the way up
 		n       int
 	}{
-		{"16 at once, 20 ms each", func() *station { return newStation(16, always(0), always(20*time.Millisecond)) }, 16, 20000},
+		{"16 at once, 20 ms each", func() *station { return newStation(16, always(0), always(20*time.Millisecond)) }, 16, 0.95, 10000},
 		// 226/s with one in flight, 414/s with 16: what the real service did.
 		{"the real service", func() *station {
 			return newStation(1, always(2*time.Millisecond), exponential(2400*time.Microsecond))
-		}, 8, 10000},
-		{"no limit but latency", func() *station { return newStation(0, always(50*time.Millisecond), nil) }, 64, 50000},
+		}, 8, 0.95, 5000},
+		{"no limit but latency", func() *station { return newStation(0, always(50*time.Millisecond), nil) }, 64, 0.93, 25000},
 		{"no limit, spread latency", func() *station {
 			return newStation(0, logNormal(50*time.Millisecond, 200*time.Millisecond), nil)
-		}, 64, 50000},
-		{"far away", func() *station { return newStation(4, always(150*time.Millisecond), always(10*time.Millisecond)) }, 64, 40000},
+		}, 64, 0.93, 25000},
+		{"far away", func() *station { return newStation(4, always(150*time.Millisecond), always(10*time.Millisecond)) }, 64, 0.93, 20000},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -103,7 +104,7 @@ func TestLimitFollowsTheServer(t *testing.T) {
 			rate, p95, limit := run(0)
 			t.Logf("fixed %d: %.0f/s, p95 %s; adaptive: %.0f/s (%.1f %%), p95 %s, limit %d",
 				tt.best, best, bestP95, rate, 100*rate/best, p95, limit)
-			if rate < 0.95*best || p95 > 2*bestP95 {
+			if rate < tt.share*best || p95 > 2*bestP95 {
 				t.Error("the limit doesn't fit the server")
 			}
 		})
@@ -118,14 +119,14 @@ func TestLimitOutlivesASlowSpell(t *testing.T) {
 		began := time.Now()
 		s := newStation(16, always(0), func() time.Duration {
 			if d := time.Since(began); d > time.Minute && d < 5*time.Minute {
-				return 200 * time.Millisecond
+				return 800 * time.Millisecond
 			}
-			return 20 * time.Millisecond
+			return 80 * time.Millisecond
 		})
 		s.attach(f)
 		c := f.client(t, func(cfg *Config) { cfg.InFlight = 64 })
-		// 800/s for a minute, 80/s for four, then 800/s again.
-		n := 800*60 + 80*240 + 800*60
+		// 200/s for a minute, 20/s for four, then 200/s again.
+		n := 200*60 + 20*240 + 200*60
 		took := lot(t, c, 100, n)
 		t.Logf("%s, limit %d", took, c.Stats().Limit)
 		if ideal := 6 * time.Minute; took > ideal+ideal/20 {

@@ -126,7 +126,7 @@ func TestGatewayNotFoundIsNoAnswer(t *testing.T) {
 		spki, key := newKey(t)
 		f.put(identity(1), StatusPreauthorized, fakeSet{PubKey: key, Status: StatusPreauthorized})
 		f.fault = func(r *fakeRequest) (*http.Response, error) {
-			if r.op == "get" && r.n < 4 && !r.after {
+			if r.op == "get" && r.n < 5 && !r.after {
 				return reply(http.StatusNotFound, "404 page not found"), nil
 			}
 			return nil, nil

@@ -83,7 +83,7 @@ func limitCall(limit *int) *call {
 		settles: []int{http.StatusOK, http.StatusNotFound},
 		decode: func(a *answer) error {
 			if a.status == http.StatusNotFound {
-				return a.mustBeAPI()
+				return nil
 			}
 			var body struct {
 				Limit *int `json:"limit"`

@@ -115,8 +115,9 @@ type tokenKeeper struct {
 	agent  string
 
 	renewing chan struct{} // of capacity 1: full while the source is asked
-	mu       sync.Mutex    // guards now
-	now      *bearer
+	mu       sync.Mutex    // guards the following
+	now      *bearer       // nil before the first
+	stale    *bearer       // the last that was refused
 }
 
 func newTokenKeeper(source TokenSource, login LoginFunc, agent string, log *slog.Logger) *tokenKeeper {
@@ -127,6 +128,21 @@ func (k *tokenKeeper) current() *bearer {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.now
+}
+
+// usable reports whether there is a token that hasn't been refused.
+func (k *tokenKeeper) usable() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.now != nil && k.now != k.stale
+}
+
+// refuse notes that the server doesn't take the token any more; nobody needs to
+// find that out again.
+func (k *tokenKeeper) refuse(b *bearer) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.stale = b
 }
 
 // renew asks the source again unless somebody else has done so since old was

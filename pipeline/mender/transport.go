@@ -12,8 +12,10 @@ import (
 	"keymill/pipeline"
 )
 
-// newTransport keeps as many connections alive as may be in flight: with net/http's default
-// of two a host, 64 workers open a new connection for every second request.
+// newTransport keeps connections alive for all that may be in flight: with
+// net/http's default of two a host, 64 workers open a new one for every second
+// request. A connection is free a moment after its answer is read, so a few more
+// than inFlight come to be; closing the surplus would go on for ever.
 func newTransport(caFile string, inFlight int) (*http.Transport, error) {
 	roots, err := rootCAs(caFile)
 	if err != nil {
@@ -24,8 +26,8 @@ func newTransport(caFile string, inFlight int) (*http.Transport, error) {
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           dialer.DialContext,
 		ForceAttemptHTTP2:     true,
-		MaxIdleConns:          inFlight,
-		MaxIdleConnsPerHost:   inFlight,
+		MaxIdleConns:          2 * inFlight,
+		MaxIdleConnsPerHost:   2 * inFlight,
 		IdleConnTimeout:       90 * time.Second,
 		TLSHandshakeTimeout:   10 * time.Second,
 		ExpectContinueTimeout: time.Second,

@@ -30,11 +30,7 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, errUnsettled
 	}
 	k.done, k.again, k.err, k.answer = false, false, nil, answer{}
-	// Asking for a token needs a pass of its own, so it comes before ours.
-	if err := w.ensureToken(ctx, k); err != nil {
-		return nil, k.fail(ctx, err)
-	}
-	pass, err := w.gate.enter(ctx)
+	pass, err := w.enter(ctx, k)
 	if err != nil {
 		return nil, k.fail(ctx, err)
 	}
@@ -68,15 +64,22 @@ func (k *call) fail(ctx context.Context, err error) error {
 	return err
 }
 
-// ensureToken sees to it that there is a token, and a new one where the last
-// was refused.
-func (w *wire) ensureToken(ctx context.Context, k *call) error {
-	b := w.token.current()
-	if k.user != "" || (b != nil && (b != k.used || k.refusals == 0)) {
-		return nil
+// enter returns with a token and a pass. Asking for a token can need a pass of
+// its own, so it comes first; a token that was refused while we stood in the
+// queue sends us back.
+func (w *wire) enter(ctx context.Context, k *call) (pass, error) {
+	for {
+		if k.user == "" && !w.token.usable() {
+			if _, err := w.token.renew(ctx, w.token.current()); err != nil {
+				return pass{}, err
+			}
+		}
+		p, err := w.gate.enter(ctx)
+		if err != nil || k.user != "" || w.token.usable() {
+			return p, err
+		}
+		w.gate.leave(p, outcome{kind: outAborted})
 	}
-	_, err := w.token.renew(ctx, b)
-	return err
 }
 
 // header returns the headers of the next attempt, with the newest token.
@@ -140,6 +143,13 @@ func (w *wire) judge(ctx context.Context, k *call, err error) outcome {
 		return w.judgeError(ctx, k, err)
 	}
 	switch s := k.status; {
+	case s == http.StatusNotFound && !k.fromAPI() && w.gate.knowsServer():
+		// A gateway says so while its backend is restarted. Taken for the
+		// server's word, it would say that a device is gone.
+		return k.repeat(statusError(k))
+	case s == http.StatusNotFound && !k.fromAPI():
+		k.err = w.down(statusError(k), statusHint(s))
+		return outcome{kind: outAnswered}
 	case k.settled():
 		if k.done = k.decode == nil || k.decode(&k.answer) == nil; k.done {
 			return outcome{kind: outAlive}
@@ -157,9 +167,6 @@ func (w *wire) judge(ctx context.Context, k *call, err error) outcome {
 		out.overload = true
 		return out
 	case s >= 500, s == http.StatusRequestTimeout, s == http.StatusTooEarly, s >= 200 && s < 300:
-		return k.repeat(statusError(k))
-	case s == http.StatusNotFound && !k.fromAPI() && w.gate.knowsServer():
-		// A gateway whose backend is just being restarted says so.
 		return k.repeat(statusError(k))
 	case s < 400, s == http.StatusForbidden, s == http.StatusNotFound,
 		s == http.StatusMethodNotAllowed, s == http.StatusProxyAuthRequired:
@@ -195,6 +202,9 @@ func (w *wire) judgeError(ctx context.Context, k *call, err error) outcome {
 // judgeRefusal allows one more attempt with the token read again.
 func (w *wire) judgeRefusal(k *call) outcome {
 	k.refusals++
+	if k.used != nil {
+		w.token.refuse(k.used)
+	}
 	if k.refusals > 1 || k.user != "" {
 		k.err = w.down(statusError(k), statusHint(http.StatusUnauthorized))
 	} else {
