@@ -22,6 +22,7 @@ const (
 	ActionDestroyKey   = "key-destroyed" // a private key was destroyed unused
 	ActionRekey        = "rekeyed"       // the device's key was given up for a new one
 	ActionUndo         = "undone"        // the device was taken off the server
+	ActionFlash        = "flashed"       // the device's image was written to a medium
 	ActionVerify       = "verified"      // ledger and server were compared
 	ActionRunEnd       = "run-ended"     // totals of a run
 	ActionClose        = "lot-closed"    // the totals reconcile

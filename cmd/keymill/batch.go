@@ -154,25 +154,39 @@ func (b *batch) loop(ctx context.Context, watch bool) error {
 		if outage {
 			b.rest = time.Now().Add(b.cfg.Batch.Retry)
 		}
-		if b.stopped(ctx) {
-			b.worst = exitInterrupted
-		}
-		if !watch || b.stopped(ctx) {
+		switch {
+		case b.stopped(ctx):
+			b.worst = b.stoppedCode(watch)
+			return nil
+		case !watch:
 			return nil
 		}
 		b.flush(ctx)
-		if !b.wait(ctx, b.cfg.Batch.Poll) {
-			b.worst = 0 // stopped while it had nothing to do: its lots' outcomes were told
-			return nil
-		}
+		b.wait(ctx, b.cfg.Batch.Poll)
 	}
+}
+
+// stoppedCode is the exit code of a batch that was told to stop. To be stopped
+// between two lots is the usual end of one that watches.
+func (b *batch) stoppedCode(watch bool) int {
+	switch {
+	case b.worst == exitInterrupted:
+		return exitInterrupted
+	case watch:
+		return 0
+	}
+	unfinished, err := b.folder.unfinished()
+	if err != nil || len(unfinished)+countManifests(b.folder.in()) > 0 {
+		return exitInterrupted
+	}
+	return b.worst
 }
 
 // round carries what is unfinished, and then what was dropped. outage says that
 // a lot met one, which ended the round.
 func (b *batch) round(ctx context.Context, watch bool) (outage bool, err error) {
 	now := time.Now()
-	if now.Before(b.rest) {
+	if now.Before(b.rest) || b.stopped(ctx) {
 		return false, nil
 	}
 	unfinished, err := b.folder.unfinished()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -94,29 +95,39 @@ func (n *night) until(what string, holds func() bool) {
 	}
 }
 
-// TestBatchLeavesLotsThatFailed: failed devices keep a lot in work/, and the
-// next batch closes it, before new manifests.
+// TestBatchLeavesLotsThatFailed: a device that conflicts keeps its lot in
+// work/. Once somebody has decided, the next batch puts the lot away, and goes
+// on with new manifests after that.
 func TestBatchLeavesLotsThatFailed(t *testing.T) {
 	n := newNight(t, sandbox.Config{Seed: 1})
-	n.manifest("b.csv", 1, 2)
-	n.batch() // b is closed; then its device 2 is in the next lot's way
-	n.manifest("c.csv", 10, 3)
-	// Somebody else has preauthorized one of them with a key of his own.
-	n.box.SetFaults(sandbox.Faults{Fail: 1})
-	code, log := n.batch()
-	if code == 0 || !n.lies("work", "c", "c.csv") {
-		t.Fatalf("exit %d, and c.csv is not in work/:\n%s", code, log)
+	n.manifest("c.csv", 1, 1)
+	other := []string{"--golden", n.path("golden.sdimg"), "--format", "pack", "--server", n.server,
+		"--token-file", n.path("sb", "token"), "--ca-file", n.path("sb", "ca.crt")}
+	foreign := append([]string{"run", filepath.Join(n.drop, "in", "c.csv"), "--ledger", n.path("other.db"), "--out", n.path("other")}, other...)
+	if code, _, errs := n.call(foreign...); code != 0 {
+		t.Fatalf("exit %d: %s", code, errs)
 	}
-	n.box.SetFaults(sandbox.Faults{})
-	n.manifest("a.csv", 20, 1)
-	code, log = n.batch()
-	if code != 0 {
+	n.manifest("c.csv", 1, 3)
+	if code, log := n.batch(); code != exitDevices || !n.lies("work", "c", "c.csv") {
+		t.Fatalf("exit %d, work/c/c.csv there: %v\n%s", code, n.lies("work", "c", "c.csv"), log)
+	}
+	n.manifest("c.csv", 50, 1) // has to wait for its namesake
+	if code, log := n.batch(); code != exitDevices || !n.lies("in", "c.csv") {
 		t.Fatalf("exit %d:\n%s", code, log)
+	}
+	if code, _, errs := n.call("retry", "c", "--ledger", n.ledger, "--on-conflict", "replace",
+		"--golden", n.path("golden.sdimg"), "--format", "pack", "--server", n.server, "--token-file", n.path("sb", "token"), "--ca-file", n.path("sb", "ca.crt")); code != 0 {
+		t.Fatalf("exit %d: %s", code, errs)
+	}
+	n.manifest("a.csv", 20, 1)
+	code, log := n.batch() // the namesake is refused now: that lot is made
+	if code != exitManifest || !n.lies("refused", "c.csv") {
+		t.Errorf("exit %d:\n%s", code, log)
 	}
 	if first, then := strings.Index(log, "== c.csv"), strings.Index(log, "== a.csv"); first < 0 || then < first {
 		t.Errorf("the unfinished lot does not go first:\n%s", log)
 	}
-	for _, lot := range []string{"a", "b", "c"} {
+	for _, lot := range []string{"a", "c"} {
 		if !n.lies("done", lot, lot+".csv") || !n.lies("done", lot, "report", "devices.csv") {
 			t.Errorf("lot %s is not put away", lot)
 		}
@@ -128,7 +139,7 @@ func TestBatchLeavesLotsThatFailed(t *testing.T) {
 func TestBatchOneInstance(t *testing.T) {
 	n := newNight(t, sandbox.Config{})
 	n.write("keymill.yaml", func(w io.Writer) error {
-		_, err := io.WriteString(w, "notify: {command: [sh, -c, 'touch hook-runs; sleep 30']}\n")
+		_, err := io.WriteString(w, "notify: {command: [sh, -c, 'exec >hook-runs 2>&1; while [ -e hook-runs ]; do sleep 0.1; done']}\n")
 		return err
 	})
 	n.manifest("a.csv", 1, 1)
@@ -137,6 +148,7 @@ func TestBatchOneInstance(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.until("in the hook", func() bool { return n.lies("hook-runs") })
+	t.Cleanup(func() { os.Remove(filepath.Join(n.drop, "hook-runs")) })
 	code, second := n.batch()
 	if code != exitUsage || !strings.Contains(second, fmt.Sprintf("process %d on ", first.Process.Pid)) {
 		t.Errorf("exit %d:\n%s", code, second)
@@ -323,18 +335,22 @@ func TestBatchOutage(t *testing.T) {
 	if err := n.box.WriteFiles(n.path("sb")); err != nil {
 		t.Fatal(err)
 	}
-	code, log = n.batch("--json")
-	dec := json.NewDecoder(strings.NewReader(log[strings.Index(log, "{"):]))
+	cmd, errs := n.command("--json")
+	cmd.Stdout = nil
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, errs())
+	}
 	var outcomes []string
-	for {
+	for dec := json.NewDecoder(bytes.NewReader(out)); dec.More(); {
 		var r lotResult
 		if err := dec.Decode(&r); err != nil {
-			break
+			t.Fatal(err)
 		}
 		outcomes = append(outcomes, fmt.Sprintf("%s %s %d", r.Lot, r.Outcome, r.Totals.Released))
 	}
-	if got := strings.Join(outcomes, ", "); code != 0 || !strings.Contains(got, "a closed 1") {
-		t.Errorf("exit %d, %s\n%s", code, got, log)
+	if got := strings.Join(outcomes, ", "); got != "a closed 1, b closed 1" {
+		t.Errorf("the JSON says: %s", got)
 	}
 }
 

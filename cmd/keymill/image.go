@@ -22,7 +22,7 @@ func (a *app) imageCmd() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.imagePlanCmd(), a.imageWriteCmd(), a.imageInspectCmd())
+	cmd.AddCommand(a.imagePlanCmd(), a.imageWriteCmd(), a.imageServeCmd(), a.imageFlashCmd(), a.imageInspectCmd())
 	return cmd
 }
 

@@ -15,7 +15,7 @@ import (
 	"keymill/sources"
 )
 
-//go:embed keymill.yaml
+//go:embed init.yaml
 var exampleConfig []byte
 
 func (a *app) initCmd() *cobra.Command {

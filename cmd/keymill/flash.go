@@ -1,0 +1,142 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"keymill/imaging"
+	"keymill/pipeline"
+	"keymill/pipeline/ledger"
+)
+
+func (a *app) imageFlashCmd() *cobra.Command {
+	var again, zero bool
+	cmd := &cobra.Command{
+		Use:   "flash LOT DEVICE /dev/X",
+		Short: "Write one device's image to a block device and read it back",
+		Long: `Flash writes a device's image to a card or a disk and compares what the medium gives
+back. It refuses disks that are mounted or hold this system. Where golden is sparse
+its holes are skipped, as bmaptool does; --zero writes them. A device that was
+flashed before needs --again: a key in two units is a clone.
+
+` + exitCodesHelp,
+		Example: "  keymill image flash 2026-W47 SN0001 /dev/sdX\n  keymill image flash 2026-W47 SN0001 /dev/mmcblk0 --again",
+		Args:    cobra.ExactArgs(3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.imageFlash(cmd, args[0], args[1], args[2], again, zero)
+		},
+	}
+	cmd.Flags().BoolVar(&again, "again", false, "flash a device that was flashed before")
+	cmd.Flags().BoolVar(&zero, "zero", false, "write zeros where golden has holes")
+	addSettings(cmd, "golden")
+	return cmd
+}
+
+func (a *app) imageFlash(cmd *cobra.Command, lotName, device, disk string, again, zero bool) error {
+	ctx := cmd.Context()
+	known, err := a.openLedger(cmd)
+	if err != nil {
+		return err
+	}
+	defer known.Close()
+	lot, err := findLot(cmd, known, lotName)
+	if err != nil {
+		return err
+	}
+	cfg, err := a.config(cmd, &lot)
+	if err != nil {
+		return err
+	}
+	found, err := known.Find(ctx, lot.Name, device)
+	if err != nil {
+		return err
+	}
+	rec, err := theDevice(lot, device, found)
+	if err != nil {
+		return err
+	}
+	before, err := flashedBefore(ctx, known, rec)
+	if err != nil {
+		return err
+	}
+	if before != "" && !again {
+		return withCode(exitUsage, pipeline.WithHint(fmt.Errorf("%s was flashed before, %s", rec.Identity, before),
+			"Two units with one key are clones. If the first one was scrapped, say --again."))
+	}
+	golden, err := openLotGolden(ctx, cfg, lot)
+	if err != nil {
+		return err
+	}
+	defer golden.Close()
+	image, err := deviceImage(ctx, golden, lot, rec)
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	if image.overlay == nil {
+		return withCode(exitUsage, pipeline.WithHint(fmt.Errorf("lot %s is not in format pack: its images are files", lot.Name),
+			"Write the file with your tool, or plan lots that are flashed here with --format pack."))
+	}
+	result, err := imaging.Flash(ctx, disk, golden, image.overlay, imaging.FlashOptions{Zero: zero, Progress: flashBar(a.err)})
+	if err != nil {
+		return imageFault(ctx, disk, err)
+	}
+	a.printf("Flashed %s to %s: %s written and read back, %s skipped.\n", rec.Identity, disk, byteSize(result.Written), byteSize(result.Skipped))
+	_, err = known.Append(ctx, pipeline.Event{
+		Station: cfg.Audit.Station, Lot: lot.Name, Action: pipeline.ActionFlash, Row: rec.Row, Device: rec.Identity,
+		SPKI: rec.Fingerprint(), ReadBack: "match",
+		Facts: facts(map[string]string{"disk": disk, "operator": cfg.Audit.Operator}),
+	})
+	return err
+}
+
+// flashedBefore says when and where a device was flashed last, "" if never.
+func flashedBefore(ctx context.Context, known *ledger.Ledger, rec *pipeline.Record) (string, error) {
+	said := ""
+	for event, err := range known.Events(ctx, rec.Lot) {
+		if err != nil {
+			return "", err
+		}
+		if !bytes.Contains(event.Canonical, []byte(`"action":"`+pipeline.ActionFlash+`"`)) {
+			continue
+		}
+		var flashed struct {
+			Row   int               `json:"row"`
+			Time  string            `json:"time"`
+			Facts map[string]string `json:"facts"`
+		}
+		if err := json.Unmarshal(event.Canonical, &flashed); err != nil {
+			return "", errors.Join(errors.New("the ledger holds an unreadable event"), err)
+		}
+		if flashed.Row == rec.Row {
+			said = fmt.Sprintf("at %s to %s by station %s", flashed.Time, flashed.Facts["disk"], event.Station)
+		}
+	}
+	return said, nil
+}
+
+// flashBar shows a bar on a terminal; elsewhere nothing.
+func flashBar(w io.Writer) func(verify bool, done, total int64) {
+	file, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(file.Fd())) {
+		return nil
+	}
+	var bar *progressbar.ProgressBar
+	verifying := false
+	return func(verify bool, done, total int64) {
+		if bar == nil || verify != verifying {
+			verifying = verify
+			bar = progressbar.DefaultBytes(total, map[bool]string{false: "writing", true: "comparing"}[verify])
+		}
+		bar.Set64(done) //nolint:errcheck // a bar that cannot be drawn stops nothing
+	}
+}

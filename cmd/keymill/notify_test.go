@@ -1,0 +1,300 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"keymill/pipeline/mender/sandbox"
+)
+
+// receiver is a webhook receiver that answers as told and checks signatures.
+type receiver struct {
+	t      *testing.T
+	secret string
+
+	mu      sync.Mutex
+	answers []int // guarded by mu; then 200
+	calls   int   // guarded by mu
+	taken   []notification
+}
+
+func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	body, err := io.ReadAll(req.Body)
+	if err != nil {
+		r.t.Error(err)
+	}
+	mac := hmac.New(sha256.New, []byte(r.secret))
+	fmt.Fprintf(mac, "%s.%s.%s", req.Header.Get("webhook-id"), req.Header.Get("webhook-timestamp"), body)
+	want := "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
+	if got := req.Header.Get("webhook-signature"); got != want {
+		r.t.Errorf("signature %q, want %q", got, want)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.calls++
+	if len(r.answers) > 0 {
+		answer := r.answers[0]
+		r.answers = r.answers[1:]
+		if answer == http.StatusFound {
+			w.Header().Set("Location", "/elsewhere")
+		}
+		w.WriteHeader(answer)
+		return
+	}
+	var n notification
+	if err := json.Unmarshal(body, &n); err != nil || n.ID != req.Header.Get("webhook-id") {
+		r.t.Errorf("%v: %s", err, body)
+	}
+	r.taken = append(r.taken, n)
+}
+
+func (r *receiver) heard() (calls int, taken []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, n := range r.taken {
+		taken = append(taken, n.ID)
+	}
+	return r.calls, taken
+}
+
+// testOutbox is an outbox whose webhook is r.
+func testOutbox(t *testing.T, r *receiver, url string, cfg NotifyConfig) (*outbox, *bytes.Buffer) {
+	t.Helper()
+	folder, err := openDropFolder(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &bytes.Buffer{}
+	a := &app{stdio: stdio{err: log}, env: []string{"KEYMILL_WEBHOOK_SECRET=" + r.secret, "PATH=" + os.Getenv("PATH"), "KEYMILL_TOKEN=secret"}}
+	cfg.URL = url
+	o, err := a.openOutbox(cfg, folder, slog.New(slog.NewTextHandler(log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o, log
+}
+
+func note(id string, at time.Time) *notification {
+	return &notification{Schema: notificationSchema, ID: id, Event: eventClosed, Time: at, Lot: "a"}
+}
+
+// TestWebhook: what fails for a while is told again, what is refused waits in
+// the outbox, and nothing is lost or signed for anybody else.
+func TestWebhook(t *testing.T) {
+	now := time.Now().UTC().Truncate(time.Second)
+	for _, test := range []struct {
+		name    string
+		answers []int
+		calls   int
+		taken   string
+		left    int
+	}{
+		{"taken", nil, 2, "one two", 0},
+		{"away for a while", []int{503, 500, 429}, 5, "one two", 0},
+		{"refused", []int{403}, 1, "", 2},
+		{"redirected", []int{302}, 1, "", 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			r := &receiver{t: t, secret: "shared", answers: test.answers}
+			server := httptest.NewServer(r)
+			defer server.Close()
+			o, log := testOutbox(t, r, server.URL+"/hooks/T0KEN", NotifyConfig{Timeout: 20 * time.Second})
+			for _, n := range []*notification{note("two", now), note("one", now.Add(-time.Minute)), note("two", now)} {
+				if err := o.put(n); err != nil {
+					t.Fatal(err)
+				}
+			}
+			o.flush(t.Context(), now)
+			calls, taken := r.heard()
+			if calls != test.calls || strings.Join(taken, " ") != test.taken || o.count() != test.left {
+				t.Errorf("%d calls, taken %v, %d left\n%s", calls, taken, o.count(), log)
+			}
+			if strings.Contains(log.String(), "T0KEN") || strings.Contains(log.String(), "shared") {
+				t.Errorf("the log shows secrets: %s", log)
+			}
+			if test.left == 0 {
+				return
+			}
+			if o.flush(t.Context(), now.Add(outboxRest/2)); o.count() != test.left {
+				t.Error("a receiver that failed gets no rest")
+			}
+			if o.flush(t.Context(), now.Add(outboxRest)); o.count() != 0 {
+				t.Errorf("%d left after the receiver came back\n%s", o.count(), log)
+			}
+		})
+	}
+}
+
+// TestWebhookBounded: a receiver that hangs costs the outbox's timeout at most,
+// and one that is away for good is given up after a week.
+func TestWebhookBounded(t *testing.T) {
+	release := make(chan struct{})
+	hang := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
+	defer hang.Close()
+	defer close(release)
+	r := &receiver{t: t, secret: "shared"}
+	o, log := testOutbox(t, r, hang.URL, NotifyConfig{Timeout: 50 * time.Millisecond})
+	now := time.Now()
+	if err := o.put(note("one", now)); err != nil {
+		t.Fatal(err)
+	}
+	if o.flush(t.Context(), now); o.count() != 1 {
+		t.Errorf("%d left", o.count())
+	}
+	if o.flush(t.Context(), now.Add(outboxLife)); o.count() != 0 || !strings.Contains(log.String(), "given up") {
+		t.Errorf("%d left after a week\n%s", o.count(), log)
+	}
+}
+
+func TestWebhookConfiguration(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	write("webhook-secret", "credential\n", 0o400)
+	ca := httptest.NewTLSServer(http.NotFoundHandler())
+	ca.Close()
+	cert := write("ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate().Raw})), 0o644)
+	for _, test := range []struct {
+		name   string
+		cfg    NotifyConfig
+		env    []string
+		secret string // "": refused
+	}{
+		{"environment", NotifyConfig{URL: "https://a.example/x"}, []string{"KEYMILL_WEBHOOK_SECRET= env "}, "env"},
+		{"credential", NotifyConfig{URL: "https://a.example/x"}, []string{"KEYMILL_WEBHOOK_SECRET=env", "CREDENTIALS_DIRECTORY=" + dir}, "credential"},
+		{"file", NotifyConfig{URL: "http://127.0.0.1:1", SecretFile: write("s1", "file\n", 0o600), CAFile: cert}, []string{"CREDENTIALS_DIRECTORY=" + dir}, "file"},
+		{"standard", NotifyConfig{URL: "http://[::1]:1", SecretFile: write("s2", "whsec_c2VjcmV0\n", 0o600)}, nil, "secret"},
+		{"no base64", NotifyConfig{URL: "https://a.example", SecretFile: write("s3", "whsec_%%", 0o600)}, nil, ""},
+		{"everybody reads", NotifyConfig{URL: "https://a.example", SecretFile: write("s4", "file", 0o644)}, nil, ""},
+		{"empty", NotifyConfig{URL: "https://a.example", SecretFile: write("s5", "\n", 0o600)}, nil, ""},
+		{"no file", NotifyConfig{URL: "https://a.example", SecretFile: "nothere"}, nil, ""},
+		{"no secret", NotifyConfig{URL: "https://a.example"}, nil, ""},
+		{"plain http", NotifyConfig{URL: "http://a.example"}, []string{"KEYMILL_WEBHOOK_SECRET=env"}, ""},
+		{"no URL", NotifyConfig{URL: "a.example"}, []string{"KEYMILL_WEBHOOK_SECRET=env"}, ""},
+		{"no CA", NotifyConfig{URL: "https://a.example", CAFile: filepath.Join(dir, "s1")}, []string{"KEYMILL_WEBHOOK_SECRET=env"}, ""},
+	} {
+		h, err := (&app{env: test.env}).webhook(test.cfg)
+		switch {
+		case test.secret == "" && (err == nil || exitCode(err) != exitUsage):
+			t.Errorf("%s: %v", test.name, err)
+		case test.secret != "" && (err != nil || string(h.secret) != test.secret):
+			t.Errorf("%s: %v", test.name, err)
+		}
+	}
+}
+
+// TestHook: the command gets the notification and nothing secret, its failure
+// leaves it pending, and what outlasts the timeout is ended with its children.
+func TestHook(t *testing.T) {
+	r := &receiver{t: t, secret: "shared"}
+	now := time.Now()
+	o, log := testOutbox(t, r, "", NotifyConfig{Timeout: 30 * time.Second, Command: []string{"sh", "-ec", "test ! -e fail; cat > got; env > env"}})
+	dir := filepath.Dir(filepath.Dir(o.dir))
+	n := note("one", now)
+	if err := o.put(n); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "fail"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if o.flush(t.Context(), now); o.count() != 1 {
+		t.Error("a hook that failed has taken its notification")
+	}
+	if err := os.Remove(filepath.Join(dir, "fail")); err != nil {
+		t.Fatal(err)
+	}
+	if o.flush(t.Context(), now.Add(outboxRest)); o.count() != 0 {
+		t.Errorf("%d left\n%s", o.count(), log)
+	}
+	got, err := os.ReadFile(filepath.Join(dir, "got"))
+	var back notification
+	if err != nil || json.Unmarshal(got, &back) != nil || back.ID != "one" {
+		t.Errorf("%v: the hook got %s", err, got)
+	}
+	env, err := os.ReadFile(filepath.Join(dir, "env"))
+	if err != nil || bytes.Contains(env, []byte("secret")) || bytes.Contains(env, []byte("shared")) || !bytes.Contains(env, []byte("KEYMILL_LOT=a\n")) {
+		t.Errorf("%v: the hook's environment is\n%s", err, env)
+	}
+
+	slow := &hook{argv: []string{"sh", "-c", "sleep 60 & echo $!; wait"}, env: []string{"PATH=" + os.Getenv("PATH")}, dir: dir, out: log}
+	log.Reset()
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := slow.deliver(ctx, n, nil); err == nil {
+		t.Error("a hook that was killed succeeded")
+	}
+	child := strings.TrimSpace(log.String())
+	if cmdline, err := os.ReadFile("/proc/" + child + "/cmdline"); err == nil && bytes.HasPrefix(cmdline, []byte("sleep")) {
+		t.Error("the hook's child goes on")
+	}
+	if _, err := (&app{}).hook(NotifyConfig{Command: []string{"no-such-program"}}, dir); exitCode(err) != exitUsage {
+		t.Errorf("a command that is not there: %v", err)
+	}
+}
+
+// TestBatchTells: one notification each for a closed lot and a refused
+// manifest; a receiver that was away gets its own with the next batch.
+func TestBatchTells(t *testing.T) {
+	n := newNight(t, sandbox.Config{})
+	r := &receiver{t: t, secret: "shared", answers: []int{403, 403}}
+	server := httptest.NewServer(r)
+	defer server.Close()
+	t.Setenv("KEYMILL_NOTIFY_URL", server.URL)
+	t.Setenv("KEYMILL_WEBHOOK_SECRET", "shared")
+	n.manifest("a.csv", 1, 3)
+	n.manifest("b.csv", 2, 1) // a's
+	if code, log := n.batch(); code != exitManifest {
+		t.Fatalf("exit %d:\n%s", code, log)
+	}
+	text, err := os.ReadFile(filepath.Join(n.drop, "refused", "b.csv.problems.txt"))
+	if err != nil || !strings.Contains(string(text), "lot a, row 3") {
+		t.Errorf("%v: the report says\n%s", err, text)
+	}
+	if _, taken := r.heard(); len(taken) > 0 {
+		t.Errorf("taken: %v", taken)
+	}
+	r.mu.Lock()
+	r.answers = nil
+	r.mu.Unlock()
+	if code, log := n.batch(); code != 0 {
+		t.Fatalf("exit %d:\n%s", code, log)
+	}
+	var told []string
+	for _, n := range r.taken {
+		switch n.Event {
+		case eventClosed:
+			told = append(told, fmt.Sprintf("%s %s %d", n.Event, n.Lot, n.Totals.Released))
+		case eventRefused:
+			told = append(told, fmt.Sprintf("%s %s %d", n.Event, n.Lot, n.Problems))
+		}
+	}
+	if !slices.Equal(told, []string{"lot-closed a 3", "lot-refused b 1"}) {
+		t.Errorf("told: %q", told)
+	}
+}
