@@ -23,25 +23,26 @@ const (
 	nameNodes      = "nodes"
 	nameCheckpoint = "checkpoint"
 	namePrevious   = "previous"
+	nameTimestamp  = "checkpoint.tsr"      // RFC 3161, where an authority is configured
 	nameCosigned   = "checkpoint.cosigned" // added after the export, not bound by the statement
 )
 
 func logFile(station, name string) string { return path.Join(folderLog, escapeName(station), name) }
 
 // writeLogs writes what the bundle needs of each station's log.
-func (e *export) writeLogs(logs []*stationLog) error {
+func (e *export) writeLogs(ctx context.Context, logs []*stationLog) error {
 	for _, l := range logs {
 		if l.own == 0 {
 			continue // a station that had no part in the lot
 		}
-		if err := e.writeLog(l); err != nil {
+		if err := e.writeLog(ctx, l); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (e *export) writeLog(l *stationLog) error {
+func (e *export) writeLog(ctx context.Context, l *stationLog) error {
 	out, err := createFile(e.dir, logFile(l.station, nameNodes))
 	if err != nil {
 		return storage(err)
@@ -67,6 +68,15 @@ func (e *export) writeLog(l *stationLog) error {
 		e.result.Checkpoint = signed
 	}
 	e.summary.Logs = append(e.summary.Logs, head)
+	if e.opt.Timestamp != nil {
+		answer, err := e.opt.Timestamp(ctx, signed)
+		if err != nil {
+			return err
+		}
+		if err := writeFile(e.dir, logFile(l.station, nameTimestamp), answer); err != nil {
+			return storage(err)
+		}
+	}
 	return writeFile(e.dir, logFile(l.station, nameCheckpoint), signed)
 }
 

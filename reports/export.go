@@ -148,7 +148,7 @@ func (e *export) writeEvents(ctx context.Context) error {
 	if err := out.Close(); err != nil {
 		return storage(err)
 	}
-	return e.writeLogs(pass.logs)
+	return e.writeLogs(ctx, pass.logs)
 }
 
 // openEvents returns where events go: nowhere, unless a format asks for them.

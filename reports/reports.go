@@ -46,6 +46,9 @@ type Options struct {
 	// Replace allows an earlier bundle under the same name to be replaced, in
 	// one step. Without it an existing folder is an error.
 	Replace bool
+	// Timestamp asks an RFC 3161 authority for a time stamp of a checkpoint; see
+	// TimestampAuthority. It is optional, and with it two exports differ.
+	Timestamp func(ctx context.Context, data []byte) ([]byte, error)
 	// Record is called when the bundle is complete and before it appears under
 	// its name; an error of it withdraws the bundle. It appends the event to
 	// the ledger, so that the next export continues from this checkpoint. Nil

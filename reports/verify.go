@@ -3,11 +3,11 @@ package reports
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,6 +22,9 @@ type Trust struct {
 	Keys      []PublicKey // of the stations; at least one
 	Since     [][]byte    // earlier checkpoints that the log must still contain
 	Witnesses []*Witness  // each of which must have cosigned every checkpoint
+	// Authorities are the roots of RFC 3161 authorities; if given, each
+	// checkpoint must have a time stamp by one of them.
+	Authorities *x509.CertPool
 }
 
 // Report says what a verification found. It is valid when there are no
@@ -284,8 +287,11 @@ func (v *verifier) checkpoint(head LogHead) error {
 	if err := v.cosigned(head, signed); err != nil {
 		return err
 	}
+	if err := v.timestamp(head, signed); err != nil {
+		return err
+	}
 	name = logFile(head.Station, namePrevious)
-	if !slices.ContainsFunc(v.st.Subject, func(s statementSubject) bool { return s.Name == path.Join("bundle", name) }) {
+	if !v.names(name) {
 		return nil
 	}
 	if signed, err = v.read(name); err != nil {
@@ -299,6 +305,43 @@ func (v *verifier) checkpoint(head LogHead) error {
 		return flawed(name, "is not an earlier checkpoint of this log")
 	}
 	v.want(previous, "the previous checkpoint")
+	return nil
+}
+
+// names reports whether the statement vouches for a file.
+func (v *verifier) names(file string) bool {
+	return slices.ContainsFunc(v.st.Subject, func(s statementSubject) bool { return s.Name == bundlePrefix+file })
+}
+
+// timestamp checks the time stamp of a checkpoint, if there is one.
+func (v *verifier) timestamp(head LogHead, signed []byte) error {
+	name := logFile(head.Station, nameTimestamp)
+	if !v.names(name) {
+		if v.trust.Authorities != nil {
+			return flawed(name, "is missing: the checkpoint has no time stamp")
+		}
+		return nil
+	}
+	answer, err := v.read(name)
+	if err != nil {
+		return err
+	}
+	t, err := parseTimestamp(answer)
+	if err == nil {
+		err = t.covers(signed)
+	}
+	if err != nil {
+		return flawed(name, "%v", err)
+	}
+	if v.trust.Authorities == nil {
+		v.report.ok("the checkpoint of station %s has a time stamp of %s, but no authority was given to check it", head.Station, stamp(t.time))
+		return nil
+	}
+	signer, err := t.verify(v.trust.Authorities)
+	if err != nil {
+		return flawed(name, "%v", err)
+	}
+	v.report.ok("%s witnessed the checkpoint of station %s at %s", signer.Subject, head.Station, stamp(t.time))
 	return nil
 }
 
