@@ -2,12 +2,9 @@ package mender
 
 import (
 	"context"
-	"encoding/pem"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -25,12 +22,7 @@ func trivialServer(b *testing.B, handler http.HandlerFunc, h2 bool) Config {
 	srv.EnableHTTP2 = h2
 	srv.StartTLS()
 	b.Cleanup(srv.Close)
-	ca := filepath.Join(b.TempDir(), "ca.pem")
-	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
-	if err := os.WriteFile(ca, block, 0o600); err != nil {
-		b.Fatal(err)
-	}
-	return Config{URL: srv.URL, CAFile: ca, Token: TokenValue(testToken)}
+	return Config{URL: srv.URL, CAFile: writeCA(b, srv), Token: TokenValue(testToken)}
 }
 
 func created(w http.ResponseWriter, r *http.Request) {

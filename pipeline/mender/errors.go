@@ -167,6 +167,9 @@ func errorHint(err error) string {
 	if _, ok := errors.AsType[x509.HostnameError](err); ok {
 		return "The certificate is for another host name: check server.url."
 	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "proxyconnect" {
+		return "The proxy can't be reached: check HTTPS_PROXY and NO_PROXY in the environment."
+	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
 		return "The host name is unknown: check server.url and this machine's DNS."
 	}

@@ -7,6 +7,8 @@ import (
 )
 
 const (
+	// limitStart is where a conversation begins, and the least that latency
+	// alone brings it down to: so few are never the reason for a queue.
 	limitStart = 4
 	// A window has this many samples at least. It is doubled until its mean
 	// is known to windowSure (relative standard error), or windowMost is full.
@@ -144,7 +146,7 @@ func (l *limiter) adapt(ratio, unsure float64) {
 		l.set(l.now + max(1, l.now/10))
 	case queued > many:
 		l.rushing = false
-		l.set(int(max(0.7*size, size*ratio+few)))
+		l.set(int(max(limitStart, 0.7*size, size*ratio+few)))
 	default:
 		l.rushing = false
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -332,11 +331,7 @@ func TestTLSRefusals(t *testing.T) {
 	secure.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	secure.StartTLS()
 	defer secure.Close()
-	ca := filepath.Join(t.TempDir(), "ca.pem")
-	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})
-	if err := os.WriteFile(ca, block, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	ca := writeCA(t, secure)
 	tests := []struct{ name, url, ca, hint string }{
 		{"unknown authority", secure.URL, "", "--ca-file"},
 		{"other name", strings.Replace(secure.URL, "127.0.0.1", "localhost", 1), ca, "another host name"},
