@@ -233,7 +233,7 @@ func openImage(ctx context.Context, path, partition string) (*imaging.Golden, fu
 		return nil, nil, errors.Join(imageFault(ctx, path, err), os.RemoveAll(dir))
 	}
 	return golden, func() {
-		golden.Close()    //nolint:errcheck // it was only read
-		os.RemoveAll(dir) //nolint:errcheck // nothing is left to do about it
+		golden.Close()
+		os.RemoveAll(dir)
 	}, nil
 }
