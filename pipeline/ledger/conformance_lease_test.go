@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -130,58 +132,71 @@ func testAllocations(t *testing.T, open opener) {
 	at := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
 	l.clock = func() time.Time { return at }
 	for _, tt := range []struct {
-		want    Wanted
-		first   int64
-		refused string
+		name   string
+		ranges []int64 // first and last of each
+		lot    string
+		reuse  bool
+		undo   string // lot that is undone before
+		fails  string
 	}{
-		{want: Wanted{"oui", 100, 199, 10, "a"}, first: 100},
-		{want: Wanted{"oui", 100, 199, 10, "b"}, first: 110},
-		{want: Wanted{"oui", 150, 159, 10, "c"}, first: 150}, // certain ones
-		{want: Wanted{"oui", 159, 160, 2, "d"}, refused: "numbers 159 to 160 of oui overlap with 150 to 159, which lot c has"},
-		{want: Wanted{"oui", 100, 199, 40, "d"}, first: 160},
-		{want: Wanted{"oui", 100, 199, 31, "e"}, refused: "oui has no 31 numbers in a row left between 100 and 199, only 30"},
-		{want: Wanted{"oui", 100, 199, 30, "e"}, first: 120},
-		{want: Wanted{"oui", 100, 199, 1, "f"}, refused: "oui has no 1 numbers in a row left between 100 and 199, only 0"},
-		{want: Wanted{"oui", 50, 199, 51, "f"}, refused: "oui has no 51 numbers in a row left between 50 and 199, only 50"},
-		{want: Wanted{"oui", 95, 105, 5, "f"}, first: 95},
-		{want: Wanted{"oui", 190, 210, 5, "f"}, first: 200},
-		{want: Wanted{"serial", 100, 100, 1, "a"}, first: 100}, // of another name
-		{want: Wanted{"mac", 0xfffffffffffe, 0xffffffffffff, 2, "a"}, first: 0xfffffffffffe},
-		{want: Wanted{"oui", 1, 2, 3, "x"}, refused: "3 numbers from 1 to 2 can't be allocated"},
-		{want: Wanted{"oui", 1, 2, 0, "x"}, refused: "0 numbers from 1 to 2 can't be allocated"},
-		{want: Wanted{"oui", -5, 2, 1, "x"}, refused: "1 numbers from -5 to 2 can't be allocated"},
+		{name: "mac", ranges: []int64{100, 199, 300, 399}, lot: "a"},
+		{name: "mac", ranges: []int64{199, 200}, lot: "b", fails: "numbers 199 to 200 of mac overlap with 100 to 199, which lot a has"},
+		{name: "mac", ranges: []int64{50, 250}, lot: "b", fails: "overlap"},
+		{name: "mac", ranges: []int64{150, 150}, lot: "b", reuse: true, fails: "overlap"},
+		{name: "mac", ranges: []int64{200, 299, 50, 100}, lot: "b", fails: "overlap"}, // and the first isn't kept
+		{name: "mac", ranges: []int64{10, 20, 20, 30}, lot: "b", fails: "overlap"},
+		{name: "mac", ranges: []int64{200, 299}, lot: "b"},
+		{name: "serial", ranges: []int64{100, 199}, lot: "b"},
+		{name: "mac", ranges: []int64{300, 309}, lot: "c", undo: "a", fails: "overlap"},
+		{name: "mac", ranges: []int64{300, 309}, lot: "c", reuse: true},
+		{name: "mac", ranges: []int64{309, 310}, lot: "d", reuse: true, fails: "which lot c has"},
+		{name: "mac", ranges: []int64{300, 309}, lot: "e", reuse: true, undo: "c"},
+		{name: "mac", ranges: []int64{2, 1}, lot: "x", fails: "can't be allocated"},
+		{name: "mac", ranges: []int64{-2, 1}, lot: "x", fails: "can't be allocated"},
+		{name: "mac", ranges: []int64{1, 2}, fails: "can't be allocated"},
 	} {
-		got, err := l.Allocate(t.Context(), tt.want)
-		if tt.refused != "" {
-			if err == nil || err.Error() != tt.refused {
-				t.Errorf("%+v: got %+v, %v", tt.want, got, err)
+		if tt.undo != "" {
+			if n, err := l.Deallocate(t.Context(), tt.undo); err != nil || n == 0 {
+				t.Errorf("undo %s: %d %v", tt.undo, n, err)
 			}
-			continue
 		}
-		if want := (Allocation{tt.want.Name, tt.first, tt.first + tt.want.Count - 1, tt.want.Lot, at}); err != nil || got != want {
-			t.Errorf("%+v: got %+v, %v", tt.want, got, err)
+		var wanted []Allocation
+		for i := 0; i < len(tt.ranges); i += 2 {
+			wanted = append(wanted, Allocation{Name: tt.name, First: tt.ranges[i], Last: tt.ranges[i+1], Lot: tt.lot})
+		}
+		err := l.Allocate(t.Context(), wanted, tt.reuse)
+		if tt.fails == "" && err != nil || tt.fails != "" && (err == nil || !strings.Contains(err.Error(), tt.fails)) {
+			t.Errorf("%+v: %v", tt, err)
+		}
+		if strings.Contains(tt.fails, "lap") && !errors.Is(err, ErrAllocated) {
+			t.Errorf("%+v: %v", tt, err)
 		}
 	}
-	got, err := l.Allocations(t.Context(), "oui")
-	if err != nil || len(got) != 7 || got[0] != (Allocation{"oui", 95, 99, "f", at}) {
+	got, err := l.Allocations(t.Context(), "mac", 150, 309)
+	want := []Allocation{
+		{"mac", 100, 199, "a", at, at}, {"mac", 200, 299, "b", at, time.Time{}}, {"mac", 300, 399, "a", at, at},
+		{"mac", 300, 309, "c", at, at}, {"mac", 300, 309, "e", at, time.Time{}},
+	}
+	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("%v %v", got, err)
 	}
-	if n, err := l.Deallocate(t.Context(), "oui", "f"); err != nil || n != 2 {
-		t.Errorf("%d %v", n, err)
-	}
-	if got, err := l.Allocate(t.Context(), Wanted{"oui", 95, 99, 5, "g"}); err != nil || got.First != 95 {
-		t.Errorf("%v %v", got, err)
+	if n, err := l.Deallocate(t.Context(), "a"); err != nil || n != 0 {
+		t.Errorf("undone again: %d %v", n, err)
 	}
 }
 
 func testAllocationsRace(t *testing.T, open opener) {
 	ledgers := []*Ledger{open(t), open(t)}
 	var wg sync.WaitGroup
+	var won atomic.Int32
 	for _, l := range ledgers {
 		for range 4 {
 			wg.Go(func() {
-				for range 5 {
-					if _, err := l.Allocate(t.Context(), Wanted{"n", 1, 400, 10, "lot"}); err != nil {
+				for i := range int64(5) {
+					err := l.Allocate(t.Context(), []Allocation{{Name: "n", First: i * 9, Last: i*9 + 9, Lot: "lot"}}, false)
+					if err == nil {
+						won.Add(1)
+					} else if !errors.Is(err, ErrAllocated) {
 						t.Error(err)
 					}
 				}
@@ -189,13 +204,13 @@ func testAllocationsRace(t *testing.T, open opener) {
 		}
 	}
 	wg.Wait()
-	all, err := ledgers[0].Allocations(t.Context(), "n")
-	if err != nil || len(all) != 40 {
-		t.Fatalf("%d %v", len(all), err)
+	all, err := ledgers[0].Allocations(t.Context(), "n", 0, 1000)
+	if err != nil || len(all) != int(won.Load()) || len(all) < 2 {
+		t.Fatalf("%d, %d won, %v", len(all), won.Load(), err)
 	}
-	for i, a := range all {
-		if a.First != int64(i*10+1) || a.Last != a.First+9 {
-			t.Errorf("%d: %+v", i, a)
+	for i := range all[1:] {
+		if all[i].Last >= all[i+1].First {
+			t.Errorf("%+v overlaps %+v", all[i], all[i+1])
 		}
 	}
 }

@@ -28,6 +28,10 @@ func testTaken(t *testing.T, open opener) {
 			t.Errorf("holder: %+v", got[mac(5).Sum()])
 		}
 	}
+	got, err := l.Holders(t.Context(), ids)
+	if err != nil || len(got) != 610 || got[mac(3).Sum()].State != pipeline.Failed {
+		t.Errorf("%d holders, %v", len(got), err)
+	}
 	if got, err := l.Taken(t.Context(), "new", nil); err != nil || len(got) != 0 {
 		t.Errorf("%v %v", got, err)
 	}

@@ -76,19 +76,29 @@ func (l *Ledger) Taken(ctx context.Context, lot string, ids []pipeline.IdentityS
 	if err != nil && !errors.Is(err, ErrNoLot) {
 		return nil, err
 	}
-	taken := map[pipeline.IdentitySum]Holder{}
+	return l.holders(ctx, ids, func(lot int64, state pipeline.State) bool { return lot != own && !replaceable(state) })
+}
+
+// Holders returns which of the identities any lot holds, whatever became of the
+// devices.
+func (l *Ledger) Holders(ctx context.Context, ids []pipeline.IdentitySum) (map[pipeline.IdentitySum]Holder, error) {
+	return l.holders(ctx, ids, func(int64, pipeline.State) bool { return true })
+}
+
+func (l *Ledger) holders(ctx context.Context, ids []pipeline.IdentitySum, counts func(lot int64, state pipeline.State) bool) (map[pipeline.IdentitySum]Holder, error) {
+	found := map[pipeline.IdentitySum]Holder{}
 	const chunk = 250
 	for len(ids) > 0 {
 		n := min(len(ids), chunk)
-		if err := l.takenOf(ctx, own, ids[:n], taken); err != nil {
+		if err := l.holdersOf(ctx, ids[:n], counts, found); err != nil {
 			return nil, l.backend.explain(err)
 		}
 		ids = ids[n:]
 	}
-	return taken, nil
+	return found, nil
 }
 
-func (l *Ledger) takenOf(ctx context.Context, own int64, ids []pipeline.IdentitySum, taken map[pipeline.IdentitySum]Holder) error {
+func (l *Ledger) holdersOf(ctx context.Context, ids []pipeline.IdentitySum, counts func(int64, pipeline.State) bool, found map[pipeline.IdentitySum]Holder) error {
 	args := make([]any, len(ids))
 	for i := range ids {
 		args[i] = ids[i][:]
@@ -105,14 +115,14 @@ func (l *Ledger) takenOf(ctx context.Context, own int64, ids []pipeline.Identity
 		return err
 	}
 	for _, h := range all {
-		if h.id>>rowBits == own || replaceable(h.state) {
+		if !counts(h.id>>rowBits, h.state) {
 			continue
 		}
 		name, err := l.lotName(ctx, h.id>>rowBits)
 		if err != nil {
 			return err
 		}
-		taken[pipeline.IdentitySum(h.sum)] = Holder{Lot: name, Row: deviceRow(h.id), State: h.state}
+		found[pipeline.IdentitySum(h.sum)] = Holder{Lot: name, Row: deviceRow(h.id), State: h.state}
 	}
 	return nil
 }

@@ -148,10 +148,10 @@ const (
 
 // Of allocations.
 const (
-	sqlAllocated = `SELECT name, first, last, lot, created FROM allocations
-	WHERE name = $1 AND last >= $2 AND first <= $3 ORDER BY first`
+	sqlAllocated = `SELECT name, first, last, lot, created, undone FROM allocations
+	WHERE name = $1 AND last >= $2 AND first <= $3 ORDER BY first, id`
 	sqlAllocate   = `INSERT INTO allocations (name, first, last, lot, created) VALUES ($1, $2, $3, $4, $5)`
-	sqlDeallocate = `DELETE FROM allocations WHERE name = $1 AND lot = $2`
+	sqlDeallocate = `UPDATE allocations SET undone = $1 WHERE lot = $2 AND undone = 0`
 )
 
 // Of Check.
