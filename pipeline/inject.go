@@ -152,10 +152,10 @@ func (r *Renderer) Render(dev *Device, key KeyFiles) ([][]byte, error) {
 	contents := make([][]byte, len(r.files))
 	var attrs map[string]string
 	for i, f := range r.files {
-		switch {
-		case f.content == ContentPrivateKey:
+		switch f.content {
+		case ContentPrivateKey:
 			contents[i] = key.PrivateKey
-		case f.content == ContentMenderConf:
+		case ContentMenderConf:
 			contents[i] = key.MenderConf
 		default:
 			if attrs == nil {
