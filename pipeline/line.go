@@ -65,6 +65,7 @@ type Line struct {
 	Took func(to State, d time.Duration)
 
 	cpu, images *semaphore.Weighted
+	made        madeKeys
 }
 
 // Resumable lists the states that a run takes up.

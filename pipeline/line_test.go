@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -124,6 +125,32 @@ type swapped struct{ fakeImages }
 func (s swapped) Release(ctx context.Context, rec *Record) (Output, []byte, error) {
 	out, _, err := s.fakeImages.Release(ctx, rec)
 	return out, s.pack[0].private, err
+}
+
+// TestSameKeyTwiceStopsTheRun: a source that repeats itself is broken.
+func TestSameKeyTwiceStopsTheRun(t *testing.T) {
+	w := newWorld(t, 5)
+	line := w.line(1)
+	line.Keys = &repeating{fakeKeys: fakeKeys{w}}
+	err := line.Carry(t.Context(), never(), Resumable...)
+	if outage, ok := errors.AsType[*Outage](err); !ok || outage.Part != PartHSM || outage.Hint == "" {
+		t.Fatalf("got %v, want an outage of the source of keys", err)
+	}
+	if len(w.sets) > 1 {
+		t.Errorf("the server got %d keys", len(w.sets))
+	}
+}
+
+type repeating struct {
+	fakeKeys
+	private, public []byte
+}
+
+func (r *repeating) Generate(ctx context.Context, label string) (private, public []byte, err error) {
+	if r.public == nil {
+		r.private, r.public, err = r.fakeKeys.Generate(ctx, label)
+	}
+	return slices.Clone(r.private), r.public, err
 }
 
 func TestDrainEndsBetweenSteps(t *testing.T) {

@@ -2,6 +2,9 @@ package pipeline
 
 import (
 	"context"
+	"crypto/sha256"
+	"errors"
+	"sync"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -27,6 +30,9 @@ func (l *Line) stage(r *reins, rec *Record) error {
 		return err
 	}
 	defer clear(private)
+	if err := l.made.add(public); err != nil {
+		return err
+	}
 	ref, err := l.Images.Stage(r.hard, &rec.Device, private, public)
 	if err != nil {
 		return err
@@ -42,6 +48,30 @@ func (l *Line) stage(r *reins, rec *Record) error {
 		next.Auth = AuthSet{}
 		next.KeysGenerated++
 	})
+}
+
+// madeKeys remembers the public keys that a run has made, 16 bytes of each hash.
+type madeKeys struct {
+	mu   sync.Mutex
+	seen map[[16]byte]struct{} // guarded by mu
+}
+
+// add fails when a key was made before in this run: then its source is broken,
+// and no further key of it may be used.
+func (m *madeKeys) add(spki []byte) error {
+	sum := sha256.Sum256(spki)
+	short := [16]byte(sum[:16])
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, twice := m.seen[short]; twice {
+		return &Outage{Part: PartHSM, Err: errors.New("the source of keys made the same key twice: its random numbers are broken"),
+			Hint: "Do not ship this lot. Look at the token or the machine, then undo the lot; `keymill audit keys` lists keys that devices share."}
+	}
+	if m.seen == nil {
+		m.seen = map[[16]byte]struct{}{}
+	}
+	m.seen[short] = struct{}{}
+	return nil
 }
 
 func (l *Line) generate(r *reins, rec *Record) (private, public []byte, err error) {
