@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/knadh/koanf/parsers/yaml"
 	"github.com/knadh/koanf/providers/confmap"
@@ -65,6 +64,9 @@ type ServerConfig struct {
 	// OnConflict says what to do when the server holds another key for an
 	// identity: fail (record it) or replace (remove the old auth set first).
 	OnConflict string `koanf:"on_conflict"`
+	// GiveUp is how long the server may be down before a run stops with code 5:
+	// "15m". The lot pauses meanwhile and goes on when the server is back.
+	GiveUp time.Duration `koanf:"give_up"`
 
 	name string // under servers; empty for the one under server
 }
@@ -181,7 +183,7 @@ func defaultConfig() Config {
 		station = "station"
 	}
 	return Config{
-		Server:  ServerConfig{URL: "https://hosted.mender.io", InFlight: 16, OnConflict: "fail"},
+		Server:  ServerConfig{URL: "https://hosted.mender.io", InFlight: 16, OnConflict: "fail", GiveUp: 15 * time.Minute},
 		Keys:    KeysConfig{Source: "software", Algorithm: "ed25519"},
 		Image:   ImageConfig{Format: "raw", Inject: pipeline.DefaultInject()},
 		Report:  ReportConfig{Formats: []string{"csv", "jsonl", "xlsx"}},
@@ -348,6 +350,9 @@ func (c *Config) resolveServer() error {
 	}
 	if chosen.InFlight == 0 {
 		chosen.InFlight = c.Server.InFlight
+	}
+	if chosen.GiveUp == 0 {
+		chosen.GiveUp = c.Server.GiveUp
 	}
 	if chosen.OnConflict == "" {
 		chosen.OnConflict = c.Server.OnConflict

@@ -106,7 +106,7 @@ func (j *job) openGolden(ctx context.Context, now time.Time) error {
 }
 
 // goldenCache lies beside the ledger: hashes and unpacked golden images.
-func goldenCache(ledger string) string { return filepath.Join(filepath.Dir(ledger), ".keymill-cache") }
+func goldenCache(ledger string) string { return besideLedger(ledger, ".keymill-cache") }
 
 // imageFault gives errors of the golden image their exit code.
 func imageFault(ctx context.Context, path string, err error) error {

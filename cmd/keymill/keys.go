@@ -99,7 +99,7 @@ func (a *app) hsmConfig(cfg *Config, log *slog.Logger) (hsm.Config, *hsm.FileJou
 	}, journal, nil
 }
 
-func hsmJournalPath(ledger string) string { return ledger + ".hsm-journal" }
+func hsmJournalPath(ledger string) string { return besideLedger(ledger, "keymill-hsm-journal") }
 
 // pin is asked for when the URI names no pin-source: the systemd credential
 // hsm-pin, the environment, or somebody at the terminal.

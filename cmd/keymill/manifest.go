@@ -7,6 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -76,9 +78,24 @@ func count(n int, thing string) string {
 	return fmt.Sprintf("%d %ss", n, thing)
 }
 
+// isDatabaseURL reports whether a ledger is a database server and not a file.
+func isDatabaseURL(path string) bool { return strings.Contains(path, "://") }
+
+// besideLedger is where the station keeps a file of its own: beside the ledger
+// file, or in the working folder where the ledger is a database server.
+func besideLedger(path, name string) string {
+	if isDatabaseURL(path) {
+		return name
+	}
+	return filepath.Join(filepath.Dir(path), name)
+}
+
 // openKnown opens the ledger if there is one; verbs that change nothing must
 // not make it.
 func openKnown(ctx context.Context, path string) (*ledger.Ledger, error) {
+	if isDatabaseURL(path) {
+		return ledger.Open(ctx, path)
+	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

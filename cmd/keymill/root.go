@@ -100,6 +100,7 @@ func settings() map[string]setting {
 		"token-file":  {key: "server.token_file", usage: "file that holds the server's token"},
 		"ca-file":     {key: "server.ca_file", usage: "PEM file of a private CA to trust"},
 		"in-flight":   {key: "server.in_flight", usage: "most requests under way at once", count: true},
+		"give-up":     {key: "server.give_up", usage: "how long the server may be down before the run stops (default 15m)"},
 		"on-conflict": {key: "server.on_conflict", usage: "when the server holds another key: fail or replace"},
 		"golden":      {key: "image.golden", usage: "golden image"},
 		"partition":   {key: "image.partition", usage: "data partition of the golden image: number, label or PARTUUID"},
@@ -135,7 +136,7 @@ const settingFlag = "keymill-setting"
 
 // lineSettings are the flags of the verbs that work on devices.
 var lineSettings = []string{
-	"server", "token-file", "ca-file", "in-flight", "on-conflict", "golden", "partition", "format", "out",
+	"server", "token-file", "ca-file", "in-flight", "on-conflict", "give-up", "golden", "partition", "format", "out",
 	"keys", "algorithm", "hsm", "workers",
 }
 

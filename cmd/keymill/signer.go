@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"path/filepath"
 	"strings"
 
 	"keymill/hsm"
@@ -42,7 +41,7 @@ func (a *app) signer(ctx context.Context, cfg *Config, log *slog.Logger) (statio
 		return stationSigner{key, key}, nil
 	}
 	if name == "" {
-		name = filepath.Join(filepath.Dir(cfg.Ledger), signingKeyFile)
+		name = besideLedger(cfg.Ledger, signingKeyFile)
 	}
 	key, created, err := reports.LoadOrCreateKey(name)
 	if err != nil {

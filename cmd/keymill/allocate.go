@@ -1,0 +1,338 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"keymill/pipeline"
+	"keymill/pipeline/ledger"
+	"keymill/sources"
+)
+
+// allocateFlags are what differs from one allocation to the next; ranges and
+// patterns are settings.
+type allocateFlags struct {
+	count  int
+	output string
+	attrs  []string
+	local  bool
+	reuse  bool
+	dryRun bool
+}
+
+func (a *app) allocateCmd() *cobra.Command {
+	var flags allocateFlags
+	cmd := &cobra.Command{
+		Use:   "allocate LOT --count N",
+		Short: "Hand out MAC addresses and serial numbers to a new manifest",
+		Long: `Allocate takes the lowest free addresses and serial numbers for a lot's devices,
+records them in the ledger so that they are never given out again, and writes the
+lot's manifest. Devices of manifests made elsewhere are passed over. What lots had
+that were undone stays theirs unless --reuse is given.
+
+A range is an OUI (00:1b:63), a block as IEEE assigns them (00:1b:63:10:00:00/28) or
+FIRST..LAST. A serial number is text with fields: {seq:N}, once, for the number in N
+digits; {luhn} right after it for a check digit; {yyyy} {yy} {mm} {dd} {ww} {lot}.
+
+` + exitCodesHelp,
+		Example: "  keymill allocate 2026-W47 --count 5000 --mac 00:1b:63:10:00:00/28 --serial 'KM{yy}{ww}-{seq:5}'\n" +
+			"  keymill allocate 2026-W47 --count 5000 --mac-attributes mac,wifi_mac --attr part_no=KM-100 -o w47.csv\n" +
+			"  keymill allocate 2026-W47 --count 5000 --dry-run --json",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.allocate(cmd, args[0], flags)
+		},
+	}
+	cmd.Flags().IntVar(&flags.count, "count", 0, "devices of the lot")
+	cmd.Flags().StringVarP(&flags.output, "output", "o", "", "manifest to write, or - for standard output (default LOT.csv)")
+	cmd.Flags().StringArrayVar(&flags.attrs, "attr", nil, "NAME=VALUE, an attribute that is the same for every device")
+	cmd.Flags().BoolVar(&flags.local, "local", false, "allow locally administered addresses")
+	cmd.Flags().BoolVar(&flags.reuse, "reuse", false, "give out again what lots had that were undone")
+	cmd.Flags().BoolVar(&flags.dryRun, "dry-run", false, "say what would be given, record and write nothing")
+	addSettings(cmd, "mac", "mac-attributes", "serial", "serial-first")
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+func (a *app) allocate(cmd *cobra.Command, lot string, flags allocateFlags) error {
+	ctx := cmd.Context()
+	cfg, err := a.config(cmd, nil)
+	if err != nil {
+		return err
+	}
+	request, err := cfg.allocation(lot, flags)
+	if err != nil {
+		return withCode(exitUsage, err)
+	}
+	output := cmp.Or(flags.output, lot+".csv")
+	if err := freeName(output); err != nil && !flags.dryRun {
+		return err
+	}
+	known, err := openKnown(ctx, cfg.Ledger)
+	if err == nil && known == nil && !flags.dryRun {
+		known, err = ledger.Open(ctx, cfg.Ledger)
+	}
+	if err != nil {
+		return err
+	}
+	if known == nil {
+		return a.propose(ctx, noGrants{}, request)
+	}
+	defer known.Close()
+	if _, err := known.Lot(ctx, lot); !errors.Is(err, ledger.ErrNoLot) {
+		return cmp.Or(err, withCode(exitUsage, pipeline.WithHint(fmt.Errorf("the ledger has lot %s already", lot), "Give the new lot another name.")))
+	}
+	request.Taken = heldIn(known, flags.reuse)
+	if flags.dryRun {
+		return a.propose(ctx, grantBook{known}, request)
+	}
+	granted, err := sources.Allocate(ctx, grantBook{known}, request)
+	if err != nil {
+		return allocateFault(err)
+	}
+	return a.handOut(ctx, cfg, known, granted, lot, output)
+}
+
+func (a *app) propose(ctx context.Context, register sources.Register, request sources.AllocationRequest) error {
+	proposed, err := sources.Propose(ctx, register, request)
+	if err != nil {
+		return allocateFault(err)
+	}
+	var seen ends
+	if err := proposed.WriteCSV(&seen); err != nil {
+		return err
+	}
+	return a.printAllocation(request.Lot, "", proposed, &seen)
+}
+
+// handOut writes the manifest of what was recorded, and the event.
+func (a *app) handOut(ctx context.Context, cfg *Config, known *ledger.Ledger, granted *sources.Allocation, lot, output string) error {
+	var seen ends
+	write := func(w io.Writer) error { return granted.WriteCSV(io.MultiWriter(w, &seen)) }
+	var err error
+	if output == "-" {
+		err = write(a.out)
+	} else {
+		err = writeFile(output, write)
+	}
+	if err != nil {
+		return packOutage(pipeline.WithHint(fmt.Errorf("manifest %s: %w", output, err),
+			"What was handed out stays recorded and is not given again; repair the disk and allocate anew."))
+	}
+	_, err = known.Append(ctx, pipeline.Event{Station: cfg.Audit.Station, Action: pipeline.ActionAllocate, Facts: facts(map[string]string{
+		"lot": lot, "devices": strconv.Itoa(granted.Count), "ranges": strconv.Itoa(len(granted.Grants)),
+		"first": seen.first(), "last": seen.last(), "operator": cfg.Audit.Operator,
+	})})
+	if err != nil {
+		return err
+	}
+	if output == "-" {
+		return nil
+	}
+	return a.printAllocation(lot, output, granted, &seen)
+}
+
+// allocation is what the configuration and the flags ask for.
+func (c *Config) allocation(lot string, flags allocateFlags) (sources.AllocationRequest, error) {
+	request := sources.AllocationRequest{
+		Lot: lot, Count: flags.count, Local: flags.local, Reuse: flags.reuse, Identity: c.Manifest.Identity,
+		SerialFirst: uint64(c.Allocate.SerialFirst), Time: time.Now().UTC(),
+	}
+	if safeName(lot) != lot {
+		return request, fmt.Errorf("%q cannot name a lot: letters, digits, dot, dash and underscore can", lot)
+	}
+	for _, text := range c.Allocate.MACs {
+		r, err := sources.ParseMACRange(text)
+		if err != nil {
+			return request, err
+		}
+		request.From, request.MACs = append(request.From, r), c.Allocate.MACAttributes
+	}
+	if c.Allocate.Serial != "" {
+		pattern, err := sources.ParseSerialPattern(c.Allocate.Serial)
+		if err != nil {
+			return request, err
+		}
+		request.Serial = pattern
+	}
+	for _, text := range flags.attrs {
+		name, value, ok := strings.Cut(text, "=")
+		if !ok {
+			return request, fmt.Errorf("--attr %q is not NAME=VALUE", text)
+		}
+		request.Attrs = append(request.Attrs, pipeline.Attr{Name: name, Value: value})
+	}
+	if len(request.Identity) == 0 {
+		// As manifests are read: mac, else serial.
+		request.Identity = []string{"serial"}
+		if len(request.MACs) > 0 {
+			request.Identity = request.MACs[:1]
+		}
+	}
+	return request, nil
+}
+
+// freeName refuses to replace a manifest: it may be the only one.
+func freeName(path string) error {
+	if path == "-" {
+		return nil
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return withCode(exitUsage, pipeline.WithHint(fmt.Errorf("%s exists already; nothing was allocated", path), "Name another file with -o."))
+	}
+	if _, err := os.Stat(filepath.Dir(path)); err != nil {
+		return withCode(exitUsage, fmt.Errorf("%w; nothing was allocated", err))
+	}
+	return nil
+}
+
+// allocateFault: what is not the ledger's fault is the request's.
+func allocateFault(err error) error {
+	if exitCode(err) == exitInternal {
+		return withCode(exitUsage, err)
+	}
+	return err
+}
+
+// grantBook shows the ledger's allocations to sources.
+type grantBook struct{ *ledger.Ledger }
+
+// Grants implements sources.Register.
+func (g grantBook) Grants(ctx context.Context, space string, first, last uint64) ([]sources.Grant, error) {
+	all, err := g.Allocations(ctx, space, int64(first), int64(last))
+	grants := make([]sources.Grant, 0, len(all))
+	for _, a := range all {
+		grants = append(grants, sources.Grant{
+			Lot: a.Lot, Space: a.Name, First: uint64(a.First), Last: uint64(a.Last), Time: a.Created, Undone: !a.Undone.IsZero(),
+		})
+	}
+	return grants, err
+}
+
+// Grant implements sources.Register.
+func (g grantBook) Grant(ctx context.Context, grants []sources.Grant, reuse bool) error {
+	wanted := make([]ledger.Allocation, 0, len(grants))
+	for _, grant := range grants {
+		wanted = append(wanted, ledger.Allocation{Name: grant.Space, First: int64(grant.First), Last: int64(grant.Last), Lot: grant.Lot})
+	}
+	err := g.Allocate(ctx, wanted, reuse)
+	if errors.Is(err, ledger.ErrAllocated) {
+		return sources.ErrOverlap
+	}
+	return err
+}
+
+// noGrants is the register where there is no ledger yet; only proposals ask it.
+type noGrants struct{}
+
+func (noGrants) Grants(context.Context, string, uint64, uint64) ([]sources.Grant, error) {
+	return nil, nil
+}
+
+func (noGrants) Grant(context.Context, []sources.Grant, bool) error {
+	return errors.New("there is no ledger to record in")
+}
+
+// heldIn tells which devices the ledger knows, whatever became of them: an
+// address that stands on a board is gone. With reuse, undone ones are free.
+func heldIn(known *ledger.Ledger, reuse bool) func(context.Context, []pipeline.IdentitySum) (map[pipeline.IdentitySum]string, error) {
+	return func(ctx context.Context, ids []pipeline.IdentitySum) (map[pipeline.IdentitySum]string, error) {
+		holders, err := known.Holders(ctx, ids)
+		taken := make(map[pipeline.IdentitySum]string, len(holders))
+		for id, holder := range holders {
+			if !reuse || holder.State != pipeline.Undone {
+				taken[id] = holder.Lot
+			}
+		}
+		return taken, err
+	}
+}
+
+// allocated is the JSON of `allocate --json`.
+type allocated struct {
+	Lot      string       `json:"lot"`
+	Devices  int          `json:"devices"`
+	Manifest string       `json:"manifest,omitempty"` // empty when nothing was recorded
+	First    string       `json:"first"`              // row of the manifest
+	Last     string       `json:"last"`
+	Ranges   []allocRange `json:"ranges"`
+	Left     uint64       `json:"left"`
+	Low      bool         `json:"low"`
+}
+
+type allocRange struct {
+	Space string `json:"space"`
+	First uint64 `json:"first"`
+	Last  uint64 `json:"last"`
+}
+
+func (a *app) printAllocation(lot, output string, granted *sources.Allocation, seen *ends) error {
+	if granted.Low() {
+		fmt.Fprintf(a.err, "The pool has room for %s only: fewer than three more lots of this size. Order or configure more.\n", count(int(granted.Left), "further device"))
+	}
+	if a.json {
+		result := allocated{Lot: lot, Devices: granted.Count, Manifest: output, First: seen.first(), Last: seen.last(), Left: granted.Left, Low: granted.Low()}
+		for _, g := range granted.Grants {
+			result.Ranges = append(result.Ranges, allocRange{g.Space, g.First, g.Last})
+		}
+		return a.writeJSON(result)
+	}
+	done := "Wrote " + output
+	if output == "" {
+		done = "Would write"
+	}
+	a.printf("%s: %s of lot %s\n  first  %s\n  last   %s\n", done, count(granted.Count, "device"), lot, seen.first(), seen.last())
+	a.printf("%s left after that.\n", count(int(granted.Left), "device"))
+	return nil
+}
+
+// ends keeps the first and the last row of a CSV manifest that is written to it.
+type ends struct {
+	header, one, other string // other is the last whole line
+	part               []byte
+	lines              int
+}
+
+func (e *ends) Write(p []byte) (int, error) {
+	e.part = append(e.part, p...)
+	for {
+		line, rest, whole := strings.Cut(string(e.part), "\n")
+		if !whole {
+			return len(p), nil
+		}
+		switch e.lines++; e.lines {
+		case 1:
+			e.header = line
+		case 2:
+			e.one = line
+		}
+		e.other, e.part = line, append(e.part[:0], rest...)
+	}
+}
+
+func (e *ends) first() string { return e.named(e.one) }
+func (e *ends) last() string  { return e.named(e.other) }
+
+// named shows a row as NAME=VALUE pairs.
+func (e *ends) named(line string) string {
+	rows, err := csv.NewReader(strings.NewReader(e.header + "\n" + line + "\n")).ReadAll()
+	if err != nil || len(rows) != 2 {
+		return line
+	}
+	var pairs []string
+	for i, name := range rows[0] {
+		pairs = append(pairs, name+"="+rows[1][i])
+	}
+	return strings.Join(pairs, " ")
+}
