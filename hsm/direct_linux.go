@@ -14,27 +14,39 @@ typedef unsigned long keymill_ulong;
 typedef struct { keymill_ulong type; void *parameter; keymill_ulong length; } keymill_mechanism;
 typedef struct { unsigned char version[2]; void *function[68]; } keymill_functions;
 typedef keymill_ulong (*keymill_list)(keymill_functions **);
+typedef struct { keymill_ulong type; void *value; keymill_ulong length; } keymill_attribute;
+typedef keymill_ulong (*keymill_get)(keymill_ulong, keymill_ulong, keymill_attribute *, keymill_ulong);
 typedef keymill_ulong (*keymill_wrap)(keymill_ulong, keymill_mechanism *, keymill_ulong, keymill_ulong, unsigned char *, keymill_ulong *);
-enum { KEYMILL_WRAP_KEY = 60 };
+enum { KEYMILL_GET_ATTRIBUTE = 24, KEYMILL_WRAP_KEY = 60 };
 
-// keymill_find returns the C_WrapKey of a module that is loaded already, and
-// stays so for as long as the pointer is used: the reference is given back.
-static void *keymill_find(const char *path)
+// keymill_find returns the functions of a module that is loaded already, and
+// stays so for as long as they are used: the reference is given back.
+static keymill_functions *keymill_find(const char *path)
 {
 	keymill_functions *functions = NULL;
 	void *module = dlopen(path, RTLD_LAZY);
 	keymill_list list = module ? (keymill_list)dlsym(module, "C_GetFunctionList") : NULL;
-	void *wrap = list && list(&functions) == 0 && functions ? functions->function[KEYMILL_WRAP_KEY] : NULL;
+	if (list && list(&functions) != 0)
+		functions = NULL;
 	if (module)
 		dlclose(module);
-	return wrap;
+	return functions;
 }
 
-static keymill_ulong keymill_call(void *wrap, keymill_ulong session, keymill_ulong mechanism, void *iv, keymill_ulong ivlen,
+static keymill_ulong keymill_read(keymill_functions *f, keymill_ulong session, keymill_ulong object, keymill_ulong type,
+	void *out, keymill_ulong *length)
+{
+	keymill_attribute a = {type, out, *length};
+	keymill_ulong rv = ((keymill_get)f->function[KEYMILL_GET_ATTRIBUTE])(session, object, &a, 1);
+	*length = a.length;
+	return rv;
+}
+
+static keymill_ulong keymill_call(keymill_functions *f, keymill_ulong session, keymill_ulong mechanism, void *iv, keymill_ulong ivlen,
 	keymill_ulong kek, keymill_ulong key, unsigned char *out, keymill_ulong *length)
 {
 	keymill_mechanism m = {mechanism, ivlen ? iv : NULL, ivlen};
-	return ((keymill_wrap)wrap)(session, &m, kek, key, out, length);
+	return ((keymill_wrap)f->function[KEYMILL_WRAP_KEY])(session, &m, kek, key, out, length);
 }
 */
 import "C"
@@ -48,26 +60,40 @@ import (
 // wrapRoom holds the PKCS#8 of an RSA-4096 key (2.4 KiB), wrapped.
 const wrapRoom = 4096
 
-// directWrap is C_WrapKey with room for the result. miekg/pkcs11 asks for the
-// length first, for which modules wrap the key a first time: a seventh of
-// SoftHSM's whole cycle. NSS moreover gives too small an answer for KWP.
-type directWrap struct{ function unsafe.Pointer }
+// attributeRoom holds any EC point.
+const attributeRoom = 256
 
-// findWrap returns nil where the module doesn't tell; miekg/pkcs11 is used then.
-func findWrap(path string) *directWrap {
+// direct is two calls of the module with room for the result. miekg/pkcs11 asks
+// for the length first, for which modules wrap the key a first time: a seventh
+// of SoftHSM's whole cycle. NSS moreover gives too small an answer for KWP.
+type direct struct{ functions *C.keymill_functions }
+
+// findDirect returns nil where the module doesn't tell; miekg/pkcs11 is used then.
+func findDirect(path string) *direct {
 	name := C.CString(path)
 	defer C.free(unsafe.Pointer(name))
-	if f := C.keymill_find(name); f != nil {
-		return &directWrap{f}
+	if functions := C.keymill_find(name); functions != nil {
+		return &direct{functions}
 	}
 	return nil
 }
 
-// call wraps key under kek. iv is nil for mechanisms without a parameter.
-func (d *directWrap) call(session pkcs11.SessionHandle, mechanism uint, iv []byte, kek, key pkcs11.ObjectHandle) ([]byte, error) {
+// attribute reads one attribute of at most attributeRoom bytes.
+func (d *direct) attribute(session pkcs11.SessionHandle, object pkcs11.ObjectHandle, attribute uint) ([]byte, error) {
+	out := make([]byte, attributeRoom)
+	length := C.keymill_ulong(len(out))
+	rv := C.keymill_read(d.functions, C.keymill_ulong(session), C.keymill_ulong(object), C.keymill_ulong(attribute), unsafe.Pointer(&out[0]), &length)
+	if rv != 0 {
+		return nil, pkcs11.Error(rv)
+	}
+	return out[:min(int(length), len(out))], nil
+}
+
+// wrap wraps key under kek. iv is nil for mechanisms without a parameter.
+func (d *direct) wrap(session pkcs11.SessionHandle, mechanism uint, iv []byte, kek, key pkcs11.ObjectHandle) ([]byte, error) {
 	out := make([]byte, wrapRoom)
 	length := C.keymill_ulong(len(out))
-	rv := C.keymill_call(d.function, C.keymill_ulong(session), C.keymill_ulong(mechanism),
+	rv := C.keymill_call(d.functions, C.keymill_ulong(session), C.keymill_ulong(mechanism),
 		unsafe.Pointer(unsafe.SliceData(iv)), C.keymill_ulong(len(iv)), C.keymill_ulong(kek), C.keymill_ulong(key),
 		(*C.uchar)(unsafe.Pointer(&out[0])), &length)
 	if rv != 0 {

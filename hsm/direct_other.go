@@ -4,11 +4,15 @@ package hsm
 
 import "github.com/miekg/pkcs11"
 
-// directWrap exists on Linux only; elsewhere miekg/pkcs11 wraps.
-type directWrap struct{}
+// direct exists on Linux only; elsewhere miekg/pkcs11 makes all calls.
+type direct struct{}
 
-func findWrap(string) *directWrap { return nil }
+func findDirect(string) *direct { return nil }
 
-func (*directWrap) call(pkcs11.SessionHandle, uint, []byte, pkcs11.ObjectHandle, pkcs11.ObjectHandle) ([]byte, error) {
-	return nil, pkcs11.Error(pkcs11.CKR_FUNCTION_NOT_SUPPORTED)
+func (*direct) attribute(pkcs11.SessionHandle, pkcs11.ObjectHandle, uint) ([]byte, error) {
+	return nil, pkcs11.Error(pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED)
+}
+
+func (*direct) wrap(pkcs11.SessionHandle, uint, []byte, pkcs11.ObjectHandle, pkcs11.ObjectHandle) ([]byte, error) {
+	return nil, pkcs11.Error(pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED)
 }

@@ -120,11 +120,26 @@ func (s *session) readSPKI(alg Algorithm, public pkcs11.ObjectHandle) ([]byte, e
 		}
 		return x509.MarshalPKIXPublicKey(key)
 	}
-	values, err := s.attributes(public, pkcs11.CKA_EC_POINT)
+	point, err := s.point(public)
 	if err != nil {
 		return nil, fmt.Errorf("read the public key: %w", err)
 	}
-	return spkiOfPoint(alg, values[0])
+	return spkiOfPoint(alg, point)
+}
+
+// point reads CKA_EC_POINT, which is done for every device: in one call if it goes.
+func (s *session) point(public pkcs11.ObjectHandle) ([]byte, error) {
+	if s.direct != nil {
+		point, err := s.direct.attribute(s.handle, public, pkcs11.CKA_EC_POINT)
+		if !isCKR(err, pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED, pkcs11.CKR_BUFFER_TOO_SMALL) {
+			return point, err
+		}
+	}
+	values, err := s.attributes(public, pkcs11.CKA_EC_POINT)
+	if err != nil {
+		return nil, err
+	}
+	return values[0], nil
 }
 
 // spkiOfPoint returns the SPKI of a CKA_EC_POINT. By the standard that is a DER

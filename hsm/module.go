@@ -25,7 +25,7 @@ type module struct {
 	initArgs []byte // NUL-terminated, nil if there are none
 	timeout  time.Duration
 	ctx      *pkcs11.Ctx
-	direct   *directWrap // nil where there is none
+	direct   *direct // nil where there is none
 	info     pkcs11.Info
 	owned    bool // initialised by us, so finalised by us; changed only while alone in the module
 
@@ -50,7 +50,7 @@ func openModule(ctx context.Context, u *URI, timeout time.Duration) (*module, er
 		return nil, refused("check that the file is the vendor's module for this architecture, with all libraries that it needs (ldd shows them)",
 			"%s can't be loaded as a PKCS#11 module", path)
 	}
-	m.direct = findWrap(path)
+	m.direct = findDirect(path)
 	m.info, err = invoke(ctx, m, func() (pkcs11.Info, error) {
 		err := m.initialize()
 		m.owned = err == nil
@@ -107,9 +107,9 @@ func invokeEntered[T any](ctx context.Context, m *module, weight int64, f func()
 	}
 	done := make(chan result) // unbuffered: either the caller takes the result ..
 	go func() {
+		defer m.calls.Release(weight) // after abandoned, which may call the module, too
 		var r result
 		r.value, r.err = f()
-		m.calls.Release(weight)
 		select {
 		case done <- r:
 		case <-limited.Done(): // .. or it has left

@@ -20,7 +20,7 @@ const defaultSessions = 4
 // session is one open session of a token. One goroutine uses it at a time.
 type session struct {
 	*pkcs11.Ctx
-	direct     *directWrap
+	direct     *direct
 	handle     pkcs11.SessionHandle
 	generation int64
 	kek        *kek // the wrapping key that lives in this session; nil if the source needs none

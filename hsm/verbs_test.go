@@ -122,7 +122,7 @@ func TestWhatMechanismNumbersMean(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			source := mustOpen(t, ModeHSM, ECDSAP256, tokens[name].token(t).config(t)).(*wrapped)
-			for i, direct := range []*directWrap{nil, source.pool.mod.direct} {
+			for i, direct := range []*direct{nil, source.pool.mod.direct} {
 				works, err := use(t.Context(), source.pool, func(s *session) (works []string, err error) {
 					s.direct = direct
 					p, err := s.generate(ECDSAP256, traits{extractable: true})

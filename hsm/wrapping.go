@@ -51,7 +51,7 @@ func (s *session) wrap(w *wrapping, p *pair) (*parcel, error) {
 	}
 	var err error
 	if s.direct != nil {
-		out.wrapped, err = s.direct.call(s.handle, w.mechanism, out.iv, s.kek.object, p.private)
+		out.wrapped, err = s.direct.wrap(s.handle, w.mechanism, out.iv, s.kek.object, p.private)
 	}
 	if s.direct == nil || isCKR(err, pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED) {
 		s.direct = nil // p11-kit's client is another instance for whoever asks for its functions again
