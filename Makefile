@@ -3,7 +3,7 @@ SHELL := /bin/bash
 TOOLS ?= $(HOME)/.cache/keymill/bin
 export PATH := /usr/sbin:/sbin:$(PATH)
 
-.PHONY: all build demo test race lint fuzz bench clean
+.PHONY: all build demo examples test race lint fuzz bench clean
 
 all: build
 
@@ -14,6 +14,11 @@ demo:             ## the whole job on this machine, in ./keymill-demo
 	@.ci/setup demo
 	@go build -trimpath -o bin/keymill ./cmd/keymill
 	./bin/keymill demo
+
+examples:         ## all the examples, each against a trial of its own
+	@.ci/setup test
+	@go build -trimpath -o bin/keymill ./cmd/keymill
+	@for run in examples/*/run.sh; do echo "== $$run"; KEYMILL=$(CURDIR)/bin/keymill $$run || exit 1; done
 
 test:             ## all tests
 	@.ci/setup test
