@@ -107,14 +107,15 @@ func invokeEntered[T any](ctx context.Context, m *module, weight int64, f func()
 	}
 	done := make(chan result) // unbuffered: either the caller takes the result ..
 	go func() {
-		defer m.calls.Release(weight) // after abandoned, which may call the module, too
 		var r result
 		r.value, r.err = f()
+		m.calls.Release(weight)
 		select {
 		case done <- r:
 		case <-limited.Done(): // .. or it has left
-			if abandoned != nil {
+			if abandoned != nil && m.calls.TryAcquire(1) { // else the module is being finalised, with all sessions
 				abandoned(r.value, r.err)
+				m.calls.Release(1)
 			}
 		}
 	}()
