@@ -26,6 +26,8 @@ const (
 	ActionVerify       = "verified"      // ledger and server were compared
 	ActionRunEnd       = "run-ended"     // totals of a run
 	ActionClose        = "lot-closed"    // the totals reconcile
+	ActionAllocate     = "allocated"     // addresses and serial numbers were handed out to a lot
+	ActionPrune        = "pruned"        // a closed lot's images and pack were destroyed, as retention asks
 	ActionExport       = "exported"      // an audit bundle was written
 )
 

@@ -3,6 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/confmap"
+	"github.com/knadh/koanf/providers/structs"
+	"github.com/knadh/koanf/v2"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -10,11 +15,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"github.com/go-viper/mapstructure/v2"
-	"github.com/knadh/koanf/parsers/yaml"
-	"github.com/knadh/koanf/providers/confmap"
-	"github.com/knadh/koanf/providers/structs"
-	"github.com/knadh/koanf/v2"
 
 	"keymill/pipeline"
 )
@@ -26,16 +26,18 @@ type Config struct {
 	Server ServerConfig `koanf:"server"`
 	// Servers are further servers or tenants by name: {staging: {url: ..}}. Where
 	// a URL is asked for (--server), the name will do. The lot remembers it.
-	Servers  map[string]ServerConfig `koanf:"servers"`
-	Manifest ManifestConfig          `koanf:"manifest"`
-	Keys     KeysConfig              `koanf:"keys"`
-	Image    ImageConfig             `koanf:"image"`
-	Report   ReportConfig            `koanf:"report"`
-	Audit    AuditConfig             `koanf:"audit"`
-	Log      LogConfig               `koanf:"log"`
-	Batch    BatchConfig             `koanf:"batch"`
-	Metrics  MetricsConfig           `koanf:"metrics"`
-	Notify   NotifyConfig            `koanf:"notify"`
+	Servers   map[string]ServerConfig `koanf:"servers"`
+	Manifest  ManifestConfig          `koanf:"manifest"`
+	Keys      KeysConfig              `koanf:"keys"`
+	Image     ImageConfig             `koanf:"image"`
+	Report    ReportConfig            `koanf:"report"`
+	Audit     AuditConfig             `koanf:"audit"`
+	Log       LogConfig               `koanf:"log"`
+	Batch     BatchConfig             `koanf:"batch"`
+	Metrics   MetricsConfig           `koanf:"metrics"`
+	Notify    NotifyConfig            `koanf:"notify"`
+	Allocate  AllocateConfig          `koanf:"allocate"`
+	Retention RetentionConfig         `koanf:"retention"`
 
 	// Ledger is the database of lots, device records and events.
 	Ledger string `koanf:"ledger"`
@@ -177,22 +179,46 @@ type NotifyConfig struct {
 	Timeout time.Duration `koanf:"timeout"`
 }
 
+// AllocateConfig says what `keymill allocate` hands out.
+type AllocateConfig struct {
+	// MACs are the ranges that addresses are taken from, in this order: an OUI
+	// (00:1b:63), a block (00:1b:63:10:00:00/28) or FIRST..LAST.
+	MACs []string `koanf:"macs"`
+	// MACAttributes get an address each, consecutive for one device.
+	MACAttributes []string `koanf:"mac_attributes"`
+	// Serial is the pattern of serial numbers, such as KM{yy}{ww}-{seq:5}.
+	Serial string `koanf:"serial"`
+	// SerialFirst is the lowest sequence number to use.
+	SerialFirst int `koanf:"serial_first"`
+}
+
+// RetentionConfig says whose images and packs `keymill ledger prune` destroys.
+// Records and events are kept.
+type RetentionConfig struct {
+	// OlderThan is how long ago a lot must have closed, such as 90d. Empty: the
+	// age does not matter.
+	OlderThan string `koanf:"older_than"`
+	// Accepted adds lots of which the server has accepted every device.
+	Accepted bool `koanf:"accepted"`
+}
+
 func defaultConfig() Config {
 	station, err := os.Hostname()
 	if err != nil {
 		station = "station"
 	}
 	return Config{
-		Server:  ServerConfig{URL: "https://hosted.mender.io", InFlight: 16, OnConflict: "fail", GiveUp: 15 * time.Minute},
-		Keys:    KeysConfig{Source: "software", Algorithm: "ed25519"},
-		Image:   ImageConfig{Format: "raw", Inject: pipeline.DefaultInject()},
-		Report:  ReportConfig{Formats: []string{"csv", "jsonl", "xlsx"}},
-		Audit:   AuditConfig{Station: station},
-		Log:     LogConfig{Format: "text", Level: "info"},
-		Batch:   BatchConfig{Settle: 2 * time.Second, Poll: 5 * time.Second, Retry: 15 * time.Minute},
-		Notify:  NotifyConfig{Timeout: 20 * time.Second},
-		Ledger:  "keymill.db",
-		Workers: 256,
+		Server:   ServerConfig{URL: "https://hosted.mender.io", InFlight: 16, OnConflict: "fail", GiveUp: 15 * time.Minute},
+		Keys:     KeysConfig{Source: "software", Algorithm: "ed25519"},
+		Image:    ImageConfig{Format: "raw", Inject: pipeline.DefaultInject()},
+		Report:   ReportConfig{Formats: []string{"csv", "jsonl", "xlsx"}},
+		Audit:    AuditConfig{Station: station},
+		Log:      LogConfig{Format: "text", Level: "info"},
+		Batch:    BatchConfig{Settle: 2 * time.Second, Poll: 5 * time.Second, Retry: 15 * time.Minute},
+		Notify:   NotifyConfig{Timeout: 20 * time.Second},
+		Allocate: AllocateConfig{MACAttributes: []string{"mac"}, SerialFirst: 1},
+		Ledger:   "keymill.db",
+		Workers:  256,
 	}
 }
 
@@ -400,6 +426,8 @@ func (c *Config) check() error {
 		return usagef("notify.timeout is %v; it can be 1s to 10m", c.Notify.Timeout)
 	case c.Metrics.Textfile != "" && filepath.Ext(c.Metrics.Textfile) != ".prom":
 		return usagef("metrics.textfile is %s; node_exporter reads only names that end in .prom", c.Metrics.Textfile)
+	case c.Allocate.SerialFirst < 0:
+		return usagef("allocate.serial_first is %d; it is a sequence number", c.Allocate.SerialFirst)
 	case c.Ledger == "":
 		return usagef("ledger is empty; it is the path of the ledger file")
 	}

@@ -61,7 +61,7 @@ Mender server, and leaves evidence that an auditor can check.
 	})
 	root.AddCommand(
 		a.demoCmd(), a.initCmd(), a.checkCmd(), a.planCmd(), a.runCmd(), a.batchCmd(), a.statusCmd(), a.retryCmd(),
-		a.verifyCmd(), a.undoCmd(),
+		a.verifyCmd(), a.undoCmd(), a.allocateCmd(), a.ledgerCmd(),
 		a.exportCmd(), a.imageCmd(), a.hsmCmd(), a.auditCmd(), a.sandboxCmd(), a.doctorCmd(), a.versionCmd(),
 	)
 	wrapUsage(root)
@@ -95,25 +95,30 @@ type setting struct {
 // contract with people's scripts.
 func settings() map[string]setting {
 	return map[string]setting{
-		"ledger":      {key: "ledger", usage: "ledger file"},
-		"server":      {key: "server.url", usage: "URL of the Mender server"},
-		"token-file":  {key: "server.token_file", usage: "file that holds the server's token"},
-		"ca-file":     {key: "server.ca_file", usage: "PEM file of a private CA to trust"},
-		"in-flight":   {key: "server.in_flight", usage: "most requests under way at once", count: true},
-		"give-up":     {key: "server.give_up", usage: "how long the server may be down before the run stops (default 15m)"},
-		"on-conflict": {key: "server.on_conflict", usage: "when the server holds another key: fail or replace"},
-		"golden":      {key: "image.golden", usage: "golden image"},
-		"partition":   {key: "image.partition", usage: "data partition of the golden image: number, label or PARTUUID"},
-		"format":      {key: "image.format", usage: "form of the products: " + strings.Join(imageFormats(), ", ")},
-		"out":         {key: "out", usage: "folder of the lot's products (default out/LOT)"},
-		"keys":        {key: "keys.source", usage: "where keys come from: software, hsm, hsm-entropy or token"},
-		"algorithm":   {key: "keys.algorithm", usage: "ed25519, ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096"},
-		"hsm":         {key: "keys.hsm", usage: "the token as an RFC 7512 URI with module-path and pin-source"},
-		"workers":     {key: "workers", usage: "devices under way at once", count: true},
-		"expect":      {key: "manifest.expect", usage: "control total: number of devices that the manifest must have", count: true},
-		"sheet":       {key: "manifest.sheet", usage: "sheet of the workbook"},
-		"log-format":  {key: "log.format", usage: "text or json"},
-		"log-level":   {key: "log.level", usage: "debug, info, warn or error"},
+		"ledger":         {key: "ledger", usage: "ledger file"},
+		"server":         {key: "server.url", usage: "URL of the Mender server"},
+		"token-file":     {key: "server.token_file", usage: "file that holds the server's token"},
+		"ca-file":        {key: "server.ca_file", usage: "PEM file of a private CA to trust"},
+		"in-flight":      {key: "server.in_flight", usage: "most requests under way at once", count: true},
+		"give-up":        {key: "server.give_up", usage: "how long the server may be down before the run stops (default 15m)"},
+		"on-conflict":    {key: "server.on_conflict", usage: "when the server holds another key: fail or replace"},
+		"golden":         {key: "image.golden", usage: "golden image"},
+		"partition":      {key: "image.partition", usage: "data partition of the golden image: number, label or PARTUUID"},
+		"format":         {key: "image.format", usage: "form of the products: " + strings.Join(imageFormats(), ", ")},
+		"out":            {key: "out", usage: "folder of the lot's products (default out/LOT)"},
+		"keys":           {key: "keys.source", usage: "where keys come from: software, hsm, hsm-entropy or token"},
+		"algorithm":      {key: "keys.algorithm", usage: "ed25519, ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096"},
+		"hsm":            {key: "keys.hsm", usage: "the token as an RFC 7512 URI with module-path and pin-source"},
+		"workers":        {key: "workers", usage: "devices under way at once", count: true},
+		"expect":         {key: "manifest.expect", usage: "control total: number of devices that the manifest must have", count: true},
+		"sheet":          {key: "manifest.sheet", usage: "sheet of the workbook"},
+		"mac":            {key: "allocate.macs", usage: "ranges to take MAC addresses from, in this order, parted by commas"},
+		"mac-attributes": {key: "allocate.mac_attributes", usage: "attributes that get an address each, parted by commas (default mac)"},
+		"serial":         {key: "allocate.serial", usage: "pattern of serial numbers, such as 'KM{yy}{ww}-{seq:5}'"},
+		"serial-first":   {key: "allocate.serial_first", usage: "lowest sequence number to use", count: true},
+		"older-than":     {key: "retention.older_than", usage: "age of closed lots whose keys are destroyed, such as 90d"},
+		"log-format":     {key: "log.format", usage: "text or json"},
+		"log-level":      {key: "log.level", usage: "debug, info, warn or error"},
 	}
 }
 

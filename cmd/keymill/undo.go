@@ -92,6 +92,12 @@ func (j *job) undo(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if failed == 0 {
+		// Its identifiers can be had again, but only by who asks for such.
+		if _, err := j.ledger.Deallocate(ctx, j.lot.Name); err != nil {
+			return err
+		}
+	}
 	totals, err := j.ledger.Totals(ctx, j.lot.Name)
 	if err != nil {
 		return err

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"keymill/pipeline"
+)
+
+func (a *app) ledgerCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ledger",
+		Short: "Keep house: back up, check and shrink the ledger, destroy what is no longer needed",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.ledgerBackupCmd(), a.ledgerCheckCmd(), a.ledgerVacuumCmd(), a.ledgerPruneCmd())
+	return cmd
+}
+
+func (a *app) ledgerBackupCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "backup FILE",
+		Short: "Write a copy of the ledger as it stands, while lots go on",
+		Long: `Backup writes a new file, whole or not at all. It is a ledger; "keymill ledger check"
+reads it. It holds no private keys: packs and images are not in it. A ledger in
+PostgreSQL is backed up with PostgreSQL's own means.`,
+		Example: "  keymill ledger backup /backup/keymill-$(date +%F).db",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			known, err := a.openLedger(cmd)
+			if err != nil {
+				return err
+			}
+			defer known.Close()
+			if err := known.Backup(cmd.Context(), args[0]); err != nil {
+				return err
+			}
+			if a.json {
+				return a.writeJSON(map[string]string{"backup": args[0]})
+			}
+			a.printf("Wrote %s. Check it: keymill ledger check --ledger %s\n", args[0], args[0])
+			return nil
+		},
+	}
+	addSettings(cmd)
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+// health is the JSON of `ledger check --json`.
+type health struct {
+	OK       bool     `json:"ok"`
+	Lots     int      `json:"lots"`
+	Devices  int      `json:"devices"`
+	Events   int      `json:"events"`
+	Problems []string `json:"problems"`
+}
+
+func (a *app) ledgerCheckCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Read the whole ledger and say whether it is sound",
+		Long: `Check reads everything: the database's structure, every station's log (no gaps, each
+leaf the hash of its event), every lot's balance, every identity. It ends with 7 when
+something is wrong. Lots go on meanwhile.`,
+		Example: "  keymill ledger check\n  keymill ledger check --ledger /backup/keymill-2026-11-22.db --json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			known, err := a.openLedger(cmd)
+			if err != nil {
+				return err
+			}
+			defer known.Close()
+			found, err := known.Check(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.printHealth(health{len(found.Problems) == 0, found.Lots, found.Devices, found.Events, append([]string{}, found.Problems...)})
+		},
+	}
+	addSettings(cmd)
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+func (a *app) printHealth(h health) error {
+	if a.json {
+		if err := a.writeJSON(h); err != nil {
+			return err
+		}
+	} else {
+		a.printf("%s, %s, %s\n", count(h.Lots, "lot"), count(h.Devices, "device"), count(h.Events, "event"))
+		for _, problem := range h.Problems {
+			a.printf("  WRONG  %s\n", problem)
+		}
+	}
+	if h.OK {
+		if !a.json {
+			a.printf("The ledger is sound.\n")
+		}
+		return nil
+	}
+	return withCode(exitStorage, pipeline.WithHint(fmt.Errorf("the ledger is not sound: %s", count(len(h.Problems), "problem")),
+		"Keep the file as it is for an investigation, and go on with the last backup that is sound."))
+}
+
+func (a *app) ledgerVacuumCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "vacuum",
+		Short: "Give unused space of the ledger back to the file system",
+		Long: `Vacuum rewrites the ledger. It needs about as much free space as the ledger takes, and
+running lots wait for it.`,
+		Example: "  keymill ledger vacuum",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			known, err := a.openLedger(cmd)
+			if err != nil {
+				return err
+			}
+			defer known.Close()
+			return known.Vacuum(cmd.Context())
+		},
+	}
+	addSettings(cmd)
+	return cmd
+}

@@ -1,0 +1,269 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"keymill/imaging"
+	"keymill/pipeline"
+	"keymill/pipeline/ledger"
+	"keymill/pipeline/mender"
+)
+
+func (a *app) ledgerPruneCmd() *cobra.Command {
+	var accepted, yes bool
+	cmd := &cobra.Command{
+		Use:   "prune --older-than 90d",
+		Short: "Destroy images and packs of lots that are done with; records are kept",
+		Long: `Prune lists the closed lots that closed longer ago than --older-than, or (--accepted)
+of which the server has accepted every device, and whose images or pack still lie
+here. With --yes it destroys these: the private keys in them are gone from this
+machine. Records, events and reports are kept, and each lot gets an event that says
+so. A killed prune is finished by the next one.
+
+` + exitCodesHelp,
+		Example: "  keymill ledger prune --older-than 90d\n  keymill ledger prune --older-than 90d --accepted --yes",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.prune(cmd, accepted, yes)
+		},
+	}
+	cmd.Flags().BoolVar(&accepted, "accepted", false, "also lots of which the server has accepted every device")
+	cmd.Flags().BoolVar(&yes, "yes", false, "destroy; without it nothing is changed")
+	addSettings(cmd, "older-than", "server", "token-file", "ca-file", "in-flight")
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+// remains is what is left of a closed lot on this machine. Its JSON is an
+// element of `ledger prune --json`.
+type remains struct {
+	Lot       string    `json:"lot"`
+	Closed    time.Time `json:"closed"`
+	Reason    string    `json:"reason"`
+	Files     int       `json:"files"`
+	Bytes     int64     `json:"bytes"`
+	Destroyed bool      `json:"destroyed"`
+}
+
+func (a *app) prune(cmd *cobra.Command, accepted, yes bool) error {
+	ctx := cmd.Context()
+	cfg, err := a.config(cmd, nil)
+	if err != nil {
+		return err
+	}
+	accepted = accepted || cfg.Retention.Accepted
+	age, err := parseAge(cfg.Retention.OlderThan)
+	if err != nil {
+		return err
+	}
+	if age < 0 && !accepted {
+		return withCode(exitUsage, pipeline.WithHint(errors.New("nothing says which lots are done with"),
+			"Give --older-than 90d, --accepted, or both; or set them under retention in %s.", configFile))
+	}
+	known, err := a.openLedger(cmd)
+	if err != nil {
+		return err
+	}
+	defer known.Close()
+	lots, err := known.Lots(ctx)
+	if err != nil {
+		return err
+	}
+	all := []remains{}
+	for _, lot := range lots {
+		if lot.Closed.IsZero() {
+			continue
+		}
+		found, err := remainsOf(ctx, known, lot)
+		if err != nil {
+			return err
+		}
+		if found.Files == 0 {
+			continue
+		}
+		if found.Reason, err = a.doneWith(cmd, lot, age, accepted); err != nil {
+			return err
+		}
+		if found.Reason == "" {
+			continue
+		}
+		if yes {
+			if err := destroyRemains(ctx, known, cfg, lot, found); err != nil {
+				return err
+			}
+			found.Destroyed = true
+		}
+		all = append(all, found)
+	}
+	return a.printPruned(all, yes)
+}
+
+// parseAge reads an age in days (90d) or as a Go duration; -1 for none.
+func parseAge(text string) (time.Duration, error) {
+	if text == "" {
+		return -1, nil
+	}
+	age, err := time.ParseDuration(text)
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		var n int
+		n, err = strconv.Atoi(days)
+		age = time.Duration(n) * 24 * time.Hour
+		if n > 100_000 {
+			err = errors.New("too long")
+		}
+	}
+	if err != nil || age < 0 {
+		return 0, usagef("retention.older_than is %q; it is a number of days, such as 90d", text)
+	}
+	return age, nil
+}
+
+// doneWith says why a closed lot's images are needed no more, "" if they are.
+func (a *app) doneWith(cmd *cobra.Command, lot pipeline.Lot, age time.Duration, accepted bool) (string, error) {
+	if old := time.Since(lot.Closed); age >= 0 && old >= age {
+		return fmt.Sprintf("closed %s ago", count(int(old/(24*time.Hour)), "day")), nil
+	}
+	if !accepted {
+		return "", nil
+	}
+	v, err := a.openVerify(cmd, lot.Name)
+	if err != nil {
+		return "", err
+	}
+	defer v.Close()
+	result, err := v.compare(cmd.Context(), nil)
+	if err != nil {
+		return "", err
+	}
+	if err := v.record(cmd.Context(), result); err != nil {
+		return "", err
+	}
+	if !result.OK || result.Counts[mender.CatAccepted] != lot.Devices {
+		return "", nil
+	}
+	return fmt.Sprintf("the server accepted all %s", count(lot.Devices, "device")), nil
+}
+
+func packPath(lot pipeline.Lot) string { return filepath.Join(lot.Out, lot.Name+".pack") }
+
+// remainsOf counts a lot's files that hold private keys.
+func remainsOf(ctx context.Context, known *ledger.Ledger, lot pipeline.Lot) (remains, error) {
+	found := remains{Lot: lot.Name, Closed: lot.Closed}
+	add := func(path string) error {
+		info, err := os.Lstat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return packOutage(err)
+		}
+		found.Files, found.Bytes = found.Files+1, found.Bytes+info.Size()
+		return nil
+	}
+	if err := add(packPath(lot)); err != nil {
+		return found, err
+	}
+	for rec, err := range known.Records(ctx, lot.Name) {
+		if err != nil {
+			return found, err
+		}
+		if rec.Output.Name == "" {
+			continue
+		}
+		if err := add(filepath.Join(lot.Out, "images", rec.Output.Name)); err != nil {
+			return found, err
+		}
+	}
+	return found, nil
+}
+
+// destroyRemains destroys a closed lot's pack and images. The event comes first:
+// what was destroyed is never missing in the log, and what was announced and is
+// still there is found by the next prune.
+func destroyRemains(ctx context.Context, known *ledger.Ledger, cfg *Config, lot pipeline.Lot, found remains) error {
+	pack, err := imaging.OpenPack(packPath(lot))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return packOutage(err)
+	}
+	_, err = known.Append(ctx, pipeline.Event{
+		Station: cfg.Audit.Station, Lot: lot.Name, Action: pipeline.ActionPrune, Reason: found.Reason,
+		Facts: facts(map[string]string{
+			"files": strconv.Itoa(found.Files), "bytes": strconv.FormatInt(found.Bytes, 10), "operator": cfg.Audit.Operator,
+		}),
+	})
+	if pack != nil {
+		if err == nil {
+			err = wipePack(ctx, pack)
+		}
+		if err = closing(pack, err); err == nil {
+			err = os.Remove(packPath(lot))
+		}
+	}
+	if err != nil {
+		return storage(err)
+	}
+	for rec, err := range known.Records(ctx, lot.Name) {
+		if err != nil {
+			return err
+		}
+		if err := removeImage(lot, rec); err != nil {
+			return err
+		}
+	}
+	// Stays where it holds something else.
+	_ = os.Remove(filepath.Join(lot.Out, "images"))
+	return nil
+}
+
+// wipePack overwrites every key in a pack: removing a file leaves its blocks.
+func wipePack(ctx context.Context, pack *imaging.Pack) error {
+	var refs []imaging.Ref
+	for entry, err := range pack.Entries(ctx) {
+		if err != nil {
+			return packOutage(err)
+		}
+		if !entry.Destroyed {
+			refs = append(refs, entry.Ref)
+		}
+	}
+	const batch = 1000
+	for len(refs) > 0 {
+		n := min(len(refs), batch)
+		if err := pack.Destroy(refs[:n]...); err != nil {
+			return packOutage(err)
+		}
+		refs = refs[n:]
+	}
+	return nil
+}
+
+func (a *app) printPruned(all []remains, yes bool) error {
+	if a.json {
+		return a.writeJSON(all)
+	}
+	if len(all) == 0 {
+		a.printf("Nothing to destroy.\n")
+		return nil
+	}
+	for _, r := range all {
+		what := "would be destroyed"
+		if r.Destroyed {
+			what = "destroyed"
+		}
+		a.printf("%-24s %s, %s %s: %s\n", r.Lot, count(r.Files, "file"), byteSize(r.Bytes), what, r.Reason)
+	}
+	if !yes {
+		a.printf("Nothing was changed; --yes destroys them. Records are kept.\n")
+	}
+	return nil
+}
