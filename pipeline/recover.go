@@ -14,7 +14,8 @@ type Recovered struct {
 
 // Recover compares the pack with the ledger before a lot is resumed. Entries
 // that no record claims are keys that a crash cut off between pack and ledger:
-// nobody knows their public halves, so they are destroyed and counted. It
+// nobody knows their public halves, so they are destroyed and counted. Those of
+// superseded records are left to the lot that took the devices over. It
 // reads both in the order of the pack, in bounded memory. settle says that the
 // pack is not the product, so that entries of released devices must go.
 func (l *Line) Recover(ctx context.Context, settle bool) (Recovered, error) {
@@ -35,7 +36,7 @@ func (l *Line) Recover(ctx context.Context, settle bool) (Recovered, error) {
 		if entry.Destroyed {
 			continue
 		}
-		claimed := more && claim.Ref == entry.Ref && claim.Identity == entry.Identity && claim.Superseded == ""
+		claimed := more && claim.Ref == entry.Ref && claim.Identity == entry.Identity
 		if err := l.recoverEntry(ctx, &found, entry, claimed, claimed && settle && claim.State == Released); err != nil {
 			return found, err
 		}
