@@ -142,9 +142,9 @@ func deviceImage(ctx context.Context, golden *imaging.Golden, lot pipeline.Lot, 
 	if lot.Format != formatPack && rec.State == pipeline.Released {
 		return publishedImage(ctx, golden, lot, rec)
 	}
-	pack, err := imaging.ReadPack(filepath.Join(lot.Out, lot.Name+".pack"))
+	pack, err := imaging.ReadPack(packPath(lot))
 	if err != nil {
-		return nil, packOutage(err)
+		return nil, imageGone(lot, err)
 	}
 	defer pack.Close()
 	key, overlay, err := pack.Read(imaging.Ref(rec.Pack))
@@ -163,7 +163,7 @@ func publishedImage(ctx context.Context, golden *imaging.Golden, lot pipeline.Lo
 	dir := filepath.Join(lot.Out, "images")
 	path := filepath.Join(dir, rec.Output.Name)
 	if isCompressed(lot.Format) {
-		return unpackedImage(golden, path)
+		return unpackedImage(golden, lot, path)
 	}
 	format, err := imaging.FindFormat(lot.Format)
 	if err != nil {
@@ -175,15 +175,15 @@ func publishedImage(ctx context.Context, golden *imaging.Golden, lot pipeline.Lo
 	}
 	view, err := writer.View(path)
 	if err != nil {
-		return nil, closing(writer, packOutage(err))
+		return nil, closing(writer, imageGone(lot, err))
 	}
 	return &oneImage{golden: golden, image: io.NewSectionReader(view, 0, golden.Size()), closers: []io.Closer{view, writer}}, nil
 }
 
-func unpackedImage(golden *imaging.Golden, path string) (*oneImage, error) {
+func unpackedImage(golden *imaging.Golden, lot pipeline.Lot, path string) (*oneImage, error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return nil, packOutage(err)
+		return nil, imageGone(lot, err)
 	}
 	image, err := imaging.Decompress(file)
 	if err != nil {

@@ -247,6 +247,14 @@ func wipePack(ctx context.Context, pack *imaging.Pack) error {
 	return nil
 }
 
+// imageGone gives advice where a lot's images are not where they were left.
+func imageGone(lot pipeline.Lot, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		err = pipeline.WithHint(err, "Put %s back as it was. If `keymill ledger prune` destroyed its images, they are gone for good.", lot.Out)
+	}
+	return packOutage(err)
+}
+
 func (a *app) printPruned(all []remains, yes bool) error {
 	if a.json {
 		return a.writeJSON(all)
