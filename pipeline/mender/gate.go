@@ -26,6 +26,12 @@ const (
 	// shutMost is the longest wait without a trial, whatever Retry-After says:
 	// an hour named by mistake must not cost an hour.
 	shutMost = 5 * time.Minute
+	// downGap without a failure ends the time that counts for giving up: nobody
+	// has asked meanwhile.
+	downGap = shutMost + 2*time.Minute
+	// toldLeast bounds a pause that the server has named from below; it doubles
+	// while the server goes on refusing, so that Retry-After: 0 is no busy loop.
+	toldLeast = 50 * time.Millisecond
 )
 
 // outcomeKind is what an attempt says about the server.
@@ -87,6 +93,8 @@ type gate struct {
 	quotas   int         // 429 in a row
 	pauses   int         // pauses since the last good answer
 	since    time.Time   // of the first failure since the last good answer
+	failedAt time.Time   // of the last failure
+	pausedAt time.Time   // of the first pause since the last good answer
 	quotaDue time.Time   // when the quota should have been refilled
 	cause    error       // of the last failure
 	known    bool        // the server has answered as a Mender server does
@@ -237,10 +245,10 @@ func (g *gate) answered(now time.Time, p pass) {
 		return
 	}
 	g.trying, g.shut = false, time.Time{}
+	g.log.Info("the server answers again; going on", "after", now.Sub(g.pausedAt).Round(time.Millisecond))
 	if g.pace.reopen(p.started) {
 		g.log.Info("the server has a quota; keeping to it", "per_minute", 60*g.pace.rate)
 	}
-	g.log.Debug("the server answers again", "paused", now.Sub(p.started))
 }
 
 func (g *gate) quota(now time.Time, p pass, out outcome) bool {
@@ -254,14 +262,14 @@ func (g *gate) quota(now time.Time, p pass, out outcome) bool {
 	}
 	g.cause = out.err
 	g.quotas++
-	wait := min(out.after, shutMost)
+	wait := told(out.after, g.quotas)
 	if !out.told {
 		wait = spread(min(quotaPauseMost, quotaPauseFirst<<min(g.quotas-1, 10)))
 	}
 	if g.quotaDue.IsZero() {
 		g.quotaDue = now.Add(max(out.after, wait))
 	}
-	g.pace.refused()
+	g.pace.refused(out.told)
 	g.pause(now, wait)
 	return now.Sub(g.quotaDue) >= g.giveUp
 }
@@ -269,9 +277,10 @@ func (g *gate) quota(now time.Time, p pass, out outcome) bool {
 func (g *gate) failed(now time.Time, p pass, out outcome) bool {
 	g.counts.failures++
 	g.cause = out.err
-	if g.since.IsZero() {
+	if g.since.IsZero() || now.Sub(g.failedAt) > downGap {
 		g.since = now
 	}
+	g.failedAt = now
 	if out.overload && p.gen == g.gen {
 		g.limit.overloaded(now, p.epoch)
 	}
@@ -279,7 +288,7 @@ func (g *gate) failed(now time.Time, p pass, out outcome) bool {
 		g.fails++
 		switch {
 		case out.told:
-			g.pause(now, min(out.after, shutMost))
+			g.pause(now, told(out.after, g.fails))
 		case p.trial || g.fails >= tripAfter:
 			g.pause(now, spread(min(pauseMost, pauseFirst<<min(g.pauses, 10))))
 		}
@@ -294,6 +303,7 @@ func (g *gate) pause(now time.Time, d time.Duration) {
 	g.trying = true
 	g.shut = now.Add(d)
 	if g.pauses == 1 {
+		g.pausedAt = now
 		g.log.Warn("the server wants or needs a pause; all requests wait", "seconds", d.Seconds(), "cause", g.cause)
 	}
 }
@@ -343,6 +353,11 @@ func (g *gate) sent(again bool) {
 	if again {
 		g.counts.retries++
 	}
+}
+
+// told bounds a pause that the server has named, at its n-th refusal in a row.
+func told(after time.Duration, n int) time.Duration {
+	return min(max(after, min(toldLeast<<min(n, 12), quotaPauseMost)), shutMost)
 }
 
 // spread returns between a half and all of d, so that stations that were

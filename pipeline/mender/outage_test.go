@@ -273,6 +273,56 @@ func TestRetryAfterStopsEverybody(t *testing.T) {
 	}
 }
 
+// A server that names no time, or none that is true, isn't asked in a busy loop.
+func TestUselessRetryAfter(t *testing.T) {
+	for _, value := range []string{"0", "1", "", "soon"} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake(t)
+			began := time.Now()
+			f.fault = func(r *fakeRequest) (*http.Response, error) {
+				if r.after || time.Since(began) > 5*time.Minute {
+					return nil, nil
+				}
+				resp := failure(http.StatusTooManyRequests, "too many requests")
+				resp.Header.Set("Retry-After", value)
+				return resp, nil
+			}
+			took := lot(t, f.client(t), 50, 50)
+			if extra := len(f.requests) - 50; extra > 60 || took > 7*time.Minute {
+				t.Errorf("Retry-After %q: %d wasted requests, done after %s", value, extra, took)
+			}
+		})
+	}
+}
+
+// Two failures with an idle time between them are no outage.
+func TestIdleTimeIsNoOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		bad := true
+		f.fault = func(r *fakeRequest) (*http.Response, error) {
+			if r.after || !bad {
+				return nil, nil
+			}
+			bad = false
+			return nil, errReset
+		}
+		c := f.client(t)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
+		defer cancel()
+		for range 3 {
+			bad = true
+			_, _ = c.Preauthorize(ctx, preauth(t, 1))
+			time.Sleep(time.Hour)
+			ctx = t.Context()
+		}
+		bad = true
+		if _, err := c.Preauthorize(t.Context(), preauth(t, 2)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestInFlightNeverExceedsItsBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(t)

@@ -12,6 +12,9 @@ const (
 	raiseSettled   = 10 * time.Minute
 	raiseMost      = time.Hour
 	raiseUnsettled = 10 * time.Second
+	// raiseWorth is the most time that 60 requests at a rate are waited for
+	// before it counts as held.
+	raiseWorth = 2 * time.Minute
 	// raiseStep is how much more is tried at first. It doubles with each raise
 	// that is not refused, and is halved for the next time if the first was.
 	raiseStep  = 0.05
@@ -37,6 +40,7 @@ type pacer struct {
 	next    time.Time     // when the next request may go
 	opened  time.Time     // the last refill; zero before the first request
 	answers int           // answered since then
+	told    bool          // the span was named by the server
 	empty   bool          // the quota is used up; reopen measures it
 	span    time.Duration // between the last two refills that were seen
 	taken   time.Time     // when the last request went out
@@ -91,17 +95,18 @@ func (p *pacer) answered(current bool) {
 	}
 }
 
-// refused notes that the quota is used up.
-func (p *pacer) refused() { p.empty = true }
+// refused notes that the quota is used up, and whether the server has said for
+// how long.
+func (p *pacer) refused(told bool) { p.empty, p.told = true, told }
 
 // reopen is called when a trial that went out at that time was answered. It
 // reports whether there is a quota whose rate has changed noticeably.
 func (p *pacer) reopen(at time.Time) bool {
 	p.taken = at
-	if !p.empty {
-		// The pause had another reason. Nothing is known of its time, so the
-		// next measurement begins here.
-		p.opened, p.answers = at, 1
+	if !p.empty || p.answers <= 1 {
+		// The pause had another reason, or nothing but the trial was answered
+		// since the last one: nothing was measured. Begin here.
+		p.opened, p.answers, p.empty = at, 1, false
 		return false
 	}
 	believed := p.rate
@@ -117,7 +122,7 @@ func (p *pacer) reopen(at time.Time) bool {
 // answered in it is a lower bound after a raise, because some of it went out at
 // the rate before; that rate had been held without being refused.
 func (p *pacer) learn(span time.Duration) {
-	answers := max(p.answers-1, 1) // the trial's own answer belongs to the next refill
+	answers := p.answers - 1 // the trial's own answer belongs to the next refill
 	measured := float64(answers) / max(span.Seconds(), 1e-3)
 	p.span = span
 	switch p.raises {
@@ -140,8 +145,12 @@ func (p *pacer) maybeRaise(now time.Time) {
 	if p.settled && p.raises == 0 {
 		every = p.patient
 	}
-	// A rate must have had the time to be refused.
-	every = max(every, time.Duration(60*float64(time.Second)/max(p.rate, 1e-3)), min(p.span, 2*time.Minute))
+	// A rate must have had the time to be refused: a window, as far as we know.
+	window := min(p.span, raiseSettled)
+	if p.told {
+		window = min(p.span, raiseMost)
+	}
+	every = max(every, window, min(time.Duration(60*float64(time.Second)/max(p.rate, 1e-3)), raiseWorth))
 	if now.Sub(p.raised) < every {
 		return
 	}

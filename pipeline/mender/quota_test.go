@@ -107,13 +107,14 @@ func TestQuotaBoundLot(t *testing.T) {
 		quota  quota
 		rate   float64 // per second, the ideal
 		hours  float64
-		burst  float64
+		burst  float64 // what passes at once; 0 where that would be asking for more than a window early
 		wasted float64 // most refused requests, as a share
 		late   float64 // most lateness, as a share of the ideal
 	}{
 		{"fixed window", fixedWindow(30, time.Minute, 0, true), 0.5, 12, 30, 0.01, 0.02},
 		{"fixed window, met in its middle", fixedWindow(30, time.Minute, 40*time.Second, true), 0.5, 4, 60, 0.01, 0.02},
 		{"fixed window, no Retry-After", fixedWindow(30, time.Minute, 0, false), 0.5, 12, 30, 0.01, 0.02},
+		{"1000 an hour", fixedWindow(1000, time.Hour, 0, true), 1000.0 / 3600, 12, 0, 0.02, 0.02},
 		{"token bucket", tokenBucket(0.5, 30), 0.5, 4, 30, 0.01, 0.02},
 		{"token bucket without burst", tokenBucket(0.3, 1), 0.3, 12, 1, 0.01, 0.02},
 		{"300 a minute, for an hour", fixedWindow(300, time.Minute, 0, true), 5, 1, 300, 0.005, 0.03},
