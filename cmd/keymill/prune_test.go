@@ -15,7 +15,7 @@ import (
 // not needed any more; until then it is the only place that has these.
 func TestPruneAccepted(t *testing.T) {
 	f := newFactory(t, 3, sandbox.Config{})
-	if code, _, errs := f.call(f.args("--format", "pack")...); code != 0 {
+	if code, _, errs := f.call(f.args("--format", "pack", "--algorithm", "ecdsa-p256")...); code != 0 {
 		t.Fatalf("exit %d: %s", code, errs)
 	}
 	prune := func(says string) {
