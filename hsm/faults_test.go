@@ -200,7 +200,7 @@ func TestHangingModule(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		bad.set(hangMS, 3000)
+		bad.set(hangMS, 6000)
 		_, _, err = source.Generate(t.Context(), "")
 		wantGone(t, err, "restart the token")
 		if err := source.Close(); !errors.Is(err, errHung) {
