@@ -63,6 +63,12 @@ func DefaultInject() []Inject {
 	return []Inject{{Path: "/data/mender/mender-agent.pem", Content: ContentPrivateKey, Mode: "0600"}}
 }
 
+// TokenInject puts the part of mender.conf that names the key's place in the
+// device's token where mender-client looks for its own settings.
+func TokenInject() []Inject {
+	return []Inject{{Path: "/data/mender/mender.conf", Content: ContentMenderConf, Mode: "0600"}}
+}
+
 // Renderer makes the contents of a lot's injected files. It is safe for use by
 // many goroutines.
 type Renderer struct {

@@ -262,6 +262,9 @@ func (l layers) load() (*Config, error) {
 			fmt.Errorf("configuration: %s", decodeProblems(err)),
 			"`keymill init` writes a keymill.yaml with every setting and its meaning."))
 	}
+	if cfg.Keys.Source == pipeline.KeysInToken && reflect.DeepEqual(cfg.Image.Inject, pipeline.DefaultInject()) {
+		cfg.Image.Inject = pipeline.TokenInject()
+	}
 	if err := cfg.resolveServer(); err != nil {
 		return nil, err
 	}

@@ -163,6 +163,41 @@ func (f *factory) checkTokenEmpty(t *testing.T, uri string) {
 	}
 }
 
+// TestKeysInToken: the keys stay in the token; the images say where, and hold none.
+func TestKeysInToken(t *testing.T) {
+	f := newFactory(t, 3, sandbox.Config{})
+	uri := f.token(t)
+	if code, _, errs := f.call(f.args("--keys", "token", "--hsm", uri, "--algorithm", "ecdsa-p256")...); code != 0 {
+		t.Fatalf("exit %d: %s", code, errs)
+	}
+	if stray := f.strayKeys(); len(stray) > 0 {
+		t.Errorf("private keys lie in %v", stray)
+	}
+	seen := map[string]bool{}
+	for _, rec := range f.records() {
+		if rec.State != pipeline.Released {
+			t.Errorf("%s is %s: %s", rec.Identity, rec.State, rec.Reason)
+		}
+		image := f.path("out", "images", rec.Output.Name)
+		data, err := os.ReadFile(image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(data, []byte("PRIVATE KEY")) {
+			t.Errorf("%s holds a private key", image)
+		}
+		out, err := exec.Command("mender-artifact", "cat", image+":/data/mender/mender.conf").Output()
+		if err != nil || !bytes.Contains(out, []byte("pkcs11:")) || seen[string(out)] {
+			t.Errorf("%s: mender.conf is %q, %v", image, out, err)
+		}
+		seen[string(out)] = true
+	}
+	code, out, errs := f.call("hsm", "list", "--objects", "--json", "--hsm", uri, "--ledger", f.ledger)
+	if n := strings.Count(out, `"spki_sha256"`); code != 0 || n != 3 {
+		t.Errorf("exit %d, %d keys in the token, want 3: %s", code, n, errs)
+	}
+}
+
 // TestHSMKillNine kills a lot whose keys come from a token, again and again.
 func TestHSMKillNine(t *testing.T) {
 	const devices = 400
