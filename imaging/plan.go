@@ -31,6 +31,8 @@ type Plan struct {
 	tools   tools
 	dir     *workDir
 
+	turn chan struct{} // taken by whoever makes a template
+
 	templates atomic.Pointer[[]*Template] // replaced, never changed
 
 	mu     sync.Mutex
@@ -49,7 +51,9 @@ type volume struct {
 	partition *Partition
 	fs        filesystem
 	base      string // a copy of the partition, repaired
+	repaired  []Span // where base differs from golden
 	files     []volumeFile
+	restored  bool // the working copy is like base; guarded by Plan.turn
 }
 
 // volumeFile is a target with its path in the partition.
@@ -85,7 +89,7 @@ func NewPlan(ctx context.Context, g *Golden, targets []Target, opt PlanOptions) 
 	if now.Unix() <= 0 {
 		return nil, errors.New("imaging: PlanOptions.Now is not set")
 	}
-	p := &Plan{golden: g, tools: tools{now}, making: map[string]*making{}}
+	p := &Plan{golden: g, tools: tools{now}, turn: make(chan struct{}, 1), making: map[string]*making{}}
 	p.templates.Store(&[]*Template{})
 	var err error
 	if p.dir, err = makeWorkDir(opt.WorkDir); err != nil {
@@ -145,7 +149,15 @@ func (p *Plan) prepare(ctx context.Context, v *volume) (err error) {
 	if err := copyPart(ctx, p.golden.path, v.base, v.partition.Offset, v.partition.Bytes); err != nil {
 		return fmt.Errorf("copy the partition: %w", err)
 	}
-	return v.fs.prepare(ctx, v.base)
+	if err := v.fs.prepare(ctx, v.base); err != nil {
+		return err
+	}
+	r, err := openRendered(p.golden.path, v.base, v.partition)
+	if err != nil {
+		return err
+	}
+	v.repaired, err = r.diff(ctx)
+	return errors.Join(err, r.close())
 }
 
 // copyPart copies a part of one file into a new one, sparsely.

@@ -57,6 +57,7 @@ func inject(t *testing.T, g *Golden, target, real string, content []byte) *Overl
 	if err != nil {
 		t.Fatal(err)
 	}
+	likeBase(t, p)
 	place, err := parsePlace(target)
 	if err != nil {
 		t.Fatal(err)
@@ -247,6 +248,22 @@ func TestLengthsAroundBlocks(t *testing.T) {
 	}
 	if got := len(p.Templates()); got != 7 {
 		t.Errorf("%d templates for 7 numbers of blocks", got)
+	}
+	likeBase(t, p)
+}
+
+// likeBase requires that the working copies show nothing of what was rendered.
+func likeBase(t *testing.T, p *Plan) {
+	t.Helper()
+	for _, v := range p.volumes {
+		base, err := os.ReadFile(v.base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		work, err := os.ReadFile(filepath.Join(p.dir.path, fmt.Sprintf("work-%d", v.partition.Number)))
+		if err != nil || !v.restored || !bytes.Equal(base, work) {
+			t.Errorf("partition %d was not restored: %v", v.partition.Number, err)
+		}
 	}
 }
 

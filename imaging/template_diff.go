@@ -15,8 +15,39 @@ type rendered struct {
 	partition    *Partition
 }
 
-func (r *rendered) close() error {
-	return errors.Join(r.golden.Close(), r.work.Close(), os.Remove(r.work.Name()))
+func openRendered(golden, work string, partition *Partition) (*rendered, error) {
+	r := &rendered{partition: partition}
+	var err error
+	if r.golden, err = os.Open(golden); err != nil {
+		return nil, err
+	}
+	if r.work, err = os.OpenFile(work, os.O_RDWR, 0); err != nil {
+		return nil, errors.Join(err, r.golden.Close())
+	}
+	return r, nil
+}
+
+func (r *rendered) close() error { return errors.Join(r.golden.Close(), r.work.Close()) }
+
+// restore makes the rendered partition like base again, so that it need not be
+// copied anew. Where neither it nor base differs from golden, both are alike.
+func (v *volume) restore(r *rendered, differ []Span) error {
+	base, err := os.Open(v.base)
+	if err != nil {
+		return err
+	}
+	defer base.Close()
+	for _, s := range mergeSpans(append(slices.Clone(differ), v.repaired...), diffUnit, v.partition.Bytes) {
+		data := make([]byte, s.Length)
+		if err := readFull(base, data, s.Offset); err != nil {
+			return err
+		}
+		if _, err := r.work.WriteAt(data, s.Offset); err != nil {
+			return err
+		}
+	}
+	v.restored = true
+	return nil
 }
 
 // diffUnit is the grain at which differences are recorded: a sector.
@@ -107,12 +138,10 @@ func overwrite(extents []Extent, offset int64, data []byte) {
 	}
 }
 
-// same compares golden with patches to the rendered partition.
-func (r *rendered) same(ctx context.Context, patches []Extent) error {
-	spans, err := r.diff(ctx)
-	if err != nil {
-		return err
-	}
+// same compares golden with patches to the rendered partition, which differs
+// from golden in spans.
+func (r *rendered) same(differ []Span, patches []Extent) error {
+	spans := slices.Clone(differ)
 	base, end := r.partition.Offset, r.partition.Offset+r.partition.Bytes
 	for _, e := range patches {
 		if e.Offset >= base && e.Offset < end {

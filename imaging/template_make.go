@@ -38,6 +38,12 @@ func (p *Plan) makeTemplate(ctx context.Context, shapes []shape) (*Template, err
 			return nil, fmt.Errorf("the content for %s is longer than %d bytes", p.slots[i], maxContent)
 		}
 	}
+	select { // the working copies are for one at a time
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	}
 	scratch, err := os.MkdirTemp(p.dir.path, "template-*")
 	if err != nil {
 		return nil, fmt.Errorf("make a template: %w", err)
@@ -101,24 +107,22 @@ func (v *volume) contents(slots [][]byte) [][]byte {
 	return out
 }
 
-// render puts contents into a new copy of the volume.
+// render puts contents into the volume's working copy.
 func (p *Plan) render(ctx context.Context, v *volume, scratch string, contents [][]byte) (*rendered, error) {
-	work := filepath.Join(scratch, "work")
-	if err := copyPart(ctx, v.base, work, 0, v.partition.Bytes); err != nil {
-		return nil, fmt.Errorf("copy the partition: %w", err)
+	work := filepath.Join(p.dir.path, fmt.Sprintf("work-%d", v.partition.Number))
+	if !v.restored {
+		if err := os.Remove(work); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		if err := copyPart(ctx, v.base, work, 0, v.partition.Bytes); err != nil {
+			return nil, fmt.Errorf("copy the partition: %w", err)
+		}
 	}
+	v.restored = false
 	if err := v.fs.render(ctx, work, scratch, v.contents(contents)); err != nil {
 		return nil, err
 	}
-	r := &rendered{partition: v.partition}
-	var err error
-	if r.golden, err = os.Open(p.golden.path); err != nil {
-		return nil, err
-	}
-	if r.work, err = os.Open(work); err != nil {
-		return nil, errors.Join(err, r.golden.Close())
-	}
-	return r, nil
+	return openRendered(p.golden.path, work, v.partition)
 }
 
 // derive adds a volume's constants and slots to the template.
@@ -128,10 +132,11 @@ func (p *Plan) derive(ctx context.Context, t *Template, v *volume, scratch strin
 		return err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	spans, err := r.diff(ctx)
+	differ, err := r.diff(ctx)
 	if err != nil {
 		return err
 	}
+	spans := slices.Clone(differ)
 	for i, content := range v.contents(contents) {
 		f := &v.files[i]
 		slot, err := v.fs.slot(r.work, i, content)
@@ -170,7 +175,7 @@ func (p *Plan) derive(ctx context.Context, t *Template, v *volume, scratch strin
 	for _, e := range constants {
 		t.Constant = append(t.Constant, Extent{e.Offset + v.partition.Offset, e.Data})
 	}
-	return nil
+	return v.restore(r, differ)
 }
 
 // prove requires that the template, filled with contents, makes the bytes that
@@ -182,13 +187,25 @@ func (p *Plan) prove(ctx context.Context, t *Template, scratch string, contents 
 	}
 	patches := o.Extents()
 	for _, v := range p.volumes {
-		r, err := p.render(ctx, v, scratch, contents)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(r.same(ctx, patches), r.close()); err != nil {
+		if err := p.proveVolume(ctx, v, scratch, contents, patches); err != nil {
 			return fmt.Errorf("partition %d: %w", v.partition.Number, err)
 		}
 	}
 	return nil
+}
+
+func (p *Plan) proveVolume(ctx context.Context, v *volume, scratch string, contents [][]byte, patches []Extent) (err error) {
+	r, err := p.render(ctx, v, scratch, contents)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.close()) }()
+	differ, err := r.diff(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.same(differ, patches); err != nil {
+		return err
+	}
+	return v.restore(r, differ)
 }
