@@ -266,3 +266,24 @@ func isDir(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.IsDir()
 }
+
+// Complete returns uri with what it lacks of module and PIN taken from another
+// URI, so that several settings can name the same token's keys in short. It
+// fails if either is no PKCS#11 URI.
+func Complete(uri, from string) (string, error) {
+	u, err := ParseURI(uri)
+	if err != nil {
+		return "", err
+	}
+	other, err := ParseURI(from)
+	if err != nil {
+		return "", err
+	}
+	if u.ModulePath == "" && u.ModuleName == "" {
+		u.ModulePath, u.ModuleName, u.InitArgs = other.ModulePath, other.ModuleName, other.InitArgs
+	}
+	if u.PINSource == "" && u.PINValue == "" {
+		u.PINSource, u.PINValue = other.PINSource, other.PINValue
+	}
+	return u.withPIN(), nil
+}

@@ -139,3 +139,20 @@ func FuzzParseURI(f *testing.F) {
 		}
 	})
 }
+
+func TestComplete(t *testing.T) {
+	for _, test := range []struct{ uri, from, want string }{
+		{"pkcs11:token=a;object=audit", "pkcs11:token=a?module-path=/m.so&pin-source=/pin", "pkcs11:token=a;object=audit?module-path=/m.so&pin-source=/pin"},
+		{"pkcs11:object=audit?module-path=/n.so", "pkcs11:?module-path=/m.so&x-init-args=i&pin-value=1", "pkcs11:object=audit?module-path=/n.so&pin-value=1"},
+		{"pkcs11:object=audit?pin-source=/own", "pkcs11:?module-name=m&pin-source=/pin", "pkcs11:object=audit?module-name=m&pin-source=/own"},
+	} {
+		if got, err := Complete(test.uri, test.from); got != test.want || err != nil {
+			t.Errorf("%s from %s: %s, %v", test.uri, test.from, got, err)
+		}
+	}
+	for _, bad := range [][2]string{{"key.pem", "pkcs11:"}, {"pkcs11:", ""}} {
+		if _, err := Complete(bad[0], bad[1]); err == nil {
+			t.Errorf("%q completed", bad)
+		}
+	}
+}
