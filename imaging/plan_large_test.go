@@ -2,6 +2,7 @@ package imaging
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -109,4 +110,27 @@ func mountData(t *testing.T, g *Golden, image string) string {
 	}
 	t.Cleanup(func() { tool(t, "umount", dir) })
 	return dir
+}
+
+// A full disk must be told from a damaged image: the caller looks for ENOSPC.
+func TestNoRoomForThePlan(t *testing.T) {
+	need(t, "mount", "mount", "umount")
+	g, dir := sampleWith(t), t.TempDir()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", dir).CombinedOutput(); err != nil {
+		t.Skipf("this machine does not mount: %s", out)
+	}
+	t.Cleanup(func() { tool(t, "umount", dir) })
+	_, err := NewPlan(t.Context(), g, []Target{{Path: agentPath}}, PlanOptions{Now: planTime, WorkDir: dir})
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("%v is not ENOSPC", err)
+	}
+	empty(t, dir)
+}
+
+func TestMissingToolNamesItsPackage(t *testing.T) {
+	tools := tools{planTime}
+	_, _, err := tools.run(t.Context(), "some-package", "", "no-such-tool")
+	if hint, ok := errors.AsType[*Error](err); !ok || !strings.Contains(hint.Hint(), "apt-get install some-package") {
+		t.Errorf("%v has no hint", err)
+	}
 }
