@@ -206,33 +206,21 @@ func (a *app) prove(cmd *cobra.Command, lotName, device, bundle string) (*report
 		}
 		return proof, err
 	}
-	known, err := a.openLedger(cmd)
+	known, err := a.openLot(cmd, lotName)
 	if err != nil {
 		return nil, err
 	}
 	defer known.Close()
-	lot, err := findLot(cmd, known, lotName)
+	rec, err := known.device(ctx, device)
 	if err != nil {
 		return nil, err
 	}
-	found, err := known.Find(ctx, lot.Name, device)
-	if err != nil {
-		return nil, err
-	}
-	rec, err := theDevice(lot, device, found)
-	if err != nil {
-		return nil, err
-	}
-	cfg, err := a.config(cmd, &lot)
-	if err != nil {
-		return nil, err
-	}
-	key, err := a.signer(ctx, cfg, cfg.Log.logger(a.err))
+	key, err := a.signer(ctx, known.cfg, known.cfg.Log.logger(a.err))
 	if err != nil {
 		return nil, err
 	}
 	defer key.Close()
-	return reports.Prove(ctx, known, lot.Name, rec.Row, key)
+	return reports.Prove(ctx, known, lotName, rec.Row, key)
 }
 
 func (a *app) auditVerifyDeviceCmd() *cobra.Command {

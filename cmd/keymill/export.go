@@ -48,25 +48,18 @@ recipients can read.
 
 func (a *app) export(cmd *cobra.Command, name string, flags exportFlags) error {
 	ctx := cmd.Context()
-	known, err := a.openLedger(cmd)
+	known, err := a.openLot(cmd, name)
 	if err != nil {
 		return err
 	}
 	defer known.Close()
-	if _, err := findLot(cmd, known, name); err != nil {
-		return err
-	}
-	cfg, err := a.config(cmd, nil)
-	if err != nil {
-		return err
-	}
-	key, err := a.signer(ctx, cfg, cfg.Log.logger(a.err))
+	key, err := a.signer(ctx, known.cfg, known.cfg.Log.logger(a.err))
 	if err != nil {
 		return err
 	}
 	defer key.Close()
 	result, err := reports.Export(ctx, known, name, flags.dir, reports.Options{
-		Formats: flags.formats, Station: cfg.Audit.Station, Signer: key,
+		Formats: flags.formats, Station: known.cfg.Audit.Station, Signer: key,
 	})
 	if err != nil {
 		return exportFault(err)

@@ -43,28 +43,17 @@ flashed before needs --again: a key in two units is a clone.
 
 func (a *app) imageFlash(cmd *cobra.Command, lotName, device, disk string, again, zero bool) error {
 	ctx := cmd.Context()
-	known, err := a.openLedger(cmd)
+	known, err := a.openLot(cmd, lotName)
 	if err != nil {
 		return err
 	}
 	defer known.Close()
-	lot, err := findLot(cmd, known, lotName)
+	lot, cfg := known.lot, known.cfg
+	rec, err := known.device(ctx, device)
 	if err != nil {
 		return err
 	}
-	cfg, err := a.config(cmd, &lot)
-	if err != nil {
-		return err
-	}
-	found, err := known.Find(ctx, lot.Name, device)
-	if err != nil {
-		return err
-	}
-	rec, err := theDevice(lot, device, found)
-	if err != nil {
-		return err
-	}
-	before, err := flashedBefore(ctx, known, rec)
+	before, err := flashedBefore(ctx, known.Ledger, rec)
 	if err != nil {
 		return err
 	}

@@ -51,33 +51,21 @@ copied from the lot's images folder: their pack entries are destroyed.
 }
 
 func (a *app) imageWrite(cmd *cobra.Command, lotName, device, output string) error {
-	known, err := a.openLedger(cmd)
+	known, err := a.openLot(cmd, lotName)
 	if err != nil {
 		return err
 	}
 	defer known.Close()
-	lot, err := findLot(cmd, known, lotName)
+	rec, err := known.device(cmd.Context(), device)
 	if err != nil {
 		return err
 	}
-	cfg, err := a.config(cmd, &lot)
-	if err != nil {
-		return err
-	}
-	found, err := known.Find(cmd.Context(), lot.Name, device)
-	if err != nil {
-		return err
-	}
-	rec, err := theDevice(lot, device, found)
-	if err != nil {
-		return err
-	}
-	golden, err := openLotGolden(cmd.Context(), cfg, lot)
+	golden, err := openLotGolden(cmd.Context(), known.cfg, known.lot)
 	if err != nil {
 		return err
 	}
 	defer golden.Close()
-	image, err := deviceImage(cmd.Context(), golden, lot, rec)
+	image, err := deviceImage(cmd.Context(), golden, known.lot, rec)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -35,6 +36,39 @@ func findLot(cmd *cobra.Command, known *ledger.Ledger, name string) (pipeline.Lo
 			"`keymill status` lists the lots."))
 	}
 	return lot, err
+}
+
+// lotView is a planned lot that a verb looks at. Close closes its ledger.
+type lotView struct {
+	*ledger.Ledger
+	lot pipeline.Lot
+	cfg *Config
+}
+
+// openLot opens the ledger and finds the lot, with its settings as defaults.
+func (a *app) openLot(cmd *cobra.Command, name string) (*lotView, error) {
+	known, err := a.openLedger(cmd)
+	if err != nil {
+		return nil, err
+	}
+	lot, err := findLot(cmd, known, name)
+	if err != nil {
+		return nil, errors.Join(err, known.Close())
+	}
+	cfg, err := a.config(cmd, &lot)
+	if err != nil {
+		return nil, errors.Join(err, known.Close())
+	}
+	return &lotView{known, lot, cfg}, nil
+}
+
+// device finds the one device that value names, and that has a key.
+func (v *lotView) device(ctx context.Context, value string) (*pipeline.Record, error) {
+	found, err := v.Find(ctx, v.lot.Name, value)
+	if err != nil {
+		return nil, err
+	}
+	return theDevice(v.lot, value, found)
 }
 
 func (a *app) statusCmd() *cobra.Command {
