@@ -26,7 +26,7 @@ type URI struct {
 	ModulePath string
 	ModuleName string
 	PINSource  string
-	PINValue   string // secret: String doesn't show it
+	PINValue   string // secret: String doesn't show it. Go can't wipe strings: prefer PINSource.
 	// InitArgs is the string that NSS wants in CK_C_INITIALIZE_ARGS.pReserved:
 	// our own query attribute x-init-args.
 	InitArgs string

@@ -10,6 +10,7 @@ import (
 	"crypto/sha1"
 	"encoding/json"
 	"io"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +40,31 @@ func TestList(t *testing.T) {
 	if again, err := List(t.Context(), Config{URI: first.URI + "?module-path=" + u.ModulePath}); err != nil || len(again.Tokens) != 1 {
 		t.Errorf("the listed URI names %+v, %v", again, err)
 	}
+}
+
+func TestTokensAreNamedNotGuessed(t *testing.T) {
+	token := newSoftHSM(t)
+	twin := exec.Command("softhsm2-util", "--init-token", "--free", "--label", "factory", "--so-pin", "87654321", "--pin", "4321")
+	if out, err := twin.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	_, err := Open(t.Context(), ModeHSM, ECDSAP256, token.config(t))
+	wantRefused(t, err, "serial=")
+	listing, err := List(t.Context(), Config{URI: token.uri})
+	if err != nil || len(listing.Tokens) != 2 {
+		t.Fatalf("%+v, %v", listing, err)
+	}
+	_, query, _ := strings.Cut(token.uri, "?")
+	for _, info := range listing.Tokens {
+		source := mustOpen(t, ModeEntropy, Ed25519, Config{URI: info.URI + "?" + query})
+		if got := source.Origin().TokenSerial; got != info.Serial {
+			t.Errorf("opened %s instead of %s", got, info.Serial)
+		}
+	}
+	_, err = Open(t.Context(), ModeHSM, ECDSAP256, Config{URI: "pkcs11:token=other?" + query})
+	wantGone(t, err, "token=factory")
+	_, err = Open(t.Context(), ModeHSM, ECDSAP256, Config{URI: "pkcs11:token=factory;slot-id=0?" + query})
+	wantRefused(t, err, "module-path")
 }
 
 // checkTable looks for words in what people get to see, and that programs can

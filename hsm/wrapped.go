@@ -53,6 +53,7 @@ func (b *budget) take() error {
 // wrapped is the source of ModeHSM.
 type wrapped struct {
 	pool    *pool
+	host    *rsa.PrivateKey // under which wrapping keys leave the token; wiped by Close
 	exit    *exit
 	journal Journal
 	budget  budget
@@ -66,7 +67,7 @@ func openWrapped(ctx context.Context, p *pool, alg Algorithm, cfg *Config) (Sour
 	if err != nil {
 		return nil, err
 	}
-	w := &wrapped{pool: p, journal: cfg.Journal, origin: p.origin(ModeHSM, alg)}
+	w := &wrapped{pool: p, host: host, journal: cfg.Journal, origin: p.origin(ModeHSM, alg)}
 	w.budget.most = int64(cfg.Limits.Keys)
 	way, err := tryTwice(ctx, p, func(s *session) (transport, error) {
 		t, err := s.probeTransport(host, ignore)
@@ -226,7 +227,13 @@ func (w *wrapped) cycle(ctx context.Context, s *session) (*parcel, error) {
 func (w *wrapped) Origin() Origin { return w.origin }
 
 // Close closes the sessions, with which the wrapping keys in the token end.
-func (w *wrapped) Close() error { return w.pool.close() }
+func (w *wrapped) Close() error {
+	err := w.pool.close()
+	if err == nil { // else a call that hangs may still need it
+		wipeRSA(w.host)
+	}
+	return err
+}
 
 // origin fills in what the token says of itself.
 func (p *pool) origin(mode Mode, alg Algorithm) Origin {
