@@ -7,8 +7,8 @@ import (
 
 const (
 	// When a quota has been measured the same twice, a higher one is looked
-	// for after raiseSettled, and after twice as long each time that this was
-	// refused; before that, after raiseUnsettled.
+	// for after raiseSettled, and after twice as long each time that even the
+	// smallest step was refused; before that, after raiseUnsettled.
 	raiseSettled   = 10 * time.Minute
 	raiseMost      = time.Hour
 	raiseUnsettled = 10 * time.Second
@@ -131,7 +131,11 @@ func (p *pacer) learn(span time.Duration) {
 		p.rate, p.climb, p.patient = measured, raiseStep, raiseSettled
 	case 1: // this much is not to be had
 		p.settled = true
-		p.rate, p.climb, p.patient = max(measured, p.held), max(p.climb/2, raiseLeast), min(2*p.patient, raiseMost)
+		p.rate = max(measured, p.held)
+		if p.climb == raiseLeast { // as near as it gets
+			p.patient = min(2*p.patient, raiseMost)
+		}
+		p.climb = max(p.climb/2, raiseLeast)
 	default: // there was room, but not for the last step
 		p.settled = false
 		p.rate, p.climb, p.patient = max(measured, p.held), raiseStep, raiseSettled

@@ -113,7 +113,7 @@ func TestQuotaBoundLot(t *testing.T) {
 	}{
 		{"fixed window", fixedWindow(30, time.Minute, 0, true), 0.5, 12, 30, 0.01, 0.02},
 		{"fixed window, met in its middle", fixedWindow(30, time.Minute, 40*time.Second, true), 0.5, 4, 60, 0.01, 0.02},
-		{"fixed window, no Retry-After", fixedWindow(30, time.Minute, 0, false), 0.5, 12, 30, 0.01, 0.02},
+		{"fixed window, no Retry-After", fixedWindow(30, time.Minute, 0, false), 0.5, 12, 30, 0.01, 0.03},
 		{"1000 an hour", fixedWindow(1000, time.Hour, 0, true), 1000.0 / 3600, 12, 0, 0.02, 0.02},
 		{"token bucket", tokenBucket(0.5, 30), 0.5, 4, 30, 0.01, 0.02},
 		{"token bucket without burst", tokenBucket(0.3, 1), 0.3, 12, 1, 0.01, 0.02},

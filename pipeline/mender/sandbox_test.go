@@ -246,3 +246,39 @@ func BenchmarkFaultyLot(b *testing.B) {
 	}
 	b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "devices/s")
 }
+
+// BenchmarkVerify compares a lot with the sandbox's full listing;
+// KEYMILL_BENCH_DEVICES makes it another size than 20,000.
+func BenchmarkVerify(b *testing.B) {
+	n := 20_000
+	if v, err := strconv.Atoi(os.Getenv("KEYMILL_BENCH_DEVICES")); err == nil {
+		n = v
+	}
+	_, cfg := trial(b, sandbox.Config{})
+	c := open(b, cfg)
+	spki, _ := newKey(b)
+	drive(b, c, spki, 64, n, "v")
+	expected := func(yield func(Expected, error) bool) {
+		for i := 1; i <= n; i++ {
+			if !yield(Expected{Identity: pipeline.Identity{{Name: "serial", Value: "v" + strconv.Itoa(i)}}, SPKI: spki}, nil) {
+				return
+			}
+		}
+	}
+	b.ResetTimer()
+	for range b.N {
+		good := 0
+		for f, err := range c.Verify(b.Context(), expected, VerifyOptions{Unexpected: true}) {
+			if err != nil {
+				b.Fatal(err)
+			}
+			if f.Category.OK() {
+				good++
+			}
+		}
+		if good != n {
+			b.Fatalf("%d of %d", good, n)
+		}
+	}
+	b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "devices/s")
+}
