@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,15 +30,16 @@ func promtool(t *testing.T, metrics []byte) {
 // is replaced at once, counts what the ledger counts, and is pushed as well.
 func TestBatchMetrics(t *testing.T) {
 	n := newNight(t, sandbox.Config{Seed: 3, Faults: sandbox.Faults{Fail: 0.1}})
-	var pushed []byte
+	var pushed atomic.Int64 // bytes
 	gateway := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
 		if req.Method != http.MethodPut || !strings.HasPrefix(req.URL.Path, "/metrics/job/keymill/instance/") {
 			t.Errorf("%s %s", req.Method, req.URL)
 		}
-		var err error
-		if pushed, err = io.ReadAll(req.Body); err != nil {
+		body, err := io.ReadAll(req.Body)
+		if err != nil {
 			t.Error(err)
 		}
+		pushed.Add(int64(len(body)))
 	}))
 	defer gateway.Close()
 	t.Setenv("KEYMILL_METRICS_PUSHGATEWAY", gateway.URL)
@@ -74,7 +76,7 @@ func TestBatchMetrics(t *testing.T) {
 	if strings.Contains(text, `kind="retry"} 0`) || strings.Contains(text, `kind="sent"} 0`) {
 		t.Error("with faults on, no request was repeated")
 	}
-	if len(pushed) == 0 {
+	if pushed.Load() == 0 {
 		t.Error("nothing was pushed")
 	}
 	if code, log := n.batch(); code != 0 {

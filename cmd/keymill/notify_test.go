@@ -30,9 +30,9 @@ type receiver struct {
 	secret string
 
 	mu      sync.Mutex
-	answers []int // guarded by mu; then 200
-	calls   int   // guarded by mu
-	taken   []notification
+	answers []int          // guarded by mu; then 200
+	calls   int            // guarded by mu
+	taken   []notification // guarded by mu
 }
 
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -285,6 +285,8 @@ func TestBatchTells(t *testing.T) {
 	if code, log := n.batch(); code != 0 {
 		t.Fatalf("exit %d:\n%s", code, log)
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	var told []string
 	for _, n := range r.taken {
 		switch n.Event {
@@ -296,5 +298,33 @@ func TestBatchTells(t *testing.T) {
 	}
 	if !slices.Equal(told, []string{"lot-closed a 3", "lot-refused b 1"}) {
 		t.Errorf("told: %q", told)
+	}
+}
+
+// TestBatchPutsAwayAgain: a crash after a lot was closed, and before its
+// manifest was put away, makes the next batch tell it again, under the same ID.
+func TestBatchPutsAwayAgain(t *testing.T) {
+	n := newNight(t, sandbox.Config{})
+	r := &receiver{t: t, secret: "shared"}
+	server := httptest.NewServer(r)
+	defer server.Close()
+	t.Setenv("KEYMILL_NOTIFY_URL", server.URL)
+	t.Setenv("KEYMILL_WEBHOOK_SECRET", "shared")
+	n.manifest("a.csv", 1, 2)
+	for range 2 {
+		if code, log := n.batch(); code != 0 || !n.lies("done", "a", "a.csv") || n.lies("work", "a") {
+			t.Fatalf("exit %d:\n%s", code, log)
+		}
+		if err := os.Mkdir(filepath.Join(n.drop, "work", "a"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(n.drop, "done", "a", "a.csv"), filepath.Join(n.drop, "work", "a", "a.csv")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.taken) != 2 || r.taken[0].ID != r.taken[1].ID || !r.taken[0].Time.Equal(r.taken[1].Time) {
+		t.Errorf("told: %+v", r.taken)
 	}
 }

@@ -63,7 +63,7 @@ func TestThreeNights(t *testing.T) {
 	if readme := read(t, "README.md"); !strings.Contains(readme, "$ examples/nightly-batch/run.sh\n"+string(out)) {
 		t.Errorf("README.md does not show what run.sh says:\n%s", out)
 	}
-	metrics := read(t, filepath.Join(dir, "keymill.prom"))
+	metrics := read(t, filepath.Join(dir, "night3.prom"))
 	known := map[string]bool{}
 	for _, m := range regexp.MustCompile(`(?m)^# TYPE (\S+) (\S+)`).FindAllStringSubmatch(metrics, -1) {
 		known[m[1]] = true

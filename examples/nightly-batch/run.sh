@@ -110,6 +110,7 @@ for night in 1 2 3; do
     esac
   done
   [[ -z $(find factory/in factory/work -type f) ]] || die "night $night left work behind"
+  cp keymill.prom "night$night.prom"
   before=$(released)
   echo "Night $night: $before devices released, $(find factory/done -mindepth 1 -maxdepth 1 | wc -l) lots done, $(find factory/refused -name '*.csv' | wc -l) manifests refused."
 done
