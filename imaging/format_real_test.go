@@ -50,6 +50,9 @@ func TestFormatsOfRealImages(t *testing.T) {
 		defer reader.Close()
 		for _, format := range Formats() {
 			t.Run(table+"/"+format.Name, func(t *testing.T) {
+				if format.Name == "xz" && table == "gpt" {
+					t.Skip("it takes long to compress; the MBR's case goes the same way")
+				}
 				dir := t.TempDir()
 				w, err := format.Open(t.Context(), golden, dir)
 				if err != nil {

@@ -23,7 +23,7 @@ func deltaCases(t testing.TB, dir string) map[string]func() (*handGolden, *Overl
 			if err != nil {
 				t.Fatal(err)
 			}
-			g := newGolden(t, sub, size, Span{0, size / 4}, Span{size / 2, size / 4})
+			g := newGolden(t, sub, size, Span{0, size / 16}, Span{size / 2, size / 16})
 			tmpl := &Template{Golden: g.sum, GoldenBytes: size}
 			var slot Slot
 			var content []byte
@@ -112,6 +112,9 @@ func TestFormats(t *testing.T) {
 	for _, format := range Formats() {
 		for name, make := range cases {
 			t.Run(format.Name+"/"+name, func(t *testing.T) {
+				if format.Name == "xz" && name != "1 KiB slots" && name != "odd length" {
+					t.Skip("it takes long to compress, and gz and zst go the same way")
+				}
 				g, o := make()
 				dir := t.TempDir()
 				w, err := format.Open(t.Context(), g, dir)
