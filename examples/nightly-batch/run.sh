@@ -44,7 +44,7 @@ fi
 cd "$tmp"
 
 # A server that fails in all the ways it can, a golden image, a webhook receiver.
-"$keymill" sandbox --dir server --seed 7 --latency 15ms \
+"$keymill" sandbox --dir server --seed 7 --latency 25ms \
   --fail 0.04 --reset 0.03 --stored-500 0.04 --orphan-500 0.02 >url 2>/dev/null &
 pids+=($!)
 "$keymill" demo --dir demo --devices 1 >demo.log 2>&1 || die "no golden image: $(cat demo.log)"
@@ -84,7 +84,7 @@ all_closed() { "$keymill" status --json | jq -e 'all(.released == .devices)' >/d
 
 # After how many of the night's devices the batch is killed: early in the first
 # lot, late in it, in the second one.
-kill_after=(0 40 200 300)
+kill_after=(0 40 180 260)
 before=0
 for night in 1 2 3; do
   manifest "2026-W47-$night-a" "$night" 1 250
@@ -95,7 +95,7 @@ for night in 1 2 3; do
   "$keymill" batch factory >>batch.log 2>&1 &
   batch=$!
   pids+=("$batch")
-  until_true 1200 released_more_than $((before + kill_after[night]))
+  until_true 3600 released_more_than $((before + kill_after[night]))
   kill -9 "$batch"
   wait "$batch" 2>/dev/null || true
   all_closed && die "night $night was over before the kill"
