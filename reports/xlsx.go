@@ -1,7 +1,9 @@
 package reports
 
 import (
+	"archive/zip"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -149,7 +151,9 @@ func (w *xlsxWriter) Close() error {
 	}
 	defer os.Remove(raw.Name())
 	defer raw.Close()
-	if err := w.book.Write(raw); err != nil {
+	// Left alone, excelize makes the whole file in memory before it writes.
+	w.book.SetZipWriter(func(io.Writer) excelize.ZipWriter { return zip.NewWriter(raw) })
+	if err := w.book.Write(io.Discard); err != nil {
 		return err
 	}
 	return settleXLSX(raw, w.dir, "devices.xlsx")
