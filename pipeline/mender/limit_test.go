@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,7 +34,10 @@ func always(d time.Duration) func() time.Duration { return func() time.Duration 
 func logNormal(median, p95 time.Duration) func() time.Duration {
 	rng := rand.New(rand.NewPCG(1, 2))
 	sigma := math.Log(float64(p95)/float64(median)) / 1.645
+	var mu sync.Mutex
 	return func() time.Duration {
+		mu.Lock()
+		defer mu.Unlock()
 		return time.Duration(float64(median) * math.Exp(sigma*rng.NormFloat64()))
 	}
 }
@@ -61,7 +65,7 @@ func (s *station) attach(f *fake) {
 // than twice the latency that the best fixed limit has.
 func TestLimitFollowsTheServer(t *testing.T) {
 	exponential := func(mean time.Duration) func() time.Duration {
-		rng := rand.New(rand.NewPCG(3, 4))
+		rng := rand.New(rand.NewPCG(3, 4)) // one line works: nobody else calls
 		return func() time.Duration { return time.Duration(float64(mean) * rng.ExpFloat64()) }
 	}
 	tests := []struct {
@@ -71,16 +75,16 @@ func TestLimitFollowsTheServer(t *testing.T) {
 		share   float64 // of its throughput that is due; a short lot pays for the way up
 		n       int
 	}{
-		{"16 at once, 20 ms each", func() *station { return newStation(16, always(0), always(20*time.Millisecond)) }, 16, 0.95, 10000},
+		{"16 at once, 20 ms each", func() *station { return newStation(16, always(0), always(20*time.Millisecond)) }, 16, 0.95, 6000},
 		// 226/s with one in flight, 414/s with 16: what the real service did.
 		{"the real service", func() *station {
 			return newStation(1, always(2*time.Millisecond), exponential(2400*time.Microsecond))
 		}, 8, 0.95, 5000},
-		{"no limit but latency", func() *station { return newStation(0, always(50*time.Millisecond), nil) }, 64, 0.93, 25000},
+		{"no limit but latency", func() *station { return newStation(0, always(50*time.Millisecond), nil) }, 64, 0.9, 12000},
 		{"no limit, spread latency", func() *station {
 			return newStation(0, logNormal(50*time.Millisecond, 200*time.Millisecond), nil)
-		}, 64, 0.93, 25000},
-		{"far away", func() *station { return newStation(4, always(150*time.Millisecond), always(10*time.Millisecond)) }, 64, 0.93, 20000},
+		}, 64, 0.9, 12000},
+		{"far away", func() *station { return newStation(4, always(150*time.Millisecond), always(10*time.Millisecond)) }, 64, 0.88, 10000},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

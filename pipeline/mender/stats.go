@@ -39,6 +39,19 @@ func (c *Client) Stats() Stats {
 	return s
 }
 
+// Left estimates how long n more requests take, 0 if nothing is known yet. Under
+// a quota it is the quota that counts: the last seconds say little about it.
+func (s Stats) Left(n int) time.Duration {
+	rate := s.Rate
+	if s.Quota > 0 && (s.Quota < rate || s.Quota < 1) {
+		rate = s.Quota
+	}
+	if rate <= 0 {
+		return 0
+	}
+	return time.Duration(float64(n) / rate * float64(time.Second))
+}
+
 // counters count what the gate sees; the gate's lock guards them.
 type counters struct {
 	requests, retries, failures, quotas int64
