@@ -3,6 +3,8 @@ package imaging
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -133,6 +135,7 @@ func (o *chunkFile) finish() (*os.File, int64, error) {
 // finds its chunks.
 type compressIndex struct {
 	Golden string // SHA-256, hexadecimal
+	File   string // SHA-256 of the compressed file, hexadecimal
 	Bytes  int64  // length of the compressed file
 	Chunk  int64  // length of a chunk in the image
 	Chunks []int64
@@ -144,7 +147,7 @@ type compressIndex struct {
 func (w *compressWriter) open(ctx context.Context) error {
 	sum := w.golden.SHA256()
 	name := filepath.Join(w.dir, fmt.Sprintf("%sgolden-%x.%s", tempPrefix, sum[:12], w.name))
-	if w.reuse(name) {
+	if w.reuse(ctx, name) {
 		return w.golden.Unchanged()
 	}
 	out, err := newChunkFile(ctx, w.folder, name, w.codec)
@@ -161,7 +164,11 @@ func (w *compressWriter) open(ctx context.Context) error {
 		return err
 	}
 	w.chunks = out.chunks
-	index := compressIndex{Golden: fmt.Sprintf("%x", sum), Bytes: out.at, Chunk: compressChunk}
+	file, err := sumSource(ctx, w.source, out.at)
+	if err != nil {
+		return err
+	}
+	index := compressIndex{Golden: fmt.Sprintf("%x", sum), File: file, Bytes: out.at, Chunk: compressChunk}
 	for _, c := range out.chunks {
 		index.Chunks = append(index.Chunks, c.file.Length)
 		index.Unpadded = append(index.Unpadded, c.unpadded)
@@ -173,8 +180,16 @@ func (w *compressWriter) open(ctx context.Context) error {
 	return w.folder.publish(ctx, name+".json", func(f *os.File) error { return writeSynced(f, content) })
 }
 
-// reuse opens golden's chunks of an earlier run; it reports whether they fit.
-func (w *compressWriter) reuse(name string) bool {
+// sumSource returns the SHA-256 of a file of size bytes, hexadecimal.
+func sumSource(ctx context.Context, f *os.File, size int64) (string, error) {
+	h := sha256.New()
+	err := copyTo(ctx, h, f, 0, size)
+	return hex.EncodeToString(h.Sum(nil)), err
+}
+
+// reuse opens golden's chunks of an earlier run; it reports whether they fit
+// and are whole.
+func (w *compressWriter) reuse(ctx context.Context, name string) bool {
 	content, err := os.ReadFile(name + ".json")
 	if err != nil {
 		return false
@@ -202,7 +217,7 @@ func (w *compressWriter) reuse(name string) bool {
 	if err != nil {
 		return false
 	}
-	if info, err := f.Stat(); err != nil || info.Size() != index.Bytes {
+	if sum, err := sumSource(ctx, f, index.Bytes); err != nil || sum != index.File {
 		f.Close()
 		return false
 	}
