@@ -20,25 +20,26 @@ import (
 )
 
 func (a *app) ledgerPruneCmd() *cobra.Command {
-	var accepted, yes bool
+	var accepted, yes, dry bool
 	cmd := &cobra.Command{
 		Use:   "prune --older-than 90d",
 		Short: "Destroy images and packs of lots that are done with; records are kept",
 		Long: `Prune lists the closed lots that closed longer ago than --older-than, or (--accepted)
 of which the server has accepted every device, and whose images or pack still lie
-here. With --yes it destroys these: the private keys in them are gone from this
-machine. Records, events and reports are kept, and each lot gets an event that says
-so. A killed prune is finished by the next one.
+here. With --yes it destroys these: packs are overwritten and removed, images removed.
+Records, events and reports are kept, and each lot gets an event that says so. A
+killed prune is finished by the next one.
 
 ` + exitCodesHelp,
 		Example: "  keymill ledger prune --older-than 90d\n  keymill ledger prune --older-than 90d --accepted --yes",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.prune(cmd, accepted, yes)
+			return a.prune(cmd, accepted, yes && !dry)
 		},
 	}
 	cmd.Flags().BoolVar(&accepted, "accepted", false, "also lots of which the server has accepted every device")
 	cmd.Flags().BoolVar(&yes, "yes", false, "destroy; without it nothing is changed")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "list only, as without --yes")
 	addSettings(cmd, "older-than", "server", "token-file", "ca-file", "in-flight")
 	a.jsonFlag(cmd)
 	return cmd
