@@ -10,6 +10,8 @@ import (
 	"runtime/debug"
 	"syscall"
 	"time"
+
+	"keymill/hsm"
 )
 
 // memoryLimit is where the garbage collector begins to work harder, in bytes: a
@@ -17,6 +19,8 @@ import (
 const memoryLimit = 220 << 20
 
 func main() {
+	// Keys pass through this memory: no core dumps, no swap where that is permitted.
+	hsm.Harden()
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
 	}

@@ -33,7 +33,17 @@ func (s stationSigner) Close() error {
 // a file, which is made beside the ledger if there is none.
 func (a *app) signer(ctx context.Context, cfg *Config, log *slog.Logger) (stationSigner, error) {
 	name := cfg.Audit.SigningKey
+	if err := a.guardSigningKey(name); err != nil {
+		return stationSigner{}, err
+	}
 	if strings.HasPrefix(name, "pkcs11:") {
+		// The module and the PIN's place may be those of the keys' token.
+		if cfg.Keys.HSM != "" {
+			var err error
+			if name, err = hsm.Complete(name, cfg.Keys.HSM); err != nil {
+				return stationSigner{}, withCode(exitUsage, err)
+			}
+		}
 		key, err := hsm.OpenSigner(ctx, hsm.Config{URI: name, PIN: a.pin, Log: log})
 		if err != nil {
 			return stationSigner{}, hsmError(ctx, err)
