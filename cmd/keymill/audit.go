@@ -14,10 +14,11 @@ import (
 
 func (a *app) auditCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "audit",
-		Short: "For the auditor: keys, bundles and proofs, checked offline",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Use:     "audit",
+		Short:   "For the auditor: keys, bundles and proofs, checked offline",
+		Example: "  keymill audit key > station.pem\n  keymill audit verify audit --key station.pem",
+		Args:    unknownVerb,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.auditKeyCmd(), a.auditVerifyCmd(), a.auditProofCmd(), a.auditVerifyDeviceCmd(), a.auditKeysCmd())
 	return cmd

@@ -3,18 +3,20 @@ package main
 import (
 	"errors"
 	"fmt"
-	"github.com/go-viper/mapstructure/v2"
-	"github.com/knadh/koanf/parsers/yaml"
-	"github.com/knadh/koanf/providers/confmap"
-	"github.com/knadh/koanf/providers/structs"
-	"github.com/knadh/koanf/v2"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/confmap"
+	"github.com/knadh/koanf/providers/structs"
+	"github.com/knadh/koanf/v2"
 
 	"keymill/pipeline"
 )
@@ -24,8 +26,12 @@ import (
 // lot was planned with beat the defaults. Secrets are never in flags.
 type Config struct {
 	Server ServerConfig `koanf:"server"`
-	// Servers are further servers or tenants by name: {staging: {url: ..}}. Where
-	// a URL is asked for (--server), the name will do. The lot remembers it.
+	// Servers are further servers or tenants by name, each with the settings of
+	// server. Where a URL is asked for (--server staging), the name will do. The
+	// lot remembers it.
+	//
+	//	servers:
+	//	  staging: {url: https://staging.example.com, token_file: staging-token}
 	Servers   map[string]ServerConfig `koanf:"servers"`
 	Manifest  ManifestConfig          `koanf:"manifest"`
 	Keys      KeysConfig              `koanf:"keys"`
@@ -46,15 +52,19 @@ type Config struct {
 	// Workers is how many devices are under way at once. More of them share a
 	// disk sync; CPU, requests and images have limits of their own.
 	Workers int `koanf:"workers"`
+
+	from map[string]string // by setting: where it was set; the default where it is missing
 }
 
 // ServerConfig is the Mender server.
 type ServerConfig struct {
 	// URL of the server, https only.
-	URL string `koanf:"url"`
+	URL string `koanf:"url" init:"set"`
 	// TokenFile holds a personal access token or a JWT. It is read again when
 	// the server refuses the token. Without it: the systemd credential
 	// mender-token, else the environment variable KEYMILL_TOKEN.
+	//
+	//	token_file: mender-token
 	TokenFile string `koanf:"token_file"`
 	// User and PasswordFile log in instead of a token.
 	User         string `koanf:"user"`
@@ -66,8 +76,8 @@ type ServerConfig struct {
 	// OnConflict says what to do when the server holds another key for an
 	// identity: fail (record it) or replace (remove the old auth set first).
 	OnConflict string `koanf:"on_conflict"`
-	// GiveUp is how long the server may be down before a run stops with code 5:
-	// "15m". The lot pauses meanwhile and goes on when the server is back.
+	// GiveUp is how long the server may be down before a run stops with code 5.
+	// The lot pauses meanwhile and goes on when the server is back.
 	GiveUp time.Duration `koanf:"give_up"`
 
 	name string // under servers; empty for the one under server
@@ -75,11 +85,16 @@ type ServerConfig struct {
 
 // ManifestConfig says how manifests are read.
 type ManifestConfig struct {
-	// Columns maps attribute names to header texts: {mac: "MAC address"}.
-	// Headers that are not named are guessed.
+	// Columns maps attribute names to header texts. Headers that are not named
+	// are guessed: "MAC address" is mac, "S/N" is serial.
+	//
+	//	columns: {mac: "MAC address", serial: "Serial no."}
 	Columns map[string]string `koanf:"columns"`
-	// Identity lists the attributes that the server knows a device by, the one
-	// that names its files first. Default: mac, else serial.
+	// Identity lists the attributes that the server knows a device by: exactly
+	// those that the device's identity script prints. The first one names the
+	// device's files. Default: mac, else serial.
+	//
+	//	identity: [mac]
 	Identity []string `koanf:"identity"`
 	// Expect is the control total: how many devices the manifest must have. 0: not checked.
 	Expect int `koanf:"expect"`
@@ -94,6 +109,8 @@ type KeysConfig struct {
 	// Algorithm: ed25519, ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096.
 	Algorithm string `koanf:"algorithm"`
 	// HSM names the token as an RFC 7512 URI with module-path and pin-source.
+	//
+	//	hsm: pkcs11:token=factory?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=/run/pin
 	HSM string `koanf:"hsm"`
 	// Sessions is the most sessions that are opened at the token. 0: what suits
 	// the token; `keymill hsm bench` finds the best number.
@@ -106,13 +123,26 @@ type KeysConfig struct {
 // ImageConfig says what becomes of the golden image.
 type ImageConfig struct {
 	// Golden is the disk image that all devices of a lot share.
-	Golden string `koanf:"golden"`
-	// Format of the products: raw, pack, qcow2, bmap, simg, gz, xz or zst.
+	//
+	//	golden: golden.sdimg
+	Golden string `koanf:"golden" init:"set"`
+	// Format of the products: raw (an image file a device), pack (one file for
+	// the lot, a few hundred bytes a device; `keymill image write` makes any image
+	// from it), qcow2, bmap, simg (a device's difference to golden), gz, xz or zst
+	// (compressed images).
 	Format string `koanf:"format"`
 	// Partition is the data partition: number, label or PARTUUID. Default: found.
 	Partition string `koanf:"partition"`
-	// Inject lists what every device gets.
-	Inject []pipeline.Inject `koanf:"inject"`
+	// Inject lists what every device gets. Each entry has one of content,
+	// template, file, link and directory.
+	//
+	//	inject:
+	//	  - {path: /data/mender/mender-agent.pem, content: private-key, mode: "0600"}
+	//	  # - {path: /data/factory/serial, template: "{{.serial}}\n", mode: "0644"}
+	//	  # - {path: /data/factory, directory: true, mode: "0755"}
+	//	  # - {path: /data/factory/current, link: serial}
+	//	  # - {path: /data/factory/ca.crt, file: ca.crt, mode: "0644", uid: 0, gid: 0}
+	Inject []pipeline.Inject `koanf:"inject" init:"set"`
 }
 
 // ReportConfig says what a run leaves in out/LOT/report.
@@ -124,6 +154,8 @@ type ReportConfig struct {
 // AuditConfig says who made the lot.
 type AuditConfig struct {
 	// Station names this machine in the evidence. Default: the host name.
+	//
+	//	station: line-3
 	Station string `koanf:"station"`
 	// Operator names who started the run.
 	Operator string `koanf:"operator"`
@@ -183,10 +215,14 @@ type NotifyConfig struct {
 type AllocateConfig struct {
 	// MACs are the ranges that addresses are taken from, in this order: an OUI
 	// (00:1b:63), a block (00:1b:63:10:00:00/28) or FIRST..LAST.
+	//
+	//	macs: ["00:1b:63:10:00:00/28"]
 	MACs []string `koanf:"macs"`
 	// MACAttributes get an address each, consecutive for one device.
 	MACAttributes []string `koanf:"mac_attributes"`
-	// Serial is the pattern of serial numbers, such as KM{yy}{ww}-{seq:5}.
+	// Serial is the pattern of serial numbers.
+	//
+	//	serial: "KM{yy}{ww}-{seq:5}"
 	Serial string `koanf:"serial"`
 	// SerialFirst is the lowest sequence number to use.
 	SerialFirst int `koanf:"serial_first"`
@@ -239,23 +275,23 @@ func (l layers) load() (*Config, error) {
 	if err := k.Load(structs.Provider(defaultConfig(), "koanf"), nil); err != nil {
 		return nil, err
 	}
-	known := k.Keys()
-	if err := k.Load(confmap.Provider(l.lot, "."), nil); err != nil {
+	file, err := l.readFile()
+	if err != nil {
 		return nil, err
 	}
-	if err := l.loadFile(k); err != nil {
+	env, err := envSettings(l.env)
+	if err != nil {
 		return nil, err
 	}
-	if err := k.Load(confmap.Provider(envSettings(l.env, known), "."), nil); err != nil {
-		return nil, err
-	}
-	if err := k.Load(confmap.Provider(l.flags, "."), nil); err != nil {
-		return nil, err
+	for _, layer := range []map[string]any{l.lot, file, env, l.flags} {
+		if err := k.Load(confmap.Provider(layer, "."), nil); err != nil {
+			return nil, err
+		}
 	}
 	var cfg Config
-	err := k.UnmarshalWithConf("", &cfg, koanf.UnmarshalConf{Tag: "koanf", DecoderConfig: &mapstructure.DecoderConfig{
+	err = k.UnmarshalWithConf("", &cfg, koanf.UnmarshalConf{Tag: "koanf", DecoderConfig: &mapstructure.DecoderConfig{
 		Result: &cfg, TagName: "koanf", ErrorUnused: true, WeaklyTypedInput: false,
-		DecodeHook: mapstructure.ComposeDecodeHookFunc(mapstructure.StringToTimeDurationHookFunc(), numbersFromText, listsFromText),
+		DecodeHook: mapstructure.ComposeDecodeHookFunc(mapstructure.StringToTimeDurationHookFunc(), scalarsFromText, listsFromText),
 	}})
 	if err != nil {
 		return nil, withCode(exitUsage, pipeline.WithHint(
@@ -265,30 +301,36 @@ func (l layers) load() (*Config, error) {
 	if cfg.Keys.Source == pipeline.KeysInToken && reflect.DeepEqual(cfg.Image.Inject, pipeline.DefaultInject()) {
 		cfg.Image.Inject = pipeline.TokenInject()
 	}
+	cfg.from = l.origins(file, env)
 	if err := cfg.resolveServer(); err != nil {
 		return nil, err
 	}
 	return &cfg, cfg.check()
 }
 
-func (l layers) loadFile(k *koanf.Koanf) error {
-	path := l.file
-	if path == "" {
-		path = configFile
+// path is the configuration file, whether it exists or not.
+func (l layers) path() string {
+	if l.file != "" {
+		return l.file
 	}
-	data, err := os.ReadFile(path)
+	return configFile
+}
+
+// readFile returns what the configuration file sets.
+func (l layers) readFile() (map[string]any, error) {
+	data, err := os.ReadFile(l.path())
 	if errors.Is(err, fs.ErrNotExist) && l.file == "" {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return usagef("configuration: %w", err)
+		return nil, usagef("configuration: %w", err)
 	}
 	given, err := yaml.Parser().Unmarshal(data)
 	if err != nil {
-		return withCode(exitUsage, pipeline.WithHint(fmt.Errorf("%s is not readable YAML: %w", path, err),
+		return nil, withCode(exitUsage, pipeline.WithHint(fmt.Errorf("%s is not readable YAML: %w", l.path(), err),
 			"Correct the line that is named; `keymill init` writes a fresh example."))
 	}
-	return k.Load(confmap.Provider(withoutNulls(given), ""), nil)
+	return withoutNulls(given), fileProblems(l.path(), data)
 }
 
 // withoutNulls drops settings without a value, as in a section of which every
@@ -306,27 +348,13 @@ func withoutNulls(given map[string]any) map[string]any {
 	return kept
 }
 
-// envSettings picks the settings from KEYMILL_* variables. An empty one is as
-// good as none.
-func envSettings(env, known []string) map[string]any {
-	names := map[string]string{}
-	for _, key := range known {
-		names["KEYMILL_"+strings.ToUpper(strings.ReplaceAll(key, ".", "_"))] = key
-	}
-	set := map[string]any{}
-	for _, pair := range env {
-		name, value, _ := strings.Cut(pair, "=")
-		if key, ok := names[name]; ok && value != "" {
-			set[key] = value
-		}
-	}
-	return set
-}
-
-// numbersFromText lets environment variables set numbers.
-func numbersFromText(from, to reflect.Type, data any) (any, error) {
-	if from.Kind() != reflect.String || to.Kind() != reflect.Int {
+// scalarsFromText lets environment variables set numbers and switches.
+func scalarsFromText(from, to reflect.Type, data any) (any, error) {
+	if from.Kind() != reflect.String || to.Kind() != reflect.Int && to.Kind() != reflect.Bool {
 		return data, nil
+	}
+	if to.Kind() == reflect.Bool {
+		return strconv.ParseBool(data.(string))
 	}
 	var n int
 	if _, err := fmt.Sscanf(data.(string)+"\n", "%d\n", &n); err != nil {
@@ -399,21 +427,28 @@ func (s ServerConfig) identity() string {
 	return url + "#" + s.name
 }
 
-// check refuses values that no verb can work with.
-func (c *Config) check() error {
-	choices := []struct {
-		name, value string
-		allowed     []string
-	}{
+// choice is a setting that can be a few words only.
+type choice struct {
+	name, value string
+	allowed     []string
+}
+
+func (c *Config) choices() []choice {
+	return []choice{
 		{"server.on_conflict", c.Server.OnConflict, []string{"fail", "replace"}},
 		{"keys.source", c.Keys.Source, []string{"software", "hsm", "hsm-entropy", "token"}},
 		{"image.format", c.Image.Format, imageFormats()},
 		{"log.format", c.Log.Format, []string{"text", "json"}},
 		{"log.level", c.Log.Level, []string{"debug", "info", "warn", "error"}},
 	}
-	for _, choice := range choices {
+}
+
+// check refuses values that no verb can work with.
+func (c *Config) check() error {
+	for _, choice := range c.choices() {
 		if !slices.Contains(choice.allowed, choice.value) {
-			return usagef("%s is %q; it can be %s", choice.name, choice.value, strings.Join(choice.allowed, ", "))
+			return usagef("%s is %q; it can be %s%s", choice.name, choice.value, strings.Join(choice.allowed, ", "),
+				didYouMean(nearest(choice.value, choice.allowed)))
 		}
 	}
 	switch {

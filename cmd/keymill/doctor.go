@@ -15,9 +15,10 @@ import (
 
 func (a *app) doctorCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "doctor",
-		Short:   "Check this machine, the server, the HSM and the configuration",
-		Long:    "Doctor changes nothing. It ends with the exit code of the first thing that is wrong.\n\n" + exitCodesHelp,
+		Use:   "doctor",
+		Short: "Check this machine, the server, the HSM and the configuration",
+		Long: "Doctor changes nothing. It ends with the exit code of the first thing that is wrong,\n" +
+			"and says which settings are in force and where they were set (see `keymill config`).\n\n" + exitCodesHelp,
 		Example: "  keymill doctor\n  keymill doctor --json",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd) },
@@ -47,7 +48,7 @@ func (a *app) doctor(cmd *cobra.Command) error {
 			name string
 			run  func(context.Context) (string, error)
 		}{
-			{"e2fsprogs", j.checkTools}, {"golden image", j.checkGolden}, {"disk", j.checkDisk},
+			{"secrets", j.checkSecrets}, {"e2fsprogs", j.checkTools}, {"golden image", j.checkGolden}, {"disk", j.checkDisk},
 			{"ledger", j.checkLedger}, {"keys", j.checkKeys}, {"server", j.checkServer},
 		}
 		for _, check := range checks {
@@ -61,6 +62,11 @@ func (a *app) doctor(cmd *cobra.Command) error {
 		}
 	} else {
 		a.printFindings(findings)
+		if err == nil {
+			if err := a.printChanged(cfg); err != nil {
+				return err
+			}
+		}
 	}
 	for _, f := range findings {
 		if !f.OK {

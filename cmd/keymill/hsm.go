@@ -21,8 +21,9 @@ func (a *app) hsmCmd() *cobra.Command {
 		Short: "The token: what it can do, how fast, what was left behind",
 		Long: `The token is named by --hsm or keys.hsm as an RFC 7512 URI:
 pkcs11:token=factory?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=/run/pin`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Example: "  keymill hsm list --hsm 'pkcs11:token=factory?module-path=/usr/lib/softhsm/libsofthsm2.so'",
+		Args:    unknownVerb,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	var sessions []int
 	var keys, destroy bool

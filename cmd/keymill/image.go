@@ -17,10 +17,11 @@ import (
 
 func (a *app) imageCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "image",
-		Short: "Look at images, and write single ones",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Use:     "image",
+		Short:   "Look at images, and write single ones",
+		Example: "  keymill image write 2026-W47 SN0001 -o device.img\n  keymill image inspect device.img",
+		Args:    unknownVerb,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.imagePlanCmd(), a.imageWriteCmd(), a.imageServeCmd(), a.imageFlashCmd(), a.imageInspectCmd())
 	return cmd

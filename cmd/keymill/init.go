@@ -15,13 +15,20 @@ import (
 	"keymill/sources"
 )
 
+// exampleConfig has every setting with its meaning. `go generate` makes it from
+// the comments of Config.
+//
+//go:generate go test -count=1 -run ^TestConfigFiles$ . -update
 //go:embed init.yaml
 var exampleConfig []byte
+
+// schemaFile is what keymill.yaml names for editors.
+const schemaFile = "keymill.schema.json"
 
 func (a *app) initCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:     "init [DIR]",
-		Short:   "Write a commented keymill.yaml and a manifest template (CSV and XLSX)",
+		Short:   "Write a commented keymill.yaml, its schema and a manifest template (CSV and XLSX)",
 		Long:    "Init never replaces a file: it writes those that are missing, and says which.",
 		Example: "  keymill init\n  keymill init line-3",
 		Args:    cobra.MaximumNArgs(1),
@@ -44,6 +51,7 @@ func (a *app) init(dir string) error {
 		write func(io.Writer) error
 	}{
 		{configFile, func(w io.Writer) error { _, err := w.Write(exampleConfig); return err }},
+		{schemaFile, func(w io.Writer) error { _, err := w.Write(configSchema); return err }},
 		{"manifest.csv", sources.TemplateCSV},
 		{"manifest.xlsx", sources.TemplateXLSX},
 	}

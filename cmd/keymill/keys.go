@@ -89,6 +89,9 @@ func (a *app) hsmConfig(cfg *Config, log *slog.Logger) (hsm.Config, *hsm.FileJou
 		return hsm.Config{}, nil, withCode(exitUsage, pipeline.WithHint(errors.New("no HSM is named"),
 			"Give --hsm 'pkcs11:token=LABEL?module-path=/usr/lib/../libmodule.so&pin-source=/path/to/pin', or set keys.hsm."))
 	}
+	if err := a.guardPIN("keys.hsm", cfg.Keys.HSM); err != nil {
+		return hsm.Config{}, nil, err
+	}
 	journal, err := hsm.OpenJournal(hsmJournalPath(cfg.Ledger))
 	if err != nil {
 		return hsm.Config{}, nil, packOutage(err)

@@ -10,10 +10,11 @@ import (
 
 func (a *app) ledgerCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "ledger",
-		Short: "Keep house: back up, check and shrink the ledger, destroy what is no longer needed",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Use:     "ledger",
+		Short:   "Keep house: back up, check and shrink the ledger, destroy what is no longer needed",
+		Example: "  keymill ledger check\n  keymill ledger backup /backup/keymill.db",
+		Args:    unknownVerb,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.ledgerBackupCmd(), a.ledgerCheckCmd(), a.ledgerVacuumCmd(), a.ledgerPruneCmd())
 	return cmd

@@ -8,6 +8,7 @@ import (
 
 func (a *app) retryCmd() *cobra.Command {
 	var rekey []string
+	var dry bool
 	cmd := &cobra.Command{
 		Use:   "retry LOT",
 		Short: "Carry a lot's failed and conflicting devices again",
@@ -18,14 +19,18 @@ accepted with it (--replace-accepted). --rekey gives devices whose image was los
 new key: the old key comes off the server first.
 
 ` + exitCodesHelp,
-		Example: "  keymill retry 2026-W47\n  keymill retry 2026-W47 --on-conflict replace\n" +
+		Example: "  keymill retry 2026-W47 --dry-run\n  keymill retry 2026-W47 --on-conflict replace\n" +
 			"  keymill retry 2026-W47 --rekey SN0001,SN0002",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if dry {
+				return a.dryRun(cmd, args[0], retryable()...)
+			}
 			return a.retry(cmd, args[0], rekey)
 		},
 	}
 	cmd.Flags().StringSliceVar(&rekey, "rekey", nil, "devices that get a new key, by identity value or serial")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "list what would be carried again; change nothing")
 	addSettings(cmd, lineSettings...)
 	a.replaceAcceptedFlag(cmd)
 	a.jsonFlag(cmd)
@@ -47,5 +52,10 @@ func (a *app) retry(cmd *cobra.Command, name string, rekey []string) error {
 			return err
 		}
 	}
-	return j.carry(ctx, true, pipeline.Planned, pipeline.Staged, pipeline.Preauthorized, pipeline.Failed, pipeline.Conflicted)
+	return j.carry(ctx, true, retryable()...)
+}
+
+// retryable are the states that retry takes devices up from.
+func retryable() []pipeline.State {
+	return []pipeline.State{pipeline.Planned, pipeline.Staged, pipeline.Preauthorized, pipeline.Failed, pipeline.Conflicted}
 }

@@ -34,7 +34,6 @@ func run(ctx context.Context, args []string, stdio stdio, brake *brake) error {
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(stdio.in)
-	root.SetOut(stdio.out)
 	root.SetErr(stdio.err)
 	return root.ExecuteContext(ctx)
 }
@@ -50,20 +49,23 @@ Mender server, and leaves evidence that an auditor can check.
 ` + exitCodesHelp,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          unknownVerb,
+		Example:       "  keymill demo\n  keymill init line-3\n  keymill help run",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
 		},
 	}
 	root.PersistentFlags().StringVar(&a.configPath, "config", "", "configuration file (default ./keymill.yaml if it exists)")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return withCode(exitUsage, pipeline.WithHint(err, "See `%s --help`.", cmd.CommandPath()))
-	})
+	root.SetFlagErrorFunc(flagProblem)
 	root.AddCommand(
 		a.demoCmd(), a.initCmd(), a.checkCmd(), a.planCmd(), a.runCmd(), a.batchCmd(), a.statusCmd(), a.retryCmd(),
 		a.verifyCmd(), a.undoCmd(), a.allocateCmd(), a.ledgerCmd(),
-		a.exportCmd(), a.imageCmd(), a.hsmCmd(), a.auditCmd(), a.sandboxCmd(), a.doctorCmd(), a.versionCmd(),
+		a.exportCmd(), a.imageCmd(), a.hsmCmd(), a.auditCmd(), a.sandboxCmd(), a.doctorCmd(), a.configCmd(), a.versionCmd(), a.manCmd(),
 	)
+	root.SetOut(a.out) // cobra's completion verb asks for it while it is made
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	a.complete(root)
 	wrapUsage(root)
 	return root
 }

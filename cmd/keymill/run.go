@@ -19,6 +19,7 @@ import (
 
 func (a *app) runCmd() *cobra.Command {
 	var lot string
+	var dry bool
 	cmd := &cobra.Command{
 		Use:   "run MANIFEST",
 		Short: "Carry a lot from its manifest to released images; run again, it resumes",
@@ -35,9 +36,13 @@ the steps under way and stop, twice to stop at once.
 			if lot == "" {
 				lot = lotName(args[0])
 			}
+			if dry {
+				return a.plan(cmd, args[0], lot)
+			}
 			return a.run(cmd, args[0], lot)
 		},
 	}
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "show what would be done and change nothing, as plan does")
 	cmd.Flags().StringVar(&lot, "lot", "", "name of the lot (default: the manifest's base name)")
 	cmd.Flags().StringVar(&a.verifyHow, "verify", verifySample, "compare with the server at the end: all, sample (1 %, at least 50) or none")
 	addSettings(cmd, append([]string{"expect", "sheet"}, lineSettings...)...)
@@ -196,7 +201,7 @@ func (j *job) distinctNames(devices iter.Seq2[pipeline.Device, error]) iter.Seq2
 }
 
 // openServices opens keys and server and asks the server whether it lets us work.
-func (j *job) openServices(ctx context.Context, todo int) (err error) {
+func (j *job) openServices(ctx context.Context, due int) (err error) {
 	if j.keys == nil {
 		if j.keys, err = j.app.openKeys(ctx, j.cfg, j.log); err != nil {
 			return err
@@ -210,7 +215,7 @@ func (j *job) openServices(ctx context.Context, todo int) (err error) {
 		if err != nil {
 			return err
 		}
-		for _, warning := range viewServer(probe).warnings(todo, 0) {
+		for _, warning := range viewServer(probe).warnings(due, 0) {
 			j.log.Warn(warning)
 		}
 	}
@@ -224,14 +229,14 @@ func (j *job) carry(ctx context.Context, resumed bool, states ...pipeline.State)
 	if err != nil {
 		return err
 	}
-	todo := 0
+	due := 0
 	for _, state := range states {
-		todo += *before.Count(state)
+		due += *before.Count(state)
 	}
-	if todo == 0 {
+	if due == 0 {
 		return j.settle(ctx, before, time.Now())
 	}
-	if err := j.openServices(ctx, todo); err != nil {
+	if err := j.openServices(ctx, due); err != nil {
 		return err
 	}
 	if err := j.openSigner(ctx); err != nil {
@@ -252,7 +257,7 @@ func (j *job) carry(ctx context.Context, resumed bool, states ...pipeline.State)
 	if err := j.destroySuperseded(ctx, run); err != nil {
 		return err
 	}
-	show := startProgress(ctx, j.app.err, j.log, todo)
+	show := startProgress(ctx, j.app.err, j.log, due)
 	line.Reached = show.reached
 	if j.app.observe != nil {
 		j.app.observe(j, line)

@@ -34,6 +34,12 @@ func (a *app) openServer(cfg *Config, log *slog.Logger) (*mender.Client, error) 
 // tokenSource finds the server's token: a file that is named, a login, the
 // systemd credential, the environment. In that order, and never a flag.
 func (a *app) tokenSource(cfg ServerConfig) (mender.TokenSource, error) {
+	if err := a.guardSecret("server.token_file", cfg.TokenFile); err != nil {
+		return nil, err
+	}
+	if err := a.guardSecret("server.password_file", cfg.PasswordFile); err != nil {
+		return nil, err
+	}
 	switch {
 	case cfg.TokenFile != "":
 		if _, err := os.ReadFile(cfg.TokenFile); err != nil {

@@ -20,7 +20,7 @@ import (
 )
 
 func (a *app) undoCmd() *cobra.Command {
-	var yes bool
+	var yes, dry bool
 	cmd := &cobra.Command{
 		Use:   "undo LOT",
 		Short: "Take a lot back: its keys off the server, then destroyed",
@@ -30,9 +30,12 @@ shipped already can no longer connect. It asks for the lot's name, and can be
 interrupted and run again.
 
 ` + exitCodesHelp,
-		Example: "  keymill undo 2026-W47\n  keymill undo 2026-W47 --yes",
+		Example: "  keymill undo 2026-W47\n  keymill undo 2026-W47 --dry-run\n  keymill undo 2026-W47 --yes",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if dry {
+				return a.dryRun(cmd, args[0], pipeline.Planned, pipeline.Staged, pipeline.Preauthorized, pipeline.Released, pipeline.Failed, pipeline.Conflicted)
+			}
 			j, err := a.openPlanned(cmd, args[0])
 			if err != nil {
 				return err
@@ -46,6 +49,7 @@ interrupted and run again.
 		},
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask for the lot's name")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "say what would be taken back; change nothing")
 	addSettings(cmd, "server", "token-file", "ca-file", "in-flight")
 	a.jsonFlag(cmd)
 	return cmd

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	"keymill/pipeline"
+)
+
+// envPrefix begins the environment variables that are keymill's.
+const envPrefix = "KEYMILL_"
+
+// envOthers are variables that are no settings: secrets, and what a hook finds
+// in its environment, as it may call keymill.
+func envOthers() []string {
+	return []string{"KEYMILL_TOKEN", "KEYMILL_HSM_PIN", "KEYMILL_WEBHOOK_SECRET", "KEYMILL_EVENT", "KEYMILL_LOT", "KEYMILL_TOOLS"}
+}
+
+// envName is the variable that sets a setting.
+func envName(key string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+}
+
+// envSettings picks the settings from KEYMILL_* variables. An empty one is as
+// good as none; one that sets nothing is an error, because a typo would show
+// only in what the night has made. KEYMILL_TEST_* and KEYMILL_BENCH_* belong to
+// the tests.
+func envSettings(env []string) (map[string]any, error) {
+	keys := map[string]string{}
+	types := configKeys(reflect.TypeFor[Config](), "")
+	for key := range types {
+		keys[envName(key)] = key
+	}
+	set := map[string]any{}
+	for _, pair := range env {
+		name, value, _ := strings.Cut(pair, "=")
+		key, known := keys[name]
+		switch {
+		case !strings.HasPrefix(name, envPrefix) || value == "" || slices.Contains(envOthers(), name):
+		case strings.HasPrefix(name, "KEYMILL_TEST_") || strings.HasPrefix(name, "KEYMILL_BENCH_"):
+		case !known:
+			names := append(slices.Sorted(maps.Keys(keys)), envOthers()...)
+			return nil, withCode(exitUsage, pipeline.WithHint(
+				fmt.Errorf("the environment variable %s sets nothing%s", name, didYouMean(nearest(name, names))),
+				"Correct it or unset it; `keymill config` lists every setting and its variable."))
+		case !inEnv(types[key]):
+			return nil, usagef("%s: %s cannot be set by the environment; set it in %s", name, key, configFile)
+		default:
+			set[key] = value
+		}
+	}
+	return set, nil
+}
+
+// inEnv reports whether a setting of this type can be written in one variable.
+func inEnv(t reflect.Type) bool {
+	return t.Kind() != reflect.Map && (t.Kind() != reflect.Slice || t.Elem().Kind() == reflect.String)
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func loadText(t *testing.T, text string, env ...string) (*Config, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "keymill.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return layers{file: path, env: env}.load()
+}
+
+// TestConfigMistakes: a mistake names its line and what was probably meant.
+func TestConfigMistakes(t *testing.T) {
+	tests := []struct{ name, text, env, want string }{
+		{"unknown setting", "image:\n  gollden: x\n", "", "keymill.yaml:2: image.gollden is unknown; did you mean image.golden?"},
+		{"wrong section", "golden: x\n", "", ":1: golden is unknown; did you mean image.golden?"},
+		{"unknown section", "sevrer: {url: x}\n", "", "sevrer is unknown; did you mean server?"},
+		{"nothing near", "frobnicate: 1\n", "", "frobnicate is unknown"},
+		{"in a named server", "servers:\n  a: {token_flie: x}\n", "", "servers.a.token_flie is unknown; did you mean servers.a.token_file?"},
+		{"in an entry", "image:\n  inject:\n    - {path: /x, tmplate: y}\n", "", "image.inject[0].tmplate is unknown; did you mean image.inject[0].template?"},
+		{"text for a number", "workers: many\n", "", `workers is the text "many"; it must be a whole number`},
+		{"number for text", "audit:\n  station: 3\n", "", `audit.station is the number 3; it must be text: write "3"`},
+		{"octal mode", "image:\n  inject:\n    - {path: /x, content: private-key, mode: 0600}\n", "", `mode is the number 0600; it must be text: write "0600"`},
+		{"duration without unit", "server: {give_up: 15}\n", "", "server.give_up is the number 15; it must be a duration with a unit"},
+		{"no switch", "retention: {accepted: maybe}\n", "", "it must be true or false"},
+		{"no list", "image: {inject: x}\n", "", "it must be a list"},
+		{"no section", "server: x\n", "", "server is the text \"x\"; it must be names and values"},
+		{"two at once", "a: 1\nimage: {frmat: raw}\n", "", "did you mean image.format?"},
+		{"wrong word", "keys: {source: sofware}\n", "", "did you mean software?"},
+		{"variable", "", "KEYMILL_SERVER_ULR=x", "KEYMILL_SERVER_ULR sets nothing; did you mean KEYMILL_SERVER_URL?"},
+		{"secret's variable", "", "KEYMILL_TOKN=x", "did you mean KEYMILL_TOKEN?"},
+		{"variable of a section", "", "KEYMILL_MANIFEST_COLUMNS=x", "cannot be set by the environment"},
+		{"number in a variable", "", "KEYMILL_WORKERS=x", `"x" is not a number`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := loadText(t, test.text, test.env)
+			if err == nil || exitCode(err) != exitUsage || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("got %v (code %d), want %s", err, exitCode(err), test.want)
+			}
+			if strings.Contains(test.env, "=x") && strings.Contains(err.Error(), "=x") {
+				t.Error("it repeats the variable's value")
+			}
+		})
+	}
+}
+
+// TestConfigOrigins: the stronger layer wins, and is named.
+func TestConfigOrigins(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "k.yaml")
+	text := "workers: 7\nserver: {in_flight: 5, give_up: 2m}\nimage:\nreport: &r {formats: [csv]}\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := layers{
+		lot: map[string]any{"out": "lot", "image.format": "pack"}, file: path,
+		env:   []string{"KEYMILL_SERVER_IN_FLIGHT=6", "KEYMILL_RETENTION_ACCEPTED=true", "KEYMILL_TOKEN=s", "KEYMILL_EVENT=e", "KEYMILL_OUT="},
+		flags: map[string]any{"image.format": "raw", "log.level": "warn"},
+	}.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Workers != 7 || cfg.Server.InFlight != 6 || cfg.Server.GiveUp != 2*time.Minute || cfg.Out != "lot" || cfg.Image.Format != "raw" || !cfg.Retention.Accepted {
+		t.Errorf("got %+v", cfg)
+	}
+	for key, want := range map[string]string{
+		"workers": path, "server.in_flight": "KEYMILL_SERVER_IN_FLIGHT", "out": "lot", "image.format": "--format", "ledger": "", "retention.accepted": "KEYMILL_RETENTION_ACCEPTED",
+	} {
+		if cfg.from[key] != want {
+			t.Errorf("%s is said to come from %q, want %q", key, cfg.from[key], want)
+		}
+	}
+}
+
+// TestSecretsAreBlotted: config and doctor show no secret.
+func TestSecretsAreBlotted(t *testing.T) {
+	for _, test := range []struct{ key, value, want string }{
+		{"keys.hsm", "pkcs11:token=f?pin-value=1234&module-path=/m", "pkcs11:token=f?pin-value=...&module-path=/m"},
+		{"ledger", "postgres://keymill:hunter2@db/keymill", "postgres://keymill:...@db/keymill"},
+		{"ledger", "postgres://db/k?user=a&password=hunter2&x=1", "postgres://db/k?user=a&password=...&x=1"},
+		{"notify.url", "https://chat.example/hooks/T0K3N", "https://chat.example/..."},
+		{"notify.url", "https://chat.example/", "https://chat.example/"},
+		{"server.url", "https://hosted.mender.io", "https://hosted.mender.io"},
+	} {
+		if got := blotted(test.key, test.value); got != test.want {
+			t.Errorf("%s: %s, want %s", test.value, got, test.want)
+		}
+	}
+}
+
+// TestOpenSecretsAreRefused, systemd's excepted.
+func TestOpenSecretsAreRefused(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte("secret"), mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	open, group := file("open", 0o644), file("group", 0o640)
+	a := &app{}
+	for name, check := range map[string]func(string) error{
+		"token": func(p string) error { _, err := a.tokenSource(ServerConfig{TokenFile: p}); return err },
+		"password": func(p string) error {
+			_, err := a.tokenSource(ServerConfig{User: "u", PasswordFile: p})
+			return err
+		},
+		"signing key": a.guardSigningKey,
+		"pin":         func(p string) error { return a.guardPIN("keys.hsm", "pkcs11:token=x?pin-source=file:"+p) },
+	} {
+		if err := check(open); exitCode(err) != exitUsage || err == nil || !strings.Contains(hintOf(err), "chmod 600 "+open) {
+			t.Errorf("%s: %v, hint %q", name, err, hintOf(err))
+		}
+		if err := check(group); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	a.env = []string{"CREDENTIALS_DIRECTORY=" + dir}
+	if err := a.guardSecret("server.token_file", open); err != nil {
+		t.Error(err)
+	}
+}
