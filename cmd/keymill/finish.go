@@ -42,34 +42,33 @@ func (j *job) endRun(ctx context.Context, line *pipeline.Line, started time.Time
 	if carryErr != nil || err != nil {
 		return cmp.Or(carryErr, err)
 	}
-	if err := j.settle(ctx, totals, started); err != nil {
-		return err
-	}
-	return j.verifyEnd(ctx)
+	return j.settle(ctx, totals, started)
 }
 
-// verifyEnd compares what the run has done with the server, as far as was asked.
-func (j *job) verifyEnd(ctx context.Context) error {
-	if j.app.verifyHow == verifyNone || j.app.verifyHow == "" {
-		return nil
+// verifyEnd compares the lot with the server, as far as was asked, before it is
+// closed. It returns what there is to say.
+func (j *job) verifyEnd(ctx context.Context) (string, error) {
+	if j.app.verifyHow == verifyNone {
+		return "", nil
 	}
-	v := &verification{job: j, sample: j.app.verifyHow == verifySample}
+	if err := j.openServices(ctx, 0); err != nil {
+		return "", err
+	}
+	v := &verification{job: j, sample: j.app.verifyHow != verifyAll}
 	result, err := v.compare(ctx, nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := v.record(ctx, result); err != nil {
-		return err
+		return "", err
 	}
 	if !result.OK {
 		printVerification(j.app.err, result)
-		return withCode(exitDevices, pipeline.WithHint(errors.New("the server does not hold what it confirmed"),
+		return "", withCode(exitDevices, pipeline.WithHint(
+			fmt.Errorf("the server does not hold what it confirmed; lot %s stays open", j.lot.Name),
 			"See `keymill verify %s`; do not ship these devices.", j.lot.Name))
 	}
-	if !j.app.json {
-		j.app.printf("Verified: %d of the lot's devices compared with the server, all as they should be.\n", result.Devices)
-	}
-	return nil
+	return fmt.Sprintf("Verified: %d of the lot's devices compared with the server, all as they should be.\n", result.Devices), nil
 }
 
 // totalFacts puts a lot's balance into an event.
@@ -90,49 +89,55 @@ func (j *job) settle(ctx context.Context, totals pipeline.Totals, started time.T
 	if err := totals.Check(); err != nil {
 		return j.investigate(err)
 	}
-	failures, err := j.writeFailures(ctx, totals)
+	failures, failed, err := j.writeFailures(ctx, totals)
 	if err != nil {
 		return packOutage(err)
 	}
-	if totals.Released == totals.Devices && j.lot.Closed.IsZero() {
-		if err := j.closeLot(ctx); err != nil {
+	open := totals.Planned + totals.Staged + totals.Preauthorized
+	said := ""
+	if open+failed == 0 && j.lot.Closed.IsZero() {
+		if said, err = j.closeLot(ctx); err != nil {
 			return err
 		}
 	}
-	interrupted := j.app.brake.draining() && totals.Planned+totals.Staged+totals.Preauthorized > 0
+	interrupted := j.app.brake.draining() && open > 0
 	if !interrupted {
 		if err := j.writeReport(ctx); err != nil {
 			return packOutage(fmt.Errorf("report: %w", err))
 		}
 	}
-	if err := j.summarize(totals, failures, time.Since(started)); err != nil {
+	if err := j.summarize(totals, failures, said, time.Since(started)); err != nil {
 		return err
 	}
 	switch {
 	case interrupted:
 		return withCode(exitInterrupted, context.Canceled)
-	case totals.Failed+totals.Conflict > 0:
-		return told(exitDevices, "%d devices failed or conflict", totals.Failed+totals.Conflict)
+	case failed > 0:
+		return told(exitDevices, "%s failed or conflict", count(failed, "device"))
 	}
 	return nil
 }
 
-// closeLot closes the books of a complete lot, with a checkpoint of the log.
-func (j *job) closeLot(ctx context.Context) error {
+// closeLot closes the books of a complete lot, with a checkpoint of the log. A
+// lot that the server does not hold as it should stays open.
+func (j *job) closeLot(ctx context.Context) (said string, err error) {
+	if said, err = j.verifyEnd(ctx); err != nil {
+		return "", err
+	}
 	if err := j.openSigner(ctx); err != nil {
-		return err
+		return "", err
 	}
 	event, err := reports.Close(ctx, j.ledger, j.lot.Name, j.cfg.Audit.Station, j.signer)
 	if _, ok := errors.AsType[*reports.ImbalanceError](err); ok {
-		return j.investigate(err)
+		return "", j.investigate(err)
 	}
 	if err != nil {
-		return err
+		return "", err
 	}
-	if err := j.ledger.CloseLot(ctx, j.lot.Name, event); !errors.Is(err, ledger.ErrLotClosed) {
-		return err
+	if err := j.ledger.CloseLot(ctx, j.lot.Name, event); err != nil && !errors.Is(err, ledger.ErrLotClosed) {
+		return "", err
 	}
-	return nil
+	return said, nil
 }
 
 // investigate is for books that do not add up.
@@ -142,28 +147,32 @@ func (j *job) investigate(err error) error {
 }
 
 // writeFailures writes failures.csv, which can be run again as a manifest, or
-// removes it where there is nothing in it. It returns its path, or "".
-func (j *job) writeFailures(ctx context.Context, totals pipeline.Totals) (string, error) {
-	path := filepath.Join(j.lot.Out, "failures.csv")
-	if totals.Failed+totals.Conflict == 0 {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return "", err
+// removes it where there is nothing in it. It returns its path, or "", and how
+// many devices are in it: those that another lot took over are not.
+func (j *job) writeFailures(ctx context.Context, totals pipeline.Totals) (string, int, error) {
+	path, failed := filepath.Join(j.lot.Out, "failures.csv"), 0
+	if totals.Failed+totals.Conflict > 0 {
+		err := writeFile(path, func(w io.Writer) error {
+			rows := sources.NewFailuresWriter(w)
+			for rec, err := range j.ledger.Records(ctx, j.lot.Name, pipeline.Failed, pipeline.Conflicted) {
+				if err != nil {
+					return err
+				}
+				failed++
+				if err := rows.Write(rec); err != nil {
+					return err
+				}
+			}
+			return rows.Flush()
+		})
+		if err != nil || failed > 0 {
+			return path, failed, err
 		}
-		return "", nil
 	}
-	err := writeFile(path, func(w io.Writer) error {
-		rows := sources.NewFailuresWriter(w)
-		for rec, err := range j.ledger.Records(ctx, j.lot.Name, pipeline.Failed, pipeline.Conflicted) {
-			if err != nil {
-				return err
-			}
-			if err := rows.Write(rec); err != nil {
-				return err
-			}
-		}
-		return rows.Flush()
-	})
-	return path, err
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", 0, err
+	}
+	return "", 0, nil
 }
 
 // writeFile writes a file of mode 0600 so that the name never shows half of it.
@@ -204,7 +213,7 @@ func (j *job) writeReport(ctx context.Context) error {
 }
 
 // summarize is the result of a run.
-func (j *job) summarize(t pipeline.Totals, failures string, took time.Duration) error {
+func (j *job) summarize(t pipeline.Totals, failures, said string, took time.Duration) error {
 	if j.app.json {
 		return j.app.writeJSON(t)
 	}
@@ -223,7 +232,7 @@ func (j *job) summarize(t pipeline.Totals, failures string, took time.Duration) 
 	if failures != "" {
 		a.printf("Failures: %s (run it again as a manifest, or `keymill retry %s`)\n", failures, j.lot.Name)
 	}
-	a.printf("Took %s.\n", took.Round(10*time.Millisecond))
+	a.printf("%sTook %s.\n", said, took.Round(10*time.Millisecond))
 	return nil
 }
 
