@@ -34,7 +34,7 @@ func TestConfigMistakes(t *testing.T) {
 		{"no list", "image: {inject: x}\n", "", "it must be a list"},
 		{"no section", "server: x\n", "", "server is the text \"x\"; it must be names and values"},
 		{"two at once", "a: 1\nimage: {frmat: raw}\n", "", "did you mean image.format?"},
-		{"wrong word", "keys: {source: sofware}\n", "", "did you mean software?"},
+		{"wrong word", "keys: {source: softwar}\n", "", "did you mean software?"},
 		{"variable", "", "KEYMILL_SERVER_ULR=x", "KEYMILL_SERVER_ULR sets nothing; did you mean KEYMILL_SERVER_URL?"},
 		{"secret's variable", "", "KEYMILL_TOKN=x", "did you mean KEYMILL_TOKEN?"},
 		{"variable of a section", "", "KEYMILL_MANIFEST_COLUMNS=x", "cannot be set by the environment"},

@@ -59,11 +59,11 @@ func shellWords(line string) []string {
 // TestDidYouMean: a slip of the finger ends with code 2 and the right word.
 func TestDidYouMean(t *testing.T) {
 	for line, want := range map[string]string{
-		"statsu":                   "did you mean status?",
-		"image wriet":              "did you mean write?",
-		"frobnicate":               `unknown verb "frobnicate"`,
-		"plan m.csv --gloden x":    "did you mean --golden?",
-		"run m.csv --on-conflcit=": "did you mean --on-conflict?",
+		"statsu":                  "did you mean status?",
+		"image writ":              "did you mean write?",
+		"frobnicate":              `unknown verb "frobnicate"`,
+		"plan m.csv --gloden x":   "did you mean --golden?",
+		"run m.csv --on-conflic=": "did you mean --on-conflict?",
 	} {
 		var out bytes.Buffer
 		err := run(t.Context(), strings.Fields(line), stdio{in: strings.NewReader(""), out: &out, err: &out}, nil)

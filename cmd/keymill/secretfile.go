@@ -19,7 +19,8 @@ func (a *app) guardSecret(setting, path string) error {
 		return nil
 	}
 	info, err := os.Stat(path)
-	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm()&0o004 == 0 {
+	open := err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o004 != 0
+	if !open {
 		return nil
 	}
 	return withCode(exitUsage, pipeline.WithHint(fmt.Errorf("%s: everybody can read the secret in %s", setting, path),
@@ -36,17 +37,13 @@ func (a *app) credential(path string) bool {
 	return err == nil && filepath.IsLocal(inside)
 }
 
-// guardPIN does the same for the pin-source of a token's URI.
+// guardPIN does the same for the pin-source of a token's URI, which may be empty.
 func (a *app) guardPIN(setting, uri string) error {
-	if !strings.HasPrefix(uri, "pkcs11:") {
-		return nil
+	if parsed, err := hsm.ParseURI(uri); err == nil { // else whoever opens the token says what is wrong
+		path := strings.TrimPrefix(strings.TrimPrefix(parsed.PINSource, "file:"), "//")
+		return a.guardSecret("pin-source in "+setting, path)
 	}
-	parsed, err := hsm.ParseURI(uri)
-	if err != nil {
-		return nil // whoever opens the token says what is wrong with it
-	}
-	path := strings.TrimPrefix(strings.TrimPrefix(parsed.PINSource, "file:"), "//")
-	return a.guardSecret("pin-source in "+setting, path)
+	return nil
 }
 
 // guardSigningKey guards a signing key that is a file or in a token.
