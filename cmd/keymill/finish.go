@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"keymill/pipeline"
@@ -206,10 +207,48 @@ func (j *job) writeReport(ctx context.Context) error {
 	if err := j.openSigner(ctx); err != nil {
 		return err
 	}
-	_, err := reports.Export(ctx, j.ledger, j.lot.Name, filepath.Join(j.lot.Out, "report"), reports.Options{
+	subjects, err := j.subjects(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = reports.Export(ctx, j.ledger, j.lot.Name, filepath.Join(j.lot.Out, "report"), reports.Options{
 		Formats: j.cfg.Report.Formats, Station: j.cfg.Audit.Station, Signer: j.signer, Replace: true,
+		Record: recordExport(j.ledger), Subjects: subjects,
 	})
 	return err
+}
+
+// subjects are the products that the statement names beside the images.
+func (j *job) subjects(ctx context.Context) ([]reports.Subject, error) {
+	path := filepath.Join(j.lot.Out, j.lot.Name+".pack")
+	if j.lot.Format != formatPack {
+		return nil, nil
+	}
+	sum, err := fileSHA256(ctx, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return []reports.Subject{{Name: j.lot.Name + ".pack", SHA256: sum}}, err
+}
+
+// recordExport writes down that a run has left a report, unless nothing has
+// happened to the lot since the last one did. The verb export records nothing:
+// exporting again gives the same bytes.
+func recordExport(known *ledger.Ledger) func(context.Context, pipeline.Event) error {
+	return func(ctx context.Context, e pipeline.Event) error {
+		last := ""
+		for event, err := range known.Events(ctx, e.Lot) {
+			if err != nil {
+				return err
+			}
+			last = string(event.Canonical)
+		}
+		if strings.Contains(last, `"action":"`+pipeline.ActionExport+`"`) {
+			return nil
+		}
+		_, err := known.Append(ctx, e)
+		return err
+	}
 }
 
 // summarize is the result of a run.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -33,6 +34,7 @@ type lotImages struct {
 	golden *imaging.Golden
 	plan   *imaging.Plan
 	render *pipeline.Renderer
+	log    *slog.Logger
 	pack   *imaging.Pack
 	locate hsm.Locator // nil where keys go into the images
 
@@ -156,6 +158,12 @@ func (l *lotImages) Destroy(_ context.Context, ref pipeline.PackRef) error {
 func (l *lotImages) Entries(ctx context.Context) iter.Seq2[pipeline.PackEntry, error] {
 	return func(yield func(pipeline.PackEntry, error) bool) {
 		for entry, err := range l.pack.Entries(ctx) {
+			if errors.Is(err, imaging.ErrPackDamaged) {
+				// Devices whose overlays lie there fail one by one when they are
+				// read; the others need not wait for them.
+				l.log.Error("the pack is damaged", "reason", err)
+				continue
+			}
 			if err != nil {
 				err = packOutage(err)
 			}

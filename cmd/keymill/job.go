@@ -96,7 +96,7 @@ func (j *job) openGolden(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return imageFault(ctx, j.cfg.Image.Golden, err)
 	}
-	j.images = &lotImages{golden: golden, render: render}
+	j.images = &lotImages{golden: golden, render: render, log: j.log}
 	plan, err := imaging.NewPlan(ctx, golden, targets, imaging.PlanOptions{Now: now})
 	if err != nil {
 		return imageFault(ctx, j.cfg.Image.Golden, err)
@@ -217,6 +217,10 @@ func (j *job) openProducts(ctx context.Context, resumed bool) error {
 	j.images.dir = filepath.Join(out, "images")
 	if err := makeDirs(j.images.dir); err != nil {
 		return err
+	}
+	// What a killed run was writing may hold a key.
+	if _, err := imaging.RemoveLeftovers(j.images.dir); err != nil {
+		return packOutage(err)
 	}
 	if j.images.format, err = imaging.FindFormat(j.lot.Format); err != nil {
 		return withCode(exitUsage, err)

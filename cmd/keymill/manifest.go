@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,10 +51,25 @@ func openManifest(path string, cfg *Config, lot string, known *ledger.Ledger) (*
 
 // checkManifest validates the whole manifest and writes every problem to w. An
 // error says that the manifest is refused, or that checking was not possible.
-func checkManifest(ctx context.Context, manifest *sources.Manifest, w io.Writer) (sources.Summary, error) {
-	summary, err := manifest.Check(ctx, func(p sources.Problem) { fmt.Fprintln(w, p) })
+//
+// At most warnings warnings are written; a large lot may have one a row.
+func checkManifest(ctx context.Context, manifest *sources.Manifest, w io.Writer, warnings int) (sources.Summary, error) {
+	summary, err := manifest.Check(ctx, func(p sources.Problem) {
+		if p.Warning {
+			if warnings--; warnings < 0 {
+				return
+			}
+		}
+		fmt.Fprintln(w, p)
+	})
+	if warnings < 0 {
+		fmt.Fprintf(w, "%s more; `keymill check` lists all\n", count(-warnings, "warning"))
+	}
 	return summary, manifestFault(ctx, summary, err)
 }
+
+// fewWarnings is how many warnings of a manifest a run shows.
+const fewWarnings = 20
 
 func manifestFault(ctx context.Context, summary sources.Summary, err error) error {
 	switch {
@@ -173,7 +189,7 @@ func (a *app) check(cmd *cobra.Command, path, lot string) error {
 	if a.json {
 		return a.checkJSON(ctx, manifest)
 	}
-	summary, err := checkManifest(ctx, manifest, a.out)
+	summary, err := checkManifest(ctx, manifest, a.out, math.MaxInt)
 	if err != nil {
 		return err
 	}

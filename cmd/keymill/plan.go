@@ -60,7 +60,7 @@ func (a *app) plan(cmd *cobra.Command, path, name string) error {
 		return err
 	}
 	defer manifest.Close()
-	summary, err := checkManifest(ctx, manifest, a.err)
+	summary, err := checkManifest(ctx, manifest, a.err, fewWarnings)
 	if err != nil {
 		return err
 	}

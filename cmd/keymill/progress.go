@@ -25,6 +25,7 @@ type progress struct {
 	started time.Time
 	bar     *progressbar.ProgressBar // nil when not on a terminal
 	log     *slog.Logger
+	left    func(devices int64) time.Duration // what the server thinks; may be nil
 
 	stop context.CancelFunc
 	idle sync.WaitGroup
@@ -34,9 +35,9 @@ type progress struct {
 const logEvery = 10 * time.Second
 
 // startProgress begins to show a run that has total devices to carry.
-func startProgress(ctx context.Context, w io.Writer, log *slog.Logger, total int) *progress {
+func startProgress(ctx context.Context, w io.Writer, log *slog.Logger, total int, left func(int64) time.Duration) *progress {
 	ctx, stop := context.WithCancel(ctx)
-	p := &progress{total: total, started: time.Now(), log: log, stop: stop}
+	p := &progress{total: total, started: time.Now(), log: log, left: left, stop: stop}
 	every := logEvery
 	if file, ok := w.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
 		every = 200 * time.Millisecond
@@ -83,11 +84,21 @@ func (p *progress) show() {
 		return
 	}
 	rate := float64(done) / time.Since(p.started).Seconds()
-	left := "unknown"
-	if rate > 0 {
-		left = (time.Duration(float64(int64(p.total)-done-failed)/rate) * time.Second).Round(time.Second).String()
+	p.log.Info("progress", "released", done, "failed", failed, "of", p.total, "per_second", int(rate), "left", p.timeLeft(rate))
+}
+
+// timeLeft estimates by the run's own rate, or by what the server lets through
+// where that is less: a quota that was met half-way is not in the average.
+func (p *progress) timeLeft(rate float64) string {
+	waiting := int64(p.total) - p.done.Load() - p.failed.Load()
+	if rate == 0 {
+		return "unknown"
 	}
-	p.log.Info("progress", "released", done, "failed", failed, "of", p.total, "per_second", int(rate), "left", left)
+	left := time.Duration(float64(waiting) / rate * float64(time.Second))
+	if p.left != nil {
+		left = max(left, p.left(waiting))
+	}
+	return left.Round(time.Second).String()
 }
 
 // end stops showing. It leaves the terminal clean.

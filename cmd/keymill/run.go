@@ -131,7 +131,7 @@ func (j *job) plan(ctx context.Context, path, lot string) error {
 		return err
 	}
 	defer manifest.Close()
-	summary, err := checkManifest(ctx, manifest, j.app.err)
+	summary, err := checkManifest(ctx, manifest, j.app.err, fewWarnings)
 	if err != nil {
 		return err
 	}
@@ -257,7 +257,7 @@ func (j *job) carry(ctx context.Context, resumed bool, states ...pipeline.State)
 	if err := j.destroySuperseded(ctx, run); err != nil {
 		return err
 	}
-	show := startProgress(ctx, j.app.err, j.log, due)
+	show := startProgress(ctx, j.app.err, j.log, due, func(n int64) time.Duration { return j.server.Stats().Left(int(n)) })
 	line.Reached = show.reached
 	if j.app.observe != nil {
 		j.app.observe(j, line)

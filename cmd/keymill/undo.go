@@ -111,6 +111,9 @@ func (j *job) undo(ctx context.Context) (err error) {
 	} else {
 		j.app.printTotals(totals)
 	}
+	if j.lot.Keys == pipeline.KeysInToken {
+		fmt.Fprintln(j.app.err, "The devices' keys are still in their token; `keymill hsm gc --destroy` removes them.")
+	}
 	if err == nil && failed > 0 {
 		err = told(exitDevices, "%d devices could not be taken off the server", failed)
 	}
