@@ -1,6 +1,9 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -118,6 +121,8 @@ type KeysConfig struct {
 	// TokenObjects is the most objects that may lie in the token at once, where
 	// keys are token objects. 0: the token's own limit.
 	TokenObjects int `koanf:"token_objects"`
+	// Limit is the most keys that one run may take from the token. 0: no limit.
+	Limit int `koanf:"limit"`
 }
 
 // ImageConfig says what becomes of the golden image.
@@ -159,6 +164,8 @@ type AuditConfig struct {
 	Station string `koanf:"station"`
 	// Operator names who started the run.
 	Operator string `koanf:"operator"`
+	// WorkOrder is the order that the lot is made for.
+	WorkOrder string `koanf:"work_order"`
 	// SigningKey signs the evidence: a file or a pkcs11: URI. Default: an
 	// Ed25519 key made once beside the ledger.
 	SigningKey string `koanf:"signing_key"`
@@ -441,6 +448,17 @@ func (c *Config) choices() []choice {
 		{"log.format", c.Log.Format, []string{"text", "json"}},
 		{"log.level", c.Log.Level, []string{"debug", "info", "warn", "error"}},
 	}
+}
+
+// hash is the SHA-256 of the settings in force, for the evidence. No secret is
+// among them: settings name the files that hold secrets.
+func (c *Config) hash() (string, error) {
+	text, err := json.Marshal(c)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:]), nil
 }
 
 // check refuses values that no verb can work with.

@@ -98,7 +98,7 @@ func (a *app) hsmConfig(cfg *Config, log *slog.Logger) (hsm.Config, *hsm.FileJou
 	}
 	return hsm.Config{
 		URI: cfg.Keys.HSM, PIN: a.pin, Journal: journal, Log: log,
-		Limits: hsm.Limits{Sessions: cfg.Keys.Sessions, Objects: cfg.Keys.TokenObjects},
+		Limits: hsm.Limits{Sessions: cfg.Keys.Sessions, Objects: cfg.Keys.TokenObjects, Keys: cfg.Keys.Limit},
 	}, journal, nil
 }
 
