@@ -216,7 +216,9 @@ func newTable(w io.Writer) *table {
 
 func (t *table) row(cells ...string) {
 	if t.err == nil {
-		_, t.err = fmt.Fprintln(t.tw, strings.TrimRight(strings.Join(cells, "\t"), "\t "))
+		line := strings.TrimRight(strings.Join(cells, "\t"), "\t ")
+		// Several errors in one come with a line each, which would end the row.
+		_, t.err = fmt.Fprintln(t.tw, strings.ReplaceAll(line, "\n", "; "))
 	}
 }
 
