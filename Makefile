@@ -3,7 +3,7 @@ SHELL := /bin/bash
 TOOLS ?= $(HOME)/.cache/keymill/bin
 export PATH := /usr/sbin:/sbin:$(PATH)
 
-.PHONY: all build demo examples test race lint fuzz bench clean
+.PHONY: all build demo examples test race lint fuzz bench package clean
 
 all: build
 
@@ -45,5 +45,9 @@ bench:            ## what is claimed of speed, with the limit or the peer beside
 	@.ci/setup test
 	@.ci/bench
 
+package:          ## a Debian package and its SBOM in dist/; the same commit gives the same bytes
+	@.ci/setup package
+	@.ci/package dist
+
 clean:
-	rm -rf bin keymill-demo
+	rm -rf bin dist keymill-demo

@@ -50,7 +50,8 @@ func exampleLines(example string) []string {
 // shellWords splits at blanks outside of single and double quotes.
 func shellWords(line string) []string {
 	var words []string
-	for _, word := range regexp.MustCompile(`'[^']*'|"[^"]*"|\$\([^)]*\)|\S+`).FindAllString(line, -1) {
+	line = regexp.MustCompile(`\$\([^)]*\)`).ReplaceAllString(line, "X") // what a command prints
+	for _, word := range regexp.MustCompile(`'[^']*'|"[^"]*"|\S+`).FindAllString(line, -1) {
 		words = append(words, strings.Trim(word, `'"`))
 	}
 	return words
