@@ -20,7 +20,8 @@ func (a *app) hsmCmd() *cobra.Command {
 		Use:   "hsm",
 		Short: "The token: what it can do, how fast, what was left behind",
 		Long: `The token is named by --hsm or keys.hsm as an RFC 7512 URI:
-pkcs11:token=factory?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=/run/pin`,
+
+  pkcs11:token=factory?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=/run/pin`,
 		Example: "  keymill hsm list --hsm 'pkcs11:token=factory?module-path=/usr/lib/softhsm/libsofthsm2.so'",
 		Args:    unknownVerb,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },

@@ -64,7 +64,7 @@ func manName(cmd *cobra.Command) string { return strings.ReplaceAll(cmd.CommandP
 // that the same program makes the same page.
 func writeMan(w io.Writer, cmd *cobra.Command) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, ".TH %s 1 \"\" keymill \"keymill's manual\"\n", strings.ToUpper(roff(manName(cmd))))
+	fmt.Fprintf(&b, ".TH %s 1 \"\" keymill \"keymill's manual\"\n.ad l\n.nh\n", strings.ToUpper(roff(manName(cmd))))
 	fmt.Fprintf(&b, ".SH NAME\n%s \\- %s\n", roff(manName(cmd)), roff(cmd.Short))
 	fmt.Fprintf(&b, ".SH SYNOPSIS\n.B %s\n", roff(cmd.UseLine()))
 	long, codes, _ := strings.Cut(cmd.Long, "Exit codes:")
