@@ -240,6 +240,16 @@ func TestExampleConfigIsTheDefault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	all := regexp.MustCompile(`(?m)^(\s*)#(\S|  \S)`).ReplaceAllString(string(exampleConfig), "$1$2")
+	full, err := loadText(t, all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key := range configKeys(reflect.TypeFor[Config](), "") {
+		if full.from[key] == "" {
+			t.Errorf("%s is not shown as a setting", key)
+		}
+	}
 	want := defaultConfig()
 	want.Image.Golden = "golden.sdimg"
 	if set := slices.Sorted(maps.Keys(got.from)); !slices.Equal(set, []string{"image.golden", "image.inject", "server.url"}) {

@@ -38,7 +38,16 @@ flashed before needs --again: a key in two units is a clone.
 	cmd.Flags().BoolVar(&again, "again", false, "flash a device that was flashed before")
 	cmd.Flags().BoolVar(&zero, "zero", false, "write zeros where golden has holes")
 	addSettings(cmd, "golden")
+	a.jsonFlag(cmd)
 	return cmd
+}
+
+// flashResult is the JSON of `image flash --json`.
+type flashResult struct {
+	Device  pipeline.Identity `json:"device"`
+	Disk    string            `json:"disk"`
+	Written int64             `json:"bytes_written"`
+	Skipped int64             `json:"bytes_skipped"`
 }
 
 func (a *app) imageFlash(cmd *cobra.Command, lotName, device, disk string, again, zero bool) error {
@@ -79,13 +88,19 @@ func (a *app) imageFlash(cmd *cobra.Command, lotName, device, disk string, again
 	if err != nil {
 		return imageFault(ctx, disk, err)
 	}
-	a.printf("Flashed %s to %s: %s written and read back, %s skipped.\n", rec.Identity, disk, byteSize(result.Written), byteSize(result.Skipped))
 	_, err = known.Append(ctx, pipeline.Event{
 		Station: cfg.Audit.Station, Lot: lot.Name, Action: pipeline.ActionFlash, Row: rec.Row, Device: rec.Identity,
 		SPKI: rec.Fingerprint(), ReadBack: "match",
 		Facts: facts(map[string]string{"disk": disk, "operator": cfg.Audit.Operator}),
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.writeJSON(flashResult{rec.Identity, disk, result.Written, result.Skipped})
+	}
+	a.printf("Flashed %s to %s: %s written and read back, %s skipped.\n", rec.Identity, disk, byteSize(result.Written), byteSize(result.Skipped))
+	return nil
 }
 
 // flashedBefore says when and where a device was flashed last, "" if never.

@@ -119,6 +119,9 @@ func (a *app) serveToken(file string) (string, error) {
 		fmt.Fprintf(a.err, "Clients must show the token %s\n", token)
 		return token, nil
 	}
+	if err := a.guardSecret("--serve-token-file", file); err != nil {
+		return "", err
+	}
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return "", withCode(exitUsage, err)
