@@ -25,7 +25,7 @@ func TestDebianPackage(t *testing.T) {
 	root := t.TempDir()
 	if os.Geteuid() != 0 {
 		output(t, "dpkg-deb", "-x", first, root)
-		checkInstalled(t, root)
+		checkInstalled(t, root, first)
 		return
 	}
 	for _, dir := range []string{"etc", "var/lib/dpkg/info", "var/lib/dpkg/updates"} {
@@ -40,7 +40,7 @@ func TestDebianPackage(t *testing.T) {
 	}
 	dpkg := []string{"--root=" + root, "--force-script-chrootless", "--force-depends", "--log=/dev/null"}
 	output(t, "dpkg", append(dpkg, "-i", first)...)
-	checkInstalled(t, root)
+	checkInstalled(t, root, first)
 	if changed := output(t, "dpkg", append(dpkg, "--verify", "keymill")...); changed != "" {
 		t.Errorf("dpkg --verify: %s", changed)
 	}
@@ -74,11 +74,13 @@ func buildPackage(t *testing.T) string {
 	return found[0]
 }
 
-// checkInstalled looks at what lies in root, and runs the program from there.
-func checkInstalled(t *testing.T, root string) {
+// checkInstalled looks at what a package put into root, and runs the program
+// from there.
+func checkInstalled(t *testing.T, root, deb string) {
 	t.Helper()
 	program := filepath.Join(root, "usr/bin/keymill")
-	if got := output(t, program, "version"); !strings.HasPrefix(got, "keymill ") {
+	version := strings.Split(filepath.Base(deb), "_")[1]
+	if got := output(t, program, "version"); !strings.HasPrefix(got, "keymill "+version+" ") {
 		t.Errorf("version: %s", got)
 	}
 	config := filepath.Join(root, "etc/keymill/keymill.yaml")

@@ -12,8 +12,14 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// buildVersion is the module's version, or "devel" with the commit.
+// packaged is the package's version; .ci/package has the linker set it.
+var packaged string
+
+// buildVersion is the package's or the module's version, or "devel" with the commit.
 func buildVersion() string {
+	if packaged != "" {
+		return packaged
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
