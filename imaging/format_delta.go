@@ -32,11 +32,12 @@ type deltaCodec struct {
 type deltaWriter struct {
 	golden Image
 	folder *folderSync
+	flush  *fileSync
 	deltaCodec
 }
 
 func newDeltaWriter(g Image, codec deltaCodec) (*deltaWriter, error) {
-	return &deltaWriter{g, newFolderSync(), codec}, g.Unchanged()
+	return &deltaWriter{g, newFolderSync(), newFileSync(), codec}, g.Unchanged()
 }
 
 func (w *deltaWriter) Close() error { return nil }
@@ -66,14 +67,19 @@ func (w *deltaWriter) write(ctx context.Context, o *Overlay, dst string) (Result
 	defer wipeExtents(pieces)
 	var files []*staged
 	var sidecar string
+	var unsynced []*os.File
 	if w.sidecar != nil {
 		content := w.sidecar(w.golden, blocks)
-		f, err := stage(ctx, dst+w.suffix, func(f *os.File) error { return writeSynced(f, content) })
+		f, err := stage(ctx, dst+w.suffix, func(f *os.File) error {
+			_, err := f.Write(content) // durable with the file that it belongs to
+			return err
+		})
 		if err != nil {
 			return Result{}, err
 		}
 		files = append(files, f)
 		sidecar = f.Name()
+		unsynced = append(unsynced, f.File)
 	}
 	f, err := stage(ctx, dst, func(f *os.File) error {
 		if err := f.Truncate(length); err != nil {
@@ -82,7 +88,7 @@ func (w *deltaWriter) write(ctx context.Context, o *Overlay, dst string) (Result
 		if err := patch(f, pieces); err != nil {
 			return err
 		}
-		if err := f.Sync(); err != nil {
+		if err := w.flush.sync(append(unsynced, f)...); err != nil {
 			return err
 		}
 		return w.compare(f, sidecar, blocks)

@@ -295,9 +295,19 @@ func (j *job) line(run int64) *pipeline.Line {
 	return &pipeline.Line{
 		Lot: j.lot, Station: j.cfg.Audit.Station, Run: run,
 		Ledger: j.ledger, Keys: j.keys, Images: j.images, Server: j.server,
-		Policy: j.app.policy(j.cfg), Limits: pipeline.Limits{Devices: j.cfg.Workers},
+		Policy: j.app.policy(j.cfg), Limits: pipeline.Limits{Devices: j.cfg.Workers, Images: imagesAtOnce(j.lot.Format)},
 		Log: j.log,
 	}
+}
+
+// imagesAtOnce is how many images are written at once. Small files wait for the
+// disk's syncs, which they share; whole images keep it busy by themselves.
+func imagesAtOnce(format string) int {
+	switch format {
+	case formatPack, "qcow2", "bmap", "simg":
+		return 128
+	}
+	return 0 // the pipeline's default
 }
 
 // recover puts pack and ledger in step before devices move.

@@ -84,7 +84,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	if cfg.Token == nil {
-		return nil, pipeline.WithHint(errNoToken, "Set server.token_file, or KEYMILL_SERVER_TOKEN in the environment.")
+		return nil, pipeline.WithHint(errNoToken, "Set server.token_file, or KEYMILL_TOKEN in the environment.")
 	}
 	cfg.setDefaults()
 	inner := cfg.Transport
