@@ -76,5 +76,5 @@ func syncsWhole(f *os.File) bool {
 	if err := unix.Fstatfs(int(f.Fd()), &info); err != nil {
 		return false
 	}
-	return slices.Contains([]int64{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC}, int64(info.Type))
+	return slices.Contains([]int64{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC}, int64(info.Type)) //nolint:unconvert // it is an int32 on other architectures
 }
