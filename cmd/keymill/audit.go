@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"io"
 	"os"
@@ -20,7 +21,7 @@ func (a *app) auditCmd() *cobra.Command {
 		Args:    unknownVerb,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.auditKeyCmd(), a.auditVerifyCmd(), a.auditProofCmd(), a.auditVerifyDeviceCmd(), a.auditKeysCmd())
+	cmd.AddCommand(a.auditKeyCmd(), a.auditVerifyCmd(), a.auditProofCmd(), a.auditVerifyDeviceCmd(), a.auditCosignCmd(), a.auditKeysCmd())
 	return cmd
 }
 
@@ -63,11 +64,12 @@ Give it to the auditor before the first lot, by a way that the factory does not 
 }
 
 // trustFlags are what an auditor brings along.
-type trustFlags struct{ keys, since, witnesses []string }
+type trustFlags struct{ keys, since, witnesses, authorities []string }
 
 func (t *trustFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringSliceVar(&t.keys, "key", nil, "file with a public key to trust (PEM or verifier key); from outside the bundle")
 	cmd.Flags().StringSliceVar(&t.witnesses, "witness", nil, "file with a witness's verifier key, which must have cosigned")
+	cmd.Flags().StringSliceVar(&t.authorities, "tsa-root", nil, "PEM file with the root of an RFC 3161 authority, which must have stamped")
 }
 
 func (t *trustFlags) load() (trust reports.Trust, err error) {
@@ -92,6 +94,18 @@ func (t *trustFlags) load() (trust reports.Trust, err error) {
 			return trust, withCode(exitUsage, err)
 		}
 		trust.Since = append(trust.Since, data)
+	}
+	if len(t.authorities) > 0 {
+		trust.Authorities = x509.NewCertPool()
+	}
+	for _, name := range t.authorities {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return trust, withCode(exitUsage, err)
+		}
+		if !trust.Authorities.AppendCertsFromPEM(data) {
+			return trust, usagef("%s holds no certificate", name)
+		}
 	}
 	for _, name := range t.witnesses {
 		data, err := os.ReadFile(name)

@@ -169,6 +169,9 @@ type AuditConfig struct {
 	// SigningKey signs the evidence: a file or a pkcs11: URI. Default: an
 	// Ed25519 key made once beside the ledger.
 	SigningKey string `koanf:"signing_key"`
+	// TimestampURL is an RFC 3161 authority that stamps the checkpoints of
+	// bundles that are exported by hand. Default: none is asked.
+	TimestampURL string `koanf:"timestamp_url"`
 }
 
 // LogConfig says how the log looks.

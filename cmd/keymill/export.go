@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"net/http"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -59,7 +62,7 @@ func (a *app) export(cmd *cobra.Command, name string, flags exportFlags) error {
 	}
 	defer key.Close()
 	result, err := reports.Export(ctx, known, name, flags.dir, reports.Options{
-		Formats: flags.formats, Station: known.cfg.Audit.Station, Signer: key,
+		Formats: flags.formats, Station: known.cfg.Audit.Station, Signer: key, Timestamp: known.cfg.Audit.timestamp(),
 	})
 	if err != nil {
 		return exportFault(err)
@@ -73,6 +76,14 @@ func (a *app) export(cmd *cobra.Command, name string, flags exportFlags) error {
 		result.Dir += ".tar.age"
 	}
 	return a.printExport(result)
+}
+
+// timestamp returns how checkpoints are stamped, nil where they are not.
+func (c AuditConfig) timestamp() func(context.Context, []byte) ([]byte, error) {
+	if c.TimestampURL == "" {
+		return nil
+	}
+	return reports.TimestampAuthority(&http.Client{Timeout: time.Minute}, c.TimestampURL)
 }
 
 func exportFault(err error) error {

@@ -80,7 +80,7 @@ func TestDidYouMean(t *testing.T) {
 func TestReportsAreJSONToo(t *testing.T) {
 	makers := []string{
 		"demo", "init", "sandbox", "config schema", "man", "help", "image write", "image serve",
-		"audit key", "audit proof", "ledger vacuum",
+		"audit key", "audit proof", "audit cosign", "ledger vacuum",
 	}
 	for cmd := range everyVerb((&app{}).root()) {
 		name := strings.TrimPrefix(cmd.CommandPath(), "keymill ")
