@@ -40,8 +40,9 @@ func (b *brake) draining() bool {
 	return b.pressed
 }
 
-// press is one interrupt; it reports whether it was one that cancels.
-func (b *brake) press(w io.Writer) (cancelled bool) {
+// press is one interrupt; it reports whether it was not the first one, so that
+// whoever pressed it is in a hurry.
+func (b *brake) press(w io.Writer) (again bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	first := !b.pressed
@@ -52,5 +53,5 @@ func (b *brake) press(w io.Writer) (cancelled bool) {
 		return false
 	}
 	b.cancel()
-	return true
+	return !first
 }
