@@ -48,8 +48,13 @@ func (b *batch) work(ctx context.Context, d dropped) (outage bool, err error) {
 		b.app.printf("== %s\n", d.name())
 	}
 	b.log.Info("lot begins", "lot", d.lot, "manifest", d.name())
+	b.tell(statusLine("lot " + d.lot + " begins"))
 	runErr := lotApp.run(b.cmd, d.path, d.lot)
-	r := lotResult{Lot: d.lot, Manifest: d.name(), ExitCode: report(b.app.stdio, runErr)}
+	says := b.app.stdio
+	if errors.Is(runErr, context.Canceled) {
+		says.err = io.Discard // the batch says so, at its own end
+	}
+	r := lotResult{Lot: d.lot, Manifest: d.name(), ExitCode: report(says, runErr)}
 	if runErr != nil {
 		r.Error, r.Hint = runErr.Error(), hintOf(runErr)
 	}

@@ -85,7 +85,7 @@ func report(stdio stdio, err error) int {
 		fmt.Fprintln(stdio.err, "keymill: interrupted; run the same command again to go on from here")
 		return code
 	}
-	fmt.Fprintln(stdio.err, "keymill:", err)
+	fmt.Fprintln(stdio.err, errorPriority(stdio.err)+"keymill:", err)
 	if hint := hintOf(err); hint != "" {
 		fmt.Fprintln(stdio.err, "  hint:", hint)
 	}

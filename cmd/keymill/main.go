@@ -26,7 +26,7 @@ func main() {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	stdio := stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr}
+	stdio := stdio{in: os.Stdin, out: os.Stdout, err: journaled(os.Stderr, os.Getenv("JOURNAL_STREAM"))}
 	interrupts := make(chan os.Signal, 2)
 	signal.Notify(interrupts, os.Interrupt, syscall.SIGTERM)
 	brake := newBrake(cancel)

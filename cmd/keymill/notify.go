@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -123,8 +122,8 @@ func trust(client *http.Client, path string) error {
 func (a *app) webhookSecret(file string) ([]byte, error) {
 	text := a.getenv("KEYMILL_WEBHOOK_SECRET")
 	if file == "" {
-		if dir := a.getenv("CREDENTIALS_DIRECTORY"); dir != "" && exists(filepath.Join(dir, "webhook-secret")) {
-			file = filepath.Join(dir, "webhook-secret")
+		if credential, given := a.credentialFile("webhook-secret"); given {
+			file = credential
 		}
 	}
 	if file != "" {

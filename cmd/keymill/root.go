@@ -193,6 +193,9 @@ func (c LogConfig) logger(w io.Writer) *slog.Logger {
 		level = slog.LevelInfo
 	}
 	options := &slog.HandlerOptions{Level: level}
+	if to, ok := w.(journal); ok && c.Format == "text" {
+		return slog.New(newJournalHandler(to, level))
+	}
 	if c.Format == "json" {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}

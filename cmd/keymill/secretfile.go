@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,6 +37,19 @@ func (a *app) credential(path string) bool {
 	}
 	inside, err := filepath.Rel(dir, path)
 	return err == nil && filepath.IsLocal(inside)
+}
+
+// credentialFile returns the path of a credential that the unit was given. An
+// empty one is none: LoadCredential= insists on a file, filled or not. What
+// cannot be looked at counts as given, so that its reader says what is wrong.
+func (a *app) credentialFile(name string) (path string, given bool) {
+	dir := a.getenv("CREDENTIALS_DIRECTORY")
+	if dir == "" {
+		return "", false
+	}
+	path = filepath.Join(dir, name)
+	info, err := os.Stat(path)
+	return path, err == nil && info.Size() > 0 || err != nil && !errors.Is(err, fs.ErrNotExist)
 }
 
 // guardPIN does the same for the pin-source of a token's URI, which may be empty.

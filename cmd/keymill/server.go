@@ -3,11 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"math"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -52,14 +50,16 @@ func (a *app) tokenSource(cfg ServerConfig) (mender.TokenSource, error) {
 		}
 		return mender.Login(cfg.User, cfg.PasswordFile), nil
 	}
-	if dir := a.getenv("CREDENTIALS_DIRECTORY"); dir != "" {
-		path := filepath.Join(dir, "mender-token")
-		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-			return mender.TokenFile(path), nil
-		}
+	credential, given := a.credentialFile("mender-token")
+	if given {
+		return mender.TokenFile(credential), nil
 	}
 	if token := a.getenv("KEYMILL_TOKEN"); token != "" {
 		return mender.TokenValue(strings.TrimSpace(token)), nil
+	}
+	if credential != "" && exists(credential) {
+		return nil, pipeline.WithHint(errors.New("the systemd credential mender-token is empty"),
+			"Put the Mender server's token into the file that LoadCredential= of the unit names; the Debian package's is /etc/keymill/mender-token.")
 	}
 	return nil, pipeline.WithHint(errors.New("there is no token for the Mender server"),
 		"Give --token-file FILE, set server.token_file, or provide the systemd credential mender-token or KEYMILL_TOKEN.")
