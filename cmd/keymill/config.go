@@ -47,6 +47,7 @@ type Config struct {
 	Notify    NotifyConfig            `koanf:"notify"`
 	Allocate  AllocateConfig          `koanf:"allocate"`
 	Retention RetentionConfig         `koanf:"retention"`
+	Backup    BackupConfig            `koanf:"backup"`
 
 	// Ledger is the database of lots, device records and events.
 	Ledger string `koanf:"ledger"`
@@ -238,6 +239,17 @@ type AllocateConfig struct {
 	SerialFirst int `koanf:"serial_first"`
 }
 
+// BackupConfig says where `keymill ledger upkeep` copies the ledger to.
+type BackupConfig struct {
+	// Folder of this station's copies, best on another disk. Empty: no copies are
+	// made. A ledger in PostgreSQL is backed up with PostgreSQL's own means.
+	//
+	//	folder: backup
+	Folder string `koanf:"folder"`
+	// Keep is how many copies are kept; then the oldest goes.
+	Keep int `koanf:"keep"`
+}
+
 // RetentionConfig says whose images and packs `keymill ledger prune` destroys.
 // Records and events are kept.
 type RetentionConfig struct {
@@ -263,6 +275,7 @@ func defaultConfig() Config {
 		Batch:    BatchConfig{Settle: 2 * time.Second, Poll: 5 * time.Second, Retry: 15 * time.Minute},
 		Notify:   NotifyConfig{Timeout: 20 * time.Second},
 		Allocate: AllocateConfig{MACAttributes: []string{"mac"}, SerialFirst: 1},
+		Backup:   BackupConfig{Keep: 14},
 		Ledger:   "keymill.db",
 		Workers:  256,
 	}
@@ -487,6 +500,8 @@ func (c *Config) check() error {
 		return usagef("metrics.textfile is %s; node_exporter reads only names that end in .prom", c.Metrics.Textfile)
 	case c.Allocate.SerialFirst < 0:
 		return usagef("allocate.serial_first is %d; it is a sequence number", c.Allocate.SerialFirst)
+	case c.Backup.Keep < 1:
+		return usagef("backup.keep is %d; at least one copy must be kept", c.Backup.Keep)
 	case c.Ledger == "":
 		return usagef("ledger is empty; it is the path of the ledger file")
 	}

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"keymill/pipeline"
+	"keymill/pipeline/ledger"
 )
 
 func (a *app) ledgerCmd() *cobra.Command {
@@ -16,7 +18,7 @@ func (a *app) ledgerCmd() *cobra.Command {
 		Args:    unknownVerb,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.ledgerBackupCmd(), a.ledgerCheckCmd(), a.ledgerVacuumCmd(), a.ledgerPruneCmd())
+	cmd.AddCommand(a.ledgerBackupCmd(), a.ledgerCheckCmd(), a.ledgerVacuumCmd(), a.ledgerPruneCmd(), a.ledgerUpkeepCmd())
 	return cmd
 }
 
@@ -74,11 +76,11 @@ something is wrong. Lots go on meanwhile.`,
 				return err
 			}
 			defer known.Close()
-			found, err := known.Check(cmd.Context())
+			found, err := checkHealth(cmd.Context(), known)
 			if err != nil {
 				return err
 			}
-			return a.printHealth(health{len(found.Problems) == 0, found.Lots, found.Devices, found.Events, append([]string{}, found.Problems...)})
+			return a.printHealth(found)
 		},
 	}
 	addSettings(cmd)
@@ -92,19 +94,35 @@ func (a *app) printHealth(h health) error {
 			return err
 		}
 	} else {
-		a.printf("%s, %s, %s\n", count(h.Lots, "lot"), count(h.Devices, "device"), count(h.Events, "event"))
-		for _, problem := range h.Problems {
-			a.printf("  WRONG  %s\n", problem)
-		}
+		a.printHealthLines(h)
+	}
+	if !h.OK {
+		return unsound(h)
+	}
+	return nil
+}
+
+func (a *app) printHealthLines(h health) {
+	a.printf("%s, %s, %s\n", count(h.Lots, "lot"), count(h.Devices, "device"), count(h.Events, "event"))
+	for _, problem := range h.Problems {
+		a.printf("  WRONG  %s\n", problem)
 	}
 	if h.OK {
-		if !a.json {
-			a.printf("The ledger is sound.\n")
-		}
-		return nil
+		a.printf("The ledger is sound.\n")
 	}
+}
+
+func unsound(h health) error {
 	return withCode(exitStorage, pipeline.WithHint(fmt.Errorf("the ledger is not sound: %s", count(len(h.Problems), "problem")),
 		"Keep the file as it is for an investigation, and go on with the last backup that is sound."))
+}
+
+func checkHealth(ctx context.Context, known *ledger.Ledger) (health, error) {
+	found, err := known.Check(ctx)
+	if err != nil {
+		return health{}, err
+	}
+	return health{len(found.Problems) == 0, found.Lots, found.Devices, found.Events, append([]string{}, found.Problems...)}, nil
 }
 
 func (a *app) ledgerVacuumCmd() *cobra.Command {

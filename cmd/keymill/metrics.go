@@ -259,10 +259,14 @@ func (m *meter) sum() {
 
 // write puts the metrics into the textfile, at once or not at all.
 func (m *meter) write() error {
-	if m.cfg.Textfile == "" {
+	return writeTextfile(m.cfg.Textfile, m.reg)
+}
+
+func writeTextfile(path string, reg *prometheus.Registry) error {
+	if path == "" {
 		return nil
 	}
-	if err := prometheus.WriteToTextfile(m.cfg.Textfile, m.reg); err != nil {
+	if err := prometheus.WriteToTextfile(path, reg); err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
 	return nil
@@ -273,12 +277,16 @@ const pushTimeout = 5 * time.Second
 
 // push replaces what the Pushgateway holds of this station.
 func (m *meter) push(ctx context.Context) error {
-	if m.cfg.Pushgateway == "" {
+	return pushMetrics(ctx, m.cfg.Pushgateway, "keymill", m.station, m.reg)
+}
+
+func pushMetrics(ctx context.Context, url, job, station string, reg *prometheus.Registry) error {
+	if url == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
 	defer cancel()
-	err := push.New(m.cfg.Pushgateway, "keymill").Grouping("instance", m.station).Gatherer(m.reg).PushContext(ctx)
+	err := push.New(url, job).Grouping("instance", station).Gatherer(reg).PushContext(ctx)
 	if err != nil {
 		return fmt.Errorf("pushgateway: %w", err)
 	}

@@ -57,17 +57,15 @@ type remains struct {
 }
 
 func (a *app) prune(cmd *cobra.Command, accepted, yes bool) error {
-	ctx := cmd.Context()
 	cfg, err := a.config(cmd, nil)
 	if err != nil {
 		return err
 	}
-	accepted = accepted || cfg.Retention.Accepted
-	age, err := parseAge(cfg.Retention.OlderThan)
+	rule, err := retention(cfg, accepted || cfg.Retention.Accepted)
 	if err != nil {
 		return err
 	}
-	if age < 0 && !accepted {
+	if rule == (retentionRule{}) {
 		return withCode(exitUsage, pipeline.WithHint(errors.New("nothing says which lots are done with"),
 			"Give --older-than 90d, --accepted, or both; or set them under retention in %s.", configFile))
 	}
@@ -76,37 +74,63 @@ func (a *app) prune(cmd *cobra.Command, accepted, yes bool) error {
 		return err
 	}
 	defer known.Close()
-	lots, err := known.Lots(ctx)
+	all, err := a.pruneLots(cmd, cfg, known, rule, yes)
 	if err != nil {
 		return err
 	}
+	return a.printPruned(all, yes)
+}
+
+// retentionRule says which closed lots are done with. The zero rule: none.
+type retentionRule struct {
+	byAge    bool
+	age      time.Duration
+	accepted bool
+}
+
+func retention(cfg *Config, accepted bool) (retentionRule, error) {
+	age, err := parseAge(cfg.Retention.OlderThan)
+	if err != nil || age < 0 {
+		return retentionRule{accepted: accepted}, err
+	}
+	return retentionRule{true, age, accepted}, nil
+}
+
+// pruneLots returns what is left of lots that are done with, up to the error;
+// with yes, it destroys that.
+func (a *app) pruneLots(cmd *cobra.Command, cfg *Config, known *ledger.Ledger, rule retentionRule, yes bool) ([]remains, error) {
+	ctx := cmd.Context()
 	all := []remains{}
+	lots, err := known.Lots(ctx)
+	if err != nil {
+		return all, err
+	}
 	for _, lot := range lots {
 		if lot.Closed.IsZero() {
 			continue
 		}
 		found, err := remainsOf(ctx, known, lot)
 		if err != nil {
-			return err
+			return all, err
 		}
 		if found.Files == 0 {
 			continue
 		}
-		if found.Reason, err = a.doneWith(cmd, lot, age, accepted); err != nil {
-			return err
+		if found.Reason, err = a.doneWith(cmd, lot, rule); err != nil {
+			return all, err
 		}
 		if found.Reason == "" {
 			continue
 		}
 		if yes {
 			if err := destroyRemains(ctx, known, cfg, lot, found); err != nil {
-				return err
+				return all, err
 			}
 			found.Destroyed = true
 		}
 		all = append(all, found)
 	}
-	return a.printPruned(all, yes)
+	return all, nil
 }
 
 // parseAge reads an age in days (90d) or as a Go duration; -1 for none.
@@ -130,11 +154,11 @@ func parseAge(text string) (time.Duration, error) {
 }
 
 // doneWith says why a closed lot's images are needed no more, "" if they are.
-func (a *app) doneWith(cmd *cobra.Command, lot pipeline.Lot, age time.Duration, accepted bool) (string, error) {
-	if old := time.Since(lot.Closed); age >= 0 && old >= age {
+func (a *app) doneWith(cmd *cobra.Command, lot pipeline.Lot, rule retentionRule) (string, error) {
+	if old := time.Since(lot.Closed); rule.byAge && old >= rule.age {
 		return fmt.Sprintf("closed %s ago", count(int(old/(24*time.Hour)), "day")), nil
 	}
-	if !accepted {
+	if !rule.accepted {
 		return "", nil
 	}
 	v, err := a.openVerify(cmd, lot.Name)

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"keymill/pipeline/ledger"
+)
+
+func (a *app) ledgerUpkeepCmd() *cobra.Command {
+	var dry bool
+	cmd := &cobra.Command{
+		Use:   "upkeep",
+		Short: "Check, back up and prune as the settings say; for a timer",
+		Long: `Upkeep does each day what a ledger needs, in this order: it checks the ledger as
+"keymill ledger check" does; copies it into backup.folder, checks the copy, and removes
+all but the newest backup.keep; destroys images and packs as "keymill ledger prune --yes"
+does. What is not configured is left out: without backup.folder no copy is made, and
+without retention nothing is destroyed. A ledger that is not sound ends it with 7,
+before a good copy makes room for a bad one. Lots go on meanwhile.
+
+With metrics.textfile set to keymill.prom, keymill-upkeep.prom beside it says how it went.
+
+` + exitCodesHelp,
+		Example: "  keymill ledger upkeep\n  keymill ledger upkeep --dry-run --json",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.upkeep(cmd, dry) },
+	}
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "check, and say what would be copied, removed and destroyed")
+	addSettings(cmd, "older-than", "server", "token-file", "ca-file", "in-flight")
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+// upkept is the JSON of `ledger upkeep --json`.
+type upkept struct {
+	Health health    `json:"health"`
+	Backup *copied   `json:"backup,omitempty"` // nil where none is configured
+	Pruned []remains `json:"pruned"`
+}
+
+func (a *app) upkeep(cmd *cobra.Command, dry bool) error {
+	ctx := cmd.Context()
+	cfg, err := a.config(cmd, nil)
+	if err != nil {
+		return err
+	}
+	known, err := openKnown(ctx, cfg.Ledger)
+	if err != nil {
+		return err
+	}
+	if known == nil {
+		a.printf("There is no ledger %s yet, and nothing to keep.\n", cfg.Ledger)
+		return nil
+	}
+	defer known.Close()
+	began := time.Now()
+	done, err := a.keepUp(cmd, cfg, known, dry)
+	if dry {
+		return errors.Join(err, a.printUpkept(done, dry))
+	}
+	// How it went is shown also where it went wrong, or was interrupted.
+	gauges := newUpkeepMetrics(cfg, done, began, err)
+	if meterErr := gauges.put(context.WithoutCancel(ctx)); meterErr != nil {
+		cfg.Log.logger(a.err).Warn("metrics", "error", meterErr)
+	}
+	return errors.Join(err, a.printUpkept(done, dry))
+}
+
+// keepUp returns what it did, up to the error.
+func (a *app) keepUp(cmd *cobra.Command, cfg *Config, known *ledger.Ledger, dry bool) (done upkept, err error) {
+	ctx := cmd.Context()
+	done.Pruned = []remains{}
+	if done.Health, err = checkHealth(ctx, known); err != nil {
+		return done, err
+	}
+	if !done.Health.OK {
+		return done, unsound(done.Health)
+	}
+	if cfg.Backup.Folder != "" {
+		copies := newCopies(cfg)
+		if done.Backup, err = copies.add(ctx, known, time.Now(), dry); err != nil {
+			return done, err
+		}
+	}
+	rule, err := retention(cfg, cfg.Retention.Accepted)
+	if err != nil || rule == (retentionRule{}) {
+		return done, err
+	}
+	done.Pruned, err = a.pruneLots(cmd, cfg, known, rule, !dry)
+	return done, err
+}
+
+func (a *app) printUpkept(done upkept, dry bool) error {
+	if a.json {
+		return a.writeJSON(done)
+	}
+	a.printHealthLines(done.Health)
+	if b := done.Backup; b != nil {
+		removed := "removed"
+		if dry {
+			a.printf("Would write %s; %d would be kept.\n", b.File, b.Kept)
+			removed = "would remove"
+		} else {
+			a.printf("Wrote %s (%s) and checked it; %d are kept.\n", b.File, byteSize(b.Bytes), b.Kept)
+		}
+		for _, name := range b.Removed {
+			a.printf("  %s %s\n", removed, name)
+		}
+	}
+	if len(done.Pruned) > 0 {
+		return a.printPruned(done.Pruned, !dry)
+	}
+	return nil
+}
