@@ -26,16 +26,32 @@ type Balance struct {
 	AuthSetsLeft     int `json:"auth_sets_left"` // of failed and conflicting devices: left on purpose
 }
 
+// standing is what a device adds to the balance.
+type standing struct {
+	state                pipeline.State
+	generated, destroyed int  // keys
+	staged               bool // a key lies in the pack, not in an image that is out
+	authSet              bool
+}
+
+func standingOf(r *pipeline.Record) standing {
+	return standing{r.State, r.KeysGenerated, r.KeysDestroyed, keyStaged(r), r.Auth.Status != ""}
+}
+
+func keyStaged(r *pipeline.Record) bool {
+	return r.State != pipeline.Released && r.State != pipeline.Undone && !r.Pack.IsZero()
+}
+
 // add counts one device.
-func (b *Balance) add(d *deviceLine) {
+func (b *Balance) add(d standing) {
 	b.Rows++
-	b.KeysGenerated += d.KeysGenerated
-	b.KeysDestroyed += d.KeysDestroyed
-	if d.KeyStaged {
+	b.KeysGenerated += d.generated
+	b.KeysDestroyed += d.destroyed
+	if d.staged {
 		b.KeysStaged++
 	}
-	authSet := d.AuthStatus != ""
-	switch d.State {
+	authSet := d.authSet
+	switch d.state {
 	case pipeline.Released:
 		b.Released++
 		b.KeysInImages++
@@ -53,7 +69,7 @@ func (b *Balance) add(d *deviceLine) {
 		return
 	}
 	b.AuthSetsMade++
-	switch d.State {
+	switch d.state {
 	case pipeline.Released:
 		b.AuthSetsReleased++
 	case pipeline.Failed, pipeline.Conflicted:

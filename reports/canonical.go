@@ -8,24 +8,23 @@ import (
 	"unicode/utf8"
 )
 
-// canonical checks that a JSON text, known to be valid, is in the form of RFC
-// 8785 as far as events need it: no white space, every object's names in
-// strictly ascending order (so none twice), strings escaped in the one way,
-// integers only. Then every parser reads the same from it.
-func canonical(line []byte) error {
-	c := &canon{in: string(line)}
-	if err := c.value(0); err != nil {
+// canon reads a JSON text and refuses what is not in the form of RFC 8785 as far
+// as events need it: no white space, every object's names in strictly ascending
+// order (so none twice), strings escaped in the one way, integers only.
+type canon struct {
+	in string
+	at int
+}
+
+// whole checks that what read takes is all there is.
+func (c *canon) whole(read func() error) error {
+	if err := read(); err != nil {
 		return fmt.Errorf("not canonical JSON at byte %d: %w", c.at, err)
 	}
 	if c.at != len(c.in) {
 		return fmt.Errorf("not canonical JSON: %d bytes follow the value", len(c.in)-c.at)
 	}
 	return nil
-}
-
-type canon struct {
-	in string
-	at int
 }
 
 func (c *canon) take(b byte) bool {
@@ -40,8 +39,8 @@ func (c *canon) value(depth int) error {
 	switch {
 	case depth > 8:
 		return errors.New("nested too deep")
-	case c.take('{'):
-		return c.object(depth)
+	case c.at < len(c.in) && c.in[c.at] == '{':
+		return c.members(func(string) error { return c.value(depth + 1) })
 	case c.at < len(c.in) && c.in[c.at] == '"':
 		_, err := c.text()
 		return err
@@ -49,7 +48,12 @@ func (c *canon) value(depth int) error {
 	return c.integer()
 }
 
-func (c *canon) object(depth int) error {
+// members takes an object. value is called with each member's name, as it is
+// written, and takes its value.
+func (c *canon) members(value func(name string) error) error {
+	if !c.take('{') {
+		return errors.New("no object")
+	}
 	if c.take('}') {
 		return nil
 	}
@@ -65,7 +69,7 @@ func (c *canon) object(depth int) error {
 		if !c.take(':') {
 			return errors.New("no colon")
 		}
-		if err := c.value(depth + 1); err != nil {
+		if err := value(name); err != nil {
 			return err
 		}
 		if c.take('}') {
@@ -81,13 +85,14 @@ func (c *canon) object(depth int) error {
 // RFC 8785, section 3.2.3 sorts by UTF-16 units, which differs only where
 // characters beyond U+FFFF meet those from U+E000: no name of ours.
 func ascending(a, b string) bool {
-	if strings.IndexByte(a, '\\') >= 0 || strings.IndexByte(b, '\\') >= 0 {
-		a, b = unescape(a), unescape(b)
-	}
-	return a < b
+	return unescape(a) < unescape(b)
 }
 
+// unescape returns what a string means that text has taken.
 func unescape(s string) string {
+	if strings.IndexByte(s, '\\') < 0 {
+		return s
+	}
 	var raw string
 	if json.Unmarshal([]byte(`"`+s+`"`), &raw) != nil {
 		return s

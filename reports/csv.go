@@ -15,8 +15,8 @@ type csvWriter struct {
 	row  []string
 }
 
-func openCSV(dir string, s *Summary) (deviceWriter, error) {
-	file, err := createFile(dir, "devices.csv")
+func openCSV(out *bundleDir, s *Summary) (deviceWriter, error) {
+	file, err := out.create("devices.csv")
 	if err != nil {
 		return nil, err
 	}

@@ -75,7 +75,7 @@ func untar(t *testing.T, r io.Reader, dir string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := writeFile(dir, h.Name, data); err != nil {
+		if err := (&bundleDir{dir: dir}).write(h.Name, data); err != nil {
 			t.Fatal(err)
 		}
 	}

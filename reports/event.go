@@ -1,8 +1,8 @@
 package reports
 
 import (
-	"encoding/json"
 	"fmt"
+	"strconv"
 	"time"
 
 	"keymill/pipeline"
@@ -10,32 +10,139 @@ import (
 
 // eventLine is what reports read of an event's canonical JSON.
 type eventLine struct {
-	Action         string            `json:"action"`
-	Algorithm      string            `json:"algorithm"`
-	Attempt        int               `json:"attempt"`
-	Device         map[string]string `json:"device"`
-	Facts          map[string]string `json:"facts"`
-	From           pipeline.State    `json:"from"`
-	Key            string            `json:"key"`
-	Lot            string            `json:"lot"`
-	OutputSHA256   string            `json:"output_sha256"`
-	ReadBack       string            `json:"read_back"`
-	Requests       int               `json:"requests"`
-	Row            int               `json:"row"`
-	Schema         string            `json:"schema"`
-	Seq            int64             `json:"seq"`
-	Serial         string            `json:"serial"`
-	ServerDeviceID string            `json:"server_device_id"`
-	SPKISHA256     string            `json:"spki_sha256"`
-	Station        string            `json:"station"`
-	Time           time.Time         `json:"time"`
-	To             pipeline.State    `json:"to"`
+	Action         string
+	Algorithm      string
+	Attempt        int64
+	Device         pipeline.Identity // by name
+	Facts          []pipeline.Attr   // by name
+	From           pipeline.State
+	Key            string
+	Lot            string
+	OutputSHA256   string
+	ReadBack       string
+	Requests       int64
+	Row            int
+	Schema         string
+	Seq            int64
+	Serial         string
+	ServerDeviceID string
+	SPKISHA256     string
+	Station        string
+	Time           time.Time
+	To             pipeline.State
 }
 
-func parseEvent(canonical []byte) (*eventLine, error) {
+// parseEvent reads an event, and refuses what is not canonical: then every
+// parser reads the same from it. It is called for each event of a lot, so it
+// reads them in one pass, without reflection.
+func parseEvent(line []byte) (*eventLine, error) {
 	var e eventLine
-	if err := json.Unmarshal(canonical, &e); err != nil {
+	c := &canon{in: string(line)}
+	if err := c.whole(func() error { return c.members(func(name string) error { return e.member(c, name) }) }); err != nil {
 		return nil, fmt.Errorf("event: %w", err)
 	}
 	return &e, nil
+}
+
+// fact returns a fact by its name, "" if there is none.
+func (e *eventLine) fact(name string) string {
+	for _, a := range e.Facts {
+		if a.Name == name {
+			return a.Value
+		}
+	}
+	return ""
+}
+
+// member reads the value of one of the event's members.
+func (e *eventLine) member(c *canon, name string) (err error) {
+	if text := e.text(name); text != nil {
+		*text, err = c.unquoted()
+		return err
+	}
+	switch name {
+	case "attempt":
+		e.Attempt, err = c.number()
+	case "device":
+		e.Device, err = c.attrs()
+	case "facts":
+		e.Facts, err = c.attrs()
+	case "requests":
+		e.Requests, err = c.number()
+	case "row":
+		var row int64
+		row, err = c.number()
+		e.Row = int(row)
+	case "seq":
+		e.Seq, err = c.number()
+	case "time":
+		var text string
+		if text, err = c.unquoted(); err == nil {
+			e.Time, err = time.Parse(time.RFC3339Nano, text)
+		}
+	default:
+		err = c.value(1)
+	}
+	return err
+}
+
+// text returns where a member that is a string goes, nil for others.
+func (e *eventLine) text(name string) *string {
+	switch name {
+	case "action":
+		return &e.Action
+	case "algorithm":
+		return &e.Algorithm
+	case "from":
+		return (*string)(&e.From)
+	case "key":
+		return &e.Key
+	case "lot":
+		return &e.Lot
+	case "output_sha256":
+		return &e.OutputSHA256
+	case "read_back":
+		return &e.ReadBack
+	case "schema":
+		return &e.Schema
+	case "serial":
+		return &e.Serial
+	case "server_device_id":
+		return &e.ServerDeviceID
+	case "spki_sha256":
+		return &e.SPKISHA256
+	case "station":
+		return &e.Station
+	case "to":
+		return (*string)(&e.To)
+	}
+	return nil
+}
+
+// unquoted takes a string and returns what it means.
+func (c *canon) unquoted() (string, error) {
+	text, err := c.text()
+	if err != nil {
+		return "", err
+	}
+	return unescape(text), nil
+}
+
+// number takes an integer.
+func (c *canon) number() (int64, error) {
+	start := c.at
+	if err := c.integer(); err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(c.in[start:c.at], 10, 64)
+}
+
+// attrs takes an object whose values are strings.
+func (c *canon) attrs() (attrs []pipeline.Attr, err error) {
+	err = c.members(func(name string) error {
+		value, err := c.unquoted()
+		attrs = append(attrs, pipeline.Attr{Name: unescape(name), Value: value})
+		return err
+	})
+	return attrs, err
 }

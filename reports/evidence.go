@@ -43,7 +43,7 @@ func (e *export) writeLogs(ctx context.Context, logs []*stationLog) error {
 }
 
 func (e *export) writeLog(ctx context.Context, l *stationLog) error {
-	out, err := createFile(e.dir, logFile(l.station, nameNodes))
+	out, err := e.out.create(logFile(l.station, nameNodes))
 	if err != nil {
 		return storage(err)
 	}
@@ -56,7 +56,7 @@ func (e *export) writeLog(ctx context.Context, l *stationLog) error {
 		return storage(err)
 	}
 	if previous := l.previous(); previous != nil {
-		if err := writeFile(e.dir, logFile(l.station, namePrevious), previous); err != nil {
+		if err := e.out.write(logFile(l.station, namePrevious), previous); err != nil {
 			return storage(err)
 		}
 	}
@@ -67,39 +67,33 @@ func (e *export) writeLog(ctx context.Context, l *stationLog) error {
 	if l.station == e.opt.Station {
 		e.result.Checkpoint = signed
 	}
-	e.summary.Logs = append(e.summary.Logs, head)
+	e.logs = append(e.logs, head)
 	if e.opt.Timestamp != nil {
 		answer, err := e.opt.Timestamp(ctx, signed)
 		if err != nil {
 			return err
 		}
-		if err := writeFile(e.dir, logFile(l.station, nameTimestamp), answer); err != nil {
+		if err := e.out.write(logFile(l.station, nameTimestamp), answer); err != nil {
 			return storage(err)
 		}
 	}
-	return writeFile(e.dir, logFile(l.station, nameCheckpoint), signed)
+	return e.out.write(logFile(l.station, nameCheckpoint), signed)
 }
 
-// writeImageSums writes the released images in the form that sha256sum -c
-// reads, so that images can be checked with stock tools.
-func (e *export) writeImageSums(ctx context.Context) error {
-	out, err := createFile(e.dir, fileImages)
-	if err != nil {
-		return storage(err)
+// imageSums writes images.sha256: the released images in the form that
+// sha256sum -c reads, so that they can be checked with stock tools.
+type imageSums struct{ *outFile }
+
+func openImageSums(out *bundleDir, _ *Summary) (deviceWriter, error) {
+	f, err := out.create(fileImages)
+	return imageSums{f}, err
+}
+
+func (w imageSums) Device(r *pipeline.Record) error {
+	if r.State != pipeline.Released || r.Output.SHA256 == "" || r.Output.Name == "" {
+		return nil
 	}
-	defer out.Abort()
-	for r, err := range e.src.Records(ctx, e.lot, pipeline.Released) {
-		if err != nil {
-			return err
-		}
-		if r.Output.SHA256 == "" || r.Output.Name == "" {
-			continue
-		}
-		if err := sumLine(out, r.Output.SHA256, r.Output.Name); err != nil {
-			return storage(err)
-		}
-	}
-	return out.Close()
+	return sumLine(w, r.Output.SHA256, r.Output.Name)
 }
 
 // sumLine writes one line of a sha256sum file; names with a line feed or a
@@ -131,22 +125,15 @@ func (e *export) seal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(e.dir, fileReadme, readme); err != nil {
+	if err := e.out.write(fileReadme, readme); err != nil {
 		return storage(err)
 	}
-	files, err := listFiles(e.dir)
-	if err != nil {
+	if err := e.out.write(fileSums, sums(e.out.list())); err != nil {
 		return storage(err)
 	}
-	if err := writeFile(e.dir, fileSums, sums(files)); err != nil {
-		return storage(err)
-	}
-	if files, err = listFiles(e.dir); err != nil {
-		return storage(err)
-	}
-	envelope, err := signStatement(ctx, e.statement(files), e.opt.Signer)
+	envelope, err := signStatement(ctx, e.statement(e.out.list()), e.opt.Signer)
 	if err != nil {
 		return err
 	}
-	return writeFile(e.dir, fileStatement, envelope)
+	return e.out.write(fileStatement, envelope)
 }

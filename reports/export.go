@@ -1,17 +1,16 @@
 package reports
 
 import (
-	"bufio"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"keymill/pipeline"
 )
@@ -47,13 +46,13 @@ func Export(ctx context.Context, src Source, lot, dir string, opt Options) (Resu
 	}
 	defer release()
 
-	e := &export{src: src, lot: lot, dir: temp, opt: opt, formats: chosen}
+	e := &export{src: src, lot: lot, out: &bundleDir{dir: temp}, opt: opt, formats: chosen}
 	if err := e.write(ctx); err != nil {
 		return Result{}, err
 	}
 	e.result.Dir = dir
-	if opt.Record != nil {
-		if err := opt.Record(ctx, e.event()); err != nil {
+	if opt.Record != nil && !e.exportedLast {
+		if err := opt.Record(ctx, e.recorded()); err != nil {
 			return Result{}, fmt.Errorf("record the export: %w", err)
 		}
 	}
@@ -70,33 +69,24 @@ func storage(err error) error {
 type export struct {
 	src     Source
 	lot     string
-	dir     string // temporary
+	out     *bundleDir
 	opt     Options
 	formats []format
 	summary *Summary
 	result  Result
+	// Of the events.
+	stats        Stats
+	last         time.Time
+	logs         []LogHead
+	exportedLast bool // nothing has happened to the lot since it was exported
 }
 
 func (e *export) write(ctx context.Context) error {
-	var err error
-	if e.summary, err = survey(ctx, e.src, e.lot); err != nil {
-		return err
-	}
-	if e.opt.Signer != nil {
-		if e.summary.KeyID, err = KeyID(e.opt.Signer.Public()); err != nil {
-			return err
-		}
-	}
-	if err := e.writeEvents(ctx); err != nil {
+	if err := e.read(ctx); err != nil {
 		return err
 	}
 	if err := e.writeDevices(ctx); err != nil {
 		return err
-	}
-	if e.opt.Signer != nil {
-		if err := e.writeImageSums(ctx); err != nil {
-			return err
-		}
 	}
 	totals, err := e.src.Totals(ctx, e.lot)
 	if err != nil {
@@ -106,36 +96,59 @@ func (e *export) write(ctx context.Context) error {
 		return pipeline.WithHint(fmt.Errorf("lot %s changed while it was exported", e.lot),
 			"export it again when no run works on it")
 	}
-	e.result.Time = e.summary.Time
 	if e.opt.Signer != nil {
 		if err := e.seal(ctx); err != nil {
 			return err
 		}
 	}
-	e.result.Files, err = listFiles(e.dir)
+	e.result.Files = e.out.list()
+	return nil
+}
+
+// read goes through the lot's records for what every format shows, and at the
+// same time through the events.
+func (e *export) read(ctx context.Context) error {
+	work, within := errgroup.WithContext(ctx)
+	work.Go(func() (err error) {
+		e.summary, err = survey(within, e.src, e.lot)
+		return err
+	})
+	work.Go(func() error { return e.writeEvents(within) })
+	if err := work.Wait(); err != nil {
+		return err
+	}
+	s := e.summary
+	s.Stats, s.Logs = e.stats, e.logs
+	if e.last.After(s.Time) {
+		s.Time = e.last.UTC()
+	}
+	e.result.Time = s.Time
+	if e.opt.Signer == nil {
+		return nil
+	}
+	var err error
+	s.KeyID, err = KeyID(e.opt.Signer.Public())
 	return err
 }
 
 // writeEvents writes events.jsonl, the lot's events verbatim, where it is
 // wanted, gathers the statistics, and with a signer the logs.
 func (e *export) writeEvents(ctx context.Context) error {
-	out, err := e.openEvents()
-	if err != nil {
-		return storage(err)
+	var out *outFile
+	if e.has("jsonl") {
+		var err error
+		if out, err = e.out.create(fileEvents); err != nil {
+			return storage(err)
+		}
+		defer out.Abort()
 	}
-	defer out.Abort()
-	pass := &eventPass{lot: e.lot, dir: e.dir, each: func(stored pipeline.StoredEvent) error {
-		line, err := parseEvent(stored.Canonical)
-		if err != nil {
-			return fmt.Errorf("station %s, seq %d: %w", stored.Station, stored.Seq, err)
-		}
-		e.summary.Stats.add(line)
-		if line.Time.After(e.summary.Time) {
-			e.summary.Time = line.Time.UTC()
-		}
+	pass := &eventPass{lot: e.lot, dir: e.out.dir, each: func(stored pipeline.StoredEvent) error {
 		e.result.Events++
-		_, _ = out.Write(stored.Canonical) // a bufio.Writer keeps its error
-		return out.WriteByte('\n')
+		if out != nil {
+			_, _ = out.Write(stored.Canonical) // a bufio.Writer keeps its error
+			_ = out.WriteByte('\n')
+		}
+		return e.event(stored)
 	}}
 	defer pass.close()
 	lots := e.lot
@@ -145,56 +158,66 @@ func (e *export) writeEvents(ctx context.Context) error {
 	if err := pass.run(ctx, e.src, lots); err != nil {
 		return err
 	}
-	if err := out.Close(); err != nil {
-		return storage(err)
+	e.exportedLast = pass.exportedLast
+	if out != nil {
+		if err := out.Close(); err != nil {
+			return storage(err)
+		}
 	}
 	return e.writeLogs(ctx, pass.logs)
 }
 
-// openEvents returns where events go: nowhere, unless a format asks for them.
-func (e *export) openEvents() (*outFile, error) {
-	if e.has("jsonl") {
-		return createFile(e.dir, fileEvents)
-	}
-	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+// event takes one event of the lot for the statistics.
+func (e *export) event(stored pipeline.StoredEvent) error {
+	line, err := parseEvent(stored.Canonical)
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("station %s, seq %d: %w", stored.Station, stored.Seq, err)
 	}
-	return &outFile{bufio.NewWriter(null), null}, nil
+	e.stats.add(line)
+	if line.Time.After(e.last) {
+		e.last = line.Time
+	}
+	return nil
 }
 
-// writeDevices hands every record to every chosen format, in one pass.
+// writeDevices hands every record to every chosen format, in one pass over the
+// ledger. The formats work at the same time; batches wait for the slowest.
 func (e *export) writeDevices(ctx context.Context) error {
-	var writers []deviceWriter
-	defer func() {
-		for _, w := range writers {
-			w.Abort()
-		}
-	}()
-	for _, f := range e.formats {
-		w, err := f.open(e.dir, e.summary)
-		if err != nil {
-			return fmt.Errorf("%s: %w", f.name, err)
-		}
-		writers = append(writers, w)
+	formats := e.formats
+	if e.opt.Signer != nil {
+		formats = append(slices.Clone(formats), format{"images", []string{fileImages}, openImageSums})
 	}
-	for r, err := range e.src.Records(ctx, e.lot) {
-		if err != nil {
+	work, within := errgroup.WithContext(ctx)
+	var ins []chan<- []*pipeline.Record
+	for _, f := range formats {
+		in := make(chan []*pipeline.Record, aheadBatches)
+		ins = append(ins, in)
+		work.Go(func() error {
+			if err := f.write(within, e.out, e.summary, in); err != nil {
+				return fmt.Errorf("%s: %w", f.name, err)
+			}
+			return nil
+		})
+	}
+	work.Go(func() error {
+		if err := readAhead(within, e.records(within), ins...); err != nil {
 			return fmt.Errorf("records of lot %s: %w", e.lot, err)
 		}
-		e.result.Devices++
-		for i, w := range writers {
-			if err := w.Device(r); err != nil {
-				return fmt.Errorf("%s, row %d: %w", e.formats[i].name, r.Row, err)
+		return nil
+	})
+	return work.Wait()
+}
+
+// records yields the lot's records and counts them.
+func (e *export) records(ctx context.Context) iter.Seq2[*pipeline.Record, error] {
+	return func(yield func(*pipeline.Record, error) bool) {
+		for r, err := range e.src.Records(ctx, e.lot) {
+			e.result.Devices++
+			if !yield(r, err) {
+				return
 			}
 		}
 	}
-	for i, w := range writers {
-		if err := w.Close(); err != nil {
-			return fmt.Errorf("%s: %w", e.formats[i].name, err)
-		}
-	}
-	return nil
 }
 
 func (e *export) has(name string) bool {
@@ -206,8 +229,8 @@ func (e *export) has(name string) bool {
 	return false
 }
 
-// event is what the ledger shall remember of this export.
-func (e *export) event() pipeline.Event {
+// recorded is what the ledger shall remember of this export.
+func (e *export) recorded() pipeline.Event {
 	facts := []pipeline.Attr{}
 	if e.result.Checkpoint != nil {
 		facts = append(facts, pipeline.Attr{Name: factCheckpoint, Value: string(e.result.Checkpoint)})
@@ -234,34 +257,4 @@ func withEvidence(chosen []format, opt Options) ([]format, error) {
 		}
 	}
 	return chosen, nil
-}
-
-// listFiles returns the files below dir with their hashes, by name.
-func listFiles(dir string) ([]File, error) {
-	var files []File
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		rel, err := filepath.Rel(dir, path)
-		if err != nil {
-			return err
-		}
-		n, sum, err := hashFile(path)
-		files = append(files, File{filepath.ToSlash(rel), n, sum})
-		return err
-	})
-	return files, err
-}
-
-// hashFile returns a file's length and its SHA-256 in hexadecimal.
-func hashFile(path string) (int64, string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	n, err := io.Copy(h, f)
-	return n, hex.EncodeToString(h.Sum(nil)), err
 }

@@ -198,7 +198,7 @@ func TestXLSXSplitsOverSheets(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	w, err := newXLSX(dir, s, 11)
+	w, err := newXLSX(&bundleDir{dir: dir}, s, 11)
 	if err != nil {
 		t.Fatal(err)
 	}

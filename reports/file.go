@@ -2,22 +2,41 @@ package reports
 
 import (
 	"bufio"
-	"errors"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"hash"
+	"io"
 	"os"
 	"path/filepath"
-	"syscall"
+	"slices"
+	"strings"
+	"sync"
 )
 
-// outFile is a buffered file of a bundle, 0600, made durable by Close.
-type outFile struct {
-	*bufio.Writer
-	f *os.File
+// bundleDir is the folder that an export writes. Several files may be under way at
+// the same time.
+type bundleDir struct {
+	dir string
+
+	mu    sync.Mutex
+	files []File // that are complete; guarded by mu
 }
 
-// createFile makes a new file below dir, and the folders above it.
-func createFile(dir, name string) (*outFile, error) {
-	path := filepath.Join(dir, filepath.FromSlash(name))
+// outFile is a buffered file of a bundle, 0600. Close makes it durable and notes
+// its hash, which is taken of what is written, so that nothing is read again.
+type outFile struct {
+	*bufio.Writer
+	file   *os.File
+	bundle *bundleDir
+	name   string
+	hash   hash.Hash
+	bytes  int64
+}
+
+// create makes a new file, by its slash-separated name, and the folders above it.
+func (b *bundleDir) create(name string) (*outFile, error) {
+	path := filepath.Join(b.dir, filepath.FromSlash(name))
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
@@ -25,36 +44,75 @@ func createFile(dir, name string) (*outFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &outFile{bufio.NewWriterSize(f, 256<<10), f}, nil
+	o := &outFile{file: f, bundle: b, name: name, hash: sha256.New()}
+	o.Writer = bufio.NewWriterSize(writeFunc(o.through), 256<<10)
+	return o, nil
 }
 
-// Close flushes, syncs and closes.
-func (o *outFile) Close() error {
-	defer o.f.Close()
-	if err := o.Flush(); err != nil {
-		return err
-	}
-	if err := o.f.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) { // EINVAL: a device, as /dev/null is
-		return err
-	}
-	return o.f.Close()
-}
-
-// Abort closes without caring what was written; after Close it does nothing.
-func (o *outFile) Abort() { _ = o.f.Close() }
-
-// writeFile writes a whole small file below dir.
-func writeFile(dir, name string, data []byte) error {
-	f, err := createFile(dir, name)
+// write writes a whole small file.
+func (b *bundleDir) write(name string, data []byte) error {
+	f, err := b.create(name)
 	if err != nil {
 		return err
 	}
-	if _, err := f.Write(data); err != nil {
-		f.Abort()
-		return err
-	}
+	defer f.Abort()
+	_, _ = f.Write(data) // a bufio.Writer keeps its error
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	return nil
+}
+
+// list returns the complete files as a walk through the folder meets them:
+// ordered by the parts of their names.
+func (b *bundleDir) list() []File {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	files := slices.Clone(b.files)
+	slices.SortFunc(files, func(x, y File) int {
+		return slices.Compare(strings.Split(x.Name, "/"), strings.Split(y.Name, "/"))
+	})
+	return files
+}
+
+type writeFunc func([]byte) (int, error)
+
+func (f writeFunc) Write(p []byte) (int, error) { return f(p) }
+
+// through is where the buffer is emptied.
+func (o *outFile) through(p []byte) (int, error) {
+	n, err := o.file.Write(p)
+	o.hash.Write(p[:n])
+	o.bytes += int64(n)
+	return n, err
+}
+
+// Close flushes, syncs and closes.
+func (o *outFile) Close() error {
+	defer o.file.Close()
+	if err := o.Flush(); err != nil {
+		return err
+	}
+	if err := o.file.Sync(); err != nil {
+		return err
+	}
+	o.bundle.mu.Lock()
+	o.bundle.files = append(o.bundle.files, File{o.name, o.bytes, hex.EncodeToString(o.hash.Sum(nil))})
+	o.bundle.mu.Unlock()
+	return o.file.Close()
+}
+
+// Abort closes without caring what was written; after Close it does nothing.
+func (o *outFile) Abort() { _ = o.file.Close() }
+
+// hashFile returns a file's SHA-256 in hexadecimal.
+func hashFile(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	_, err = io.Copy(h, f)
+	return hex.EncodeToString(h.Sum(nil)), err
 }

@@ -1,6 +1,7 @@
 package reports
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,16 +14,36 @@ import (
 type format struct {
 	name  string // what --format calls it
 	files []string
-	open  func(dir string, s *Summary) (deviceWriter, error)
+	open  func(out *bundleDir, s *Summary) (deviceWriter, error)
 }
 
-// A deviceWriter is given a lot's records by row, then closed once. Close
+// A deviceWriter is given a lot's records by row, which it must not change:
+// other formats work on them at the same time. Then it is closed once. Close
 // makes the files complete and durable; Abort releases what is open after an
 // error, and does nothing after Close.
 type deviceWriter interface {
 	Device(r *pipeline.Record) error
 	Close() error
 	Abort()
+}
+
+// write writes the format's files from the records that arrive on in.
+func (f format) write(ctx context.Context, out *bundleDir, s *Summary, in <-chan []*pipeline.Record) error {
+	w, err := f.open(out, s)
+	if err != nil {
+		return err
+	}
+	defer w.Abort()
+	err = receive(ctx, in, func(r *pipeline.Record) error {
+		if err := w.Device(r); err != nil {
+			return fmt.Errorf("row %d: %w", r.Row, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return w.Close()
 }
 
 func formats() []format {

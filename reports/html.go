@@ -54,7 +54,7 @@ type chart struct {
 	SVG   template.HTML
 }
 
-func openHTML(dir string, s *Summary) (deviceWriter, error) {
+func openHTML(out *bundleDir, s *Summary) (deviceWriter, error) {
 	t, err := template.New("report").Funcs(template.FuncMap{
 		"stamp": stamp, "thousands": thousands, "percent": percent,
 	}).Parse(pageText)
@@ -66,7 +66,7 @@ func openHTML(dir string, s *Summary) (deviceWriter, error) {
 		return nil, err
 	}
 	head, tail, _ := strings.Cut(text.String(), rowsMark)
-	file, err := createFile(dir, "report.html")
+	file, err := out.create("report.html")
 	if err != nil {
 		return nil, err
 	}

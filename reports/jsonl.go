@@ -39,12 +39,17 @@ func lineOf(r *pipeline.Record) deviceLine {
 		Algorithm: r.Algorithm, Attempts: r.Attempts, Attributes: attrMap(r.Attrs),
 		AuthSetID: r.Auth.AuthSetID, AuthStatus: r.Auth.Status, HTTPStatus: r.Auth.HTTPStatus,
 		Identity:  attrMap(r.Identity),
-		KeyStaged: r.State != pipeline.Released && r.State != pipeline.Undone && !r.Pack.IsZero(), KeysDestroyed: r.KeysDestroyed, KeysGenerated: r.KeysGenerated,
+		KeyStaged: keyStaged(r), KeysDestroyed: r.KeysDestroyed, KeysGenerated: r.KeysGenerated,
 		OutputBytes: r.Output.Bytes, OutputName: r.Output.Name, OutputSHA256: r.Output.SHA256,
 		PublicKey: r.PublicKey, Reason: r.Reason, RequestID: r.Auth.RequestID, Row: r.Row,
 		ServerDeviceID: r.Auth.DeviceID, SPKISHA256: r.Fingerprint(), State: r.State,
 		Station: r.Station, Updated: r.Updated.UTC(),
 	}
+}
+
+// standing is what the line says for the balance.
+func (d *deviceLine) standing() standing {
+	return standing{d.State, d.KeysGenerated, d.KeysDestroyed, d.KeyStaged, d.AuthStatus != ""}
 }
 
 func attrMap(attrs []pipeline.Attr) map[string]string {
@@ -61,8 +66,8 @@ type jsonlWriter struct {
 	enc  *json.Encoder
 }
 
-func openJSONL(dir string, _ *Summary) (deviceWriter, error) {
-	file, err := createFile(dir, "devices.jsonl")
+func openJSONL(out *bundleDir, _ *Summary) (deviceWriter, error) {
+	file, err := out.create("devices.jsonl")
 	if err != nil {
 		return nil, err
 	}

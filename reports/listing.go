@@ -34,7 +34,7 @@ func (l *listing) device(d *deviceLine) error {
 	if err := l.compare(d, id); err != nil {
 		return err
 	}
-	l.balance.add(d)
+	l.balance.add(d.standing())
 	l.totals.Devices++
 	if n := l.totals.Count(d.State); n != nil {
 		*n++

@@ -13,6 +13,7 @@ import (
 	"strconv"
 
 	"golang.org/x/mod/sumdb/tlog"
+	"golang.org/x/sync/errgroup"
 
 	"keymill/pipeline"
 )
@@ -208,6 +209,8 @@ type eventPass struct {
 	dir  string
 	each func(pipeline.StoredEvent) error // the lot's events
 	logs []*stationLog
+	// exportedLast says that the lot's last event is an export.
+	exportedLast bool
 
 	pending []pipeline.StoredEvent // exports that nothing has followed yet
 }
@@ -219,15 +222,18 @@ const factCheckpoint = "checkpoint"
 const maxPending = 100_000
 
 func (p *eventPass) run(ctx context.Context, src Source, lots string) error {
-	for e, err := range src.Events(ctx, lots) {
-		if err != nil {
+	work, within := errgroup.WithContext(ctx)
+	read := make(chan []pipeline.StoredEvent, aheadBatches)
+	work.Go(func() error {
+		if err := readAhead(within, src.Events(within, lots), read); err != nil {
 			return fmt.Errorf("events of the ledger: %w", err)
 		}
-		if err := p.event(e, lots == ""); err != nil {
-			return err
-		}
-	}
-	return nil
+		return nil
+	})
+	work.Go(func() error {
+		return receive(within, read, func(e pipeline.StoredEvent) error { return p.event(e, lots == "") })
+	})
+	return work.Wait()
 }
 
 func (p *eventPass) event(e pipeline.StoredEvent, whole bool) error {
@@ -239,20 +245,22 @@ func (p *eventPass) event(e pipeline.StoredEvent, whole bool) error {
 			return err
 		}
 	}
+	if e.Lot == p.lot {
+		p.exportedLast = isAction(e.Canonical, pipeline.ActionExport)
+	}
 	marks := isAction(e.Canonical, pipeline.ActionExport) || isAction(e.Canonical, pipeline.ActionClose)
 	if marks && whole {
 		line, err := parseEvent(e.Canonical)
 		if err != nil {
 			return err
 		}
-		if signed := line.Facts[factCheckpoint]; signed != "" {
+		if signed := line.fact(factCheckpoint); signed != "" {
 			if err := p.logs[len(p.logs)-1].note([]byte(signed)); err != nil {
 				return err
 			}
 		}
 	}
 	if isAction(e.Canonical, pipeline.ActionExport) && len(p.pending) < maxPending {
-		e.Canonical = slices.Clone(e.Canonical)
 		p.pending = append(p.pending, e)
 		return nil
 	}

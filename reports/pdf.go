@@ -24,17 +24,17 @@ const (
 // code and room for signatures; then what failed; then charts and, of small
 // lots, all devices.
 type pdfWriter struct {
-	dir     string
+	out     *bundleDir
 	doc     *fpdf.Fpdf
 	summary *Summary
 	text    func(string) string // UTF-8 to the fonts' code page
 	listed  []*pipeline.Record
 }
 
-func openPDF(dir string, s *Summary) (deviceWriter, error) {
+func openPDF(out *bundleDir, s *Summary) (deviceWriter, error) {
 	doc := fpdf.New("P", "mm", "A4", "")
 	translate := doc.UnicodeTranslatorFromDescriptor("cp1252")
-	w := &pdfWriter{dir: dir, doc: doc, summary: s, text: func(t string) string { return translate(visible(t)) }}
+	w := &pdfWriter{out: out, doc: doc, summary: s, text: func(t string) string { return translate(visible(t)) }}
 	doc.SetCatalogSort(true) // and the times below: the same bytes every time
 	doc.SetCreationDate(s.Time)
 	doc.SetModificationDate(s.Time)
@@ -130,7 +130,7 @@ func (w *pdfWriter) Close() error {
 	if err := w.doc.Error(); err != nil {
 		return err
 	}
-	out, err := createFile(w.dir, "report.pdf")
+	out, err := w.out.create("report.pdf")
 	if err != nil {
 		return err
 	}

@@ -62,10 +62,10 @@ func VerifyDevice(proof []byte, trust Trust, spki []byte) (*Device, error) {
 		return problem("the event is not in the log that the checkpoint vouches for")
 	}
 	e, err := parseEvent(p.Event)
-	if err != nil || canonical(p.Event) != nil || e.Schema != pipeline.EventSchema {
+	if err != nil || e.Schema != pipeline.EventSchema {
 		return problem("what is in the log is not an event of a device")
 	}
-	*d = Device{Lot: e.Lot, Row: e.Row, Identity: e.Device, Serial: e.Serial, Station: e.Station, Released: e.Time,
+	*d = Device{Lot: e.Lot, Row: e.Row, Identity: attrMap(e.Device), Serial: e.Serial, Station: e.Station, Released: e.Time,
 		SPKISHA256: e.SPKISHA256, LogSize: c.size}
 	switch {
 	case Origin(e.Station) != c.origin || e.Seq != p.Index+1:

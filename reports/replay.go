@@ -82,7 +82,7 @@ func (r *replay) node(n node, e *eventLine, line []byte) error {
 			return err
 		}
 	}
-	return r.event(e, line)
+	return r.event(e)
 }
 
 func (r *replay) end(head LogHead) error {
@@ -98,7 +98,7 @@ func (r *replay) end(head LogHead) error {
 	return nil
 }
 
-func (r *replay) event(e *eventLine, line []byte) error {
+func (r *replay) event(e *eventLine) error {
 	p := r.v.st.Predicate
 	if e.Schema != pipeline.EventSchema {
 		return fmt.Errorf("an event of schema %.40q", e.Schema)
@@ -106,15 +106,12 @@ func (r *replay) event(e *eventLine, line []byte) error {
 	if e.Lot != p.Lot {
 		return fmt.Errorf("an event of lot %q", e.Lot)
 	}
-	if err := canonical(line); err != nil {
-		return err
-	}
 	if e.Row == 0 {
 		return r.facts(e)
 	}
 	t := r.rows[e.Row]
 	if t == nil {
-		t = &trace{state: pipeline.Planned, identity: identitySum(e.Device)}
+		t = &trace{state: pipeline.Planned, identity: e.Device.Sum()}
 		r.rows[e.Row] = t
 	}
 	return t.step(e, p.Keys)
@@ -124,7 +121,7 @@ func (r *replay) event(e *eventLine, line []byte) error {
 // that the statement names.
 func (r *replay) facts(e *eventLine) error {
 	for fact, subject := range map[string]string{"manifest_sha256": "manifest", "golden_sha256": "golden"} {
-		got := e.Facts[fact]
+		got := e.fact(fact)
 		i := slices.IndexFunc(r.v.st.Subject, func(s statementSubject) bool { return s.Name == subject })
 		if got != "" && i >= 0 && r.v.st.Subject[i].Digest["sha256"] != got {
 			return fmt.Errorf("the %s was another one (%.16s..) than the statement names", subject, got)
@@ -135,7 +132,7 @@ func (r *replay) facts(e *eventLine) error {
 
 // step takes one event of the device.
 func (t *trace) step(e *eventLine, keys string) error {
-	if t.identity != identitySum(e.Device) {
+	if t.identity != e.Device.Sum() {
 		return fmt.Errorf("row %d was another device before", e.Row)
 	}
 	if e.To == "" {

@@ -15,7 +15,8 @@ import (
 )
 
 // Source is what an export reads; a ledger satisfies it. No method hands out
-// private keys, and none holds a lock while the caller works.
+// private keys, and none holds a lock while the caller works. Several of them may
+// be read at the same time, and what was yielded stays as it is.
 type Source interface {
 	// Lot returns a lot by its name.
 	Lot(ctx context.Context, name string) (pipeline.Lot, error)
@@ -50,9 +51,10 @@ type Options struct {
 	// TimestampAuthority. It is optional, and with it two exports differ.
 	Timestamp func(ctx context.Context, data []byte) ([]byte, error)
 	// Record is called when the bundle is complete and before it appears under
-	// its name; an error of it withdraws the bundle. It appends the event to
-	// the ledger, so that the next export continues from this checkpoint. Nil
-	// records nothing.
+	// its name, unless nothing has happened to the lot since the last recorded
+	// export; an error of it withdraws the bundle. It appends the event to the
+	// ledger, so that the next export continues from this checkpoint. Nil records
+	// nothing.
 	Record func(ctx context.Context, e pipeline.Event) error
 }
 

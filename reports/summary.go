@@ -50,8 +50,7 @@ func survey(ctx context.Context, src Source, lot string) (*Summary, error) {
 			return nil, fmt.Errorf("records of lot %s: %w", lot, err)
 		}
 		s.names(r)
-		line := lineOf(r)
-		s.Balance.add(&line)
+		s.Balance.add(standingOf(r))
 		if r.Algorithm != "" {
 			algorithms[r.Algorithm]++
 		}

@@ -11,6 +11,7 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -479,4 +480,26 @@ func TestManyStations(t *testing.T) {
 	if len(r.Logs) != 2 || r.Logs[1].Origin != "keymill/werk%202%2F..%2Fb" {
 		t.Errorf("logs %+v", r.Logs)
 	}
+}
+
+// listFiles returns the files below dir with their hashes, by name.
+func listFiles(dir string) ([]File, error) {
+	var files []File
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		rel, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		sum, err := hashFile(path)
+		files = append(files, File{filepath.ToSlash(rel), info.Size(), sum})
+		return err
+	})
+	return files, err
 }

@@ -19,7 +19,7 @@ const sheetRows = 1_048_576
 // devices with typed columns, frozen header and filter, on as many sheets as
 // they need. Rows are streamed: memory does not grow with the lot.
 type xlsxWriter struct {
-	dir     string
+	out     *bundleDir
 	book    *excelize.File
 	summary *Summary
 	cols    []column
@@ -33,13 +33,13 @@ type xlsxWriter struct {
 	values       []any
 }
 
-func openXLSX(dir string, s *Summary) (deviceWriter, error) {
-	return newXLSX(dir, s, sheetRows)
+func openXLSX(out *bundleDir, s *Summary) (deviceWriter, error) {
+	return newXLSX(out, s, sheetRows)
 }
 
-func newXLSX(dir string, s *Summary, rows int) (*xlsxWriter, error) {
-	w := &xlsxWriter{dir: dir, summary: s, cols: columns(s), rows: rows,
-		book: excelize.NewFile(excelize.Options{TmpDir: dir})}
+func newXLSX(out *bundleDir, s *Summary, rows int) (*xlsxWriter, error) {
+	w := &xlsxWriter{out: out, summary: s, cols: columns(s), rows: rows,
+		book: excelize.NewFile(excelize.Options{TmpDir: out.dir})}
 	w.values = make([]any, len(w.cols))
 	var err error
 	w.header, err = w.book.NewStyle(&excelize.Style{
@@ -145,7 +145,7 @@ func (w *xlsxWriter) Close() error {
 	if err := w.writeSummary(); err != nil {
 		return fmt.Errorf("summary sheet: %w", err)
 	}
-	raw, err := os.CreateTemp(w.dir, ".xlsx-*")
+	raw, err := os.CreateTemp(w.out.dir, ".xlsx-*")
 	if err != nil {
 		return err
 	}
@@ -156,7 +156,7 @@ func (w *xlsxWriter) Close() error {
 	if err := w.book.Write(io.Discard); err != nil {
 		return err
 	}
-	return settleXLSX(raw, w.dir, "devices.xlsx")
+	return settleXLSX(raw, w.out, "devices.xlsx")
 }
 
 func (w *xlsxWriter) Abort() { _ = w.book.Close() }

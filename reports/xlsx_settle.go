@@ -17,7 +17,7 @@ const contentTypes = "[Content_Types].xml"
 // settleXLSX copies a workbook with its parts in a fixed order: excelize
 // writes streamed sheets and content types in the order of maps, and an export
 // must give the same bytes twice. Sheets are not compressed again.
-func settleXLSX(raw *os.File, dir, name string) error {
+func settleXLSX(raw *os.File, bundle *bundleDir, name string) error {
 	size, err := raw.Seek(0, io.SeekEnd)
 	if err != nil {
 		return err
@@ -27,7 +27,7 @@ func settleXLSX(raw *os.File, dir, name string) error {
 		return err
 	}
 	slices.SortFunc(src.File, func(a, b *zip.File) int { return strings.Compare(a.Name, b.Name) })
-	out, err := createFile(dir, name)
+	out, err := bundle.create(name)
 	if err != nil {
 		return err
 	}
