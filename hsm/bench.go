@@ -11,8 +11,7 @@ import (
 )
 
 // Bench measures whole cycles of ModeHSM on the token, for each algorithm and
-// number of sessions. Workers are twice the sessions, so that no session waits
-// for a host that is unwrapping.
+// number of sessions, with as many callers as keep these busy.
 func Bench(ctx context.Context, cfg Config, opts BenchOptions) (*BenchReport, error) {
 	u, err := ParseURI(cfg.URI)
 	if err != nil {
@@ -59,7 +58,7 @@ func benchOne(ctx context.Context, cfg Config, alg Algorithm, duration time.Dura
 		failure error
 		start   = time.Now()
 	)
-	for range 2 * cfg.Limits.Sessions {
+	for range source.AtOnce() {
 		workers.Go(func() {
 			for time.Since(start) < duration {
 				private, _, err := source.Generate(ctx, "")

@@ -59,13 +59,21 @@ func (c *Config) log() *slog.Logger {
 }
 
 // Journal remembers the ids (CKA_ID) of token objects, so that what a crash
-// leaves in a token can be found. Both methods return when the fact is durable,
-// and may be called by many goroutines at once.
+// leaves in a token can be found. Both methods may be called by many goroutines
+// at once.
 type Journal interface {
-	// Intend is called before an object with this id and label is made.
-	Intend(ctx context.Context, id []byte, label string) error
-	// Done is called after the object was destroyed.
+	// Intend is called before an object is made, and returns when that is durable.
+	Intend(ctx context.Context, object JournalEntry) error
+	// Done is called after the object was destroyed. A crash may forget it: GC
+	// then looks for an object that isn't there.
 	Done(ctx context.Context, id []byte) error
+}
+
+// JournalEntry is an object that was announced and not reported destroyed.
+type JournalEntry struct {
+	ID    []byte
+	Label string
+	Token string // PKCS#11 URI of the token; "" in entries of before it was written down
 }
 
 // Open returns the source of keys for a mode. Before it returns, what the mode

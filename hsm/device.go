@@ -23,8 +23,8 @@ type device struct {
 	pool    *pool
 	alg     Algorithm
 	journal Journal
-	objects int
-	budget  budget
+	budget  budget // the lot's limit of keys
+	room    budget // keys for which the token has room
 	origin  Origin
 
 	mu   sync.Mutex        // guards uris
@@ -36,18 +36,16 @@ func openDevice(ctx context.Context, p *pool, alg Algorithm, cfg *Config) (Sourc
 	if cfg.Journal == nil {
 		return nil, refused("give a journal of token objects", "keys that stay in a token are made only with a journal")
 	}
-	d := &device{pool: p, alg: alg, journal: cfg.Journal, objects: cfg.Limits.Objects, uris: map[string]string{}}
-	d.budget.most = int64(cfg.Limits.Keys)
+	d := &device{pool: p, alg: alg, journal: cfg.Journal, uris: map[string]string{}}
+	d.budget.lotLimit(cfg.Limits.Keys)
 	d.origin = p.origin(ModeToken, alg)
 	d.origin.Mechanism = "generated in the token, not extractable"
-	_, err := tryTwice(ctx, p, func(s *session) (struct{}, error) {
-		id, pair, err := d.make(ctx, s, probeLabel)
-		if err != nil {
-			return struct{}{}, err
-		}
-		d.origin.AlwaysSensitive = s.flag(pair.private, pkcs11.CKA_ALWAYS_SENSITIVE)
-		d.origin.NeverExtractable = s.flag(pair.private, pkcs11.CKA_NEVER_EXTRACTABLE)
-		return struct{}{}, errors.Join(s.destroy(pair), d.journal.Done(ctx, id))
+	if err := d.fit(ctx, cfg.Limits.Objects); err != nil {
+		return nil, err
+	}
+	_, err := tryTwice(ctx, p, func(s *session) (_ struct{}, err error) {
+		d.origin, err = d.ids(ctx).tryKept(s, alg, d.origin)
+		return struct{}{}, err
 	})
 	if err == nil {
 		return d, nil
@@ -58,61 +56,86 @@ func openDevice(ctx context.Context, p *pool, alg Algorithm, cfg *Config) (Sourc
 	return nil, refused("`keymill hsm test` shows what this token can do", "this token can't hold device keys of kind %s: %w", alg, err)
 }
 
-// make makes a key that stays, and proves that it signs. A key that doesn't is destroyed.
-func (d *device) make(ctx context.Context, s *session, label string) (id []byte, p *pair, err error) {
-	if d.objects > 0 {
-		n, err := s.countObjects()
-		if err != nil {
-			return nil, nil, err
-		}
-		if n+2 > d.objects {
-			return nil, nil, gone("remove keys that are no longer needed (`keymill hsm gc` finds leftovers), or raise the limit of objects",
-				"the token holds %d objects, and the limit is %d", n, d.objects)
-		}
+// fit finds out for how many keys, two objects each, the token has room. It is
+// counted once: tokens search linearly.
+func (d *device) fit(ctx context.Context, most int) error {
+	if most <= 0 {
+		return nil
 	}
-	if id, err = (&idMaker{ctx: ctx, journal: d.journal}).newID(label); err != nil {
-		return nil, nil, err
-	}
-	if p, err = s.generate(d.alg, traits{token: true, id: id, label: label}); err != nil {
-		return nil, nil, err
-	}
-	err = s.proveKept(d.alg, p)
+	there, err := use(ctx, d.pool, (*session).countObjects)
 	if err != nil {
-		if destroyErr := s.destroy(p); destroyErr == nil {
-			destroyErr = d.journal.Done(ctx, id)
-			err = errors.Join(err, destroyErr)
-		}
-		return nil, nil, err
+		return asGone(err, d.pool.uri)
 	}
-	return id, p, nil
+	full := gone("remove keys that are no longer needed (`keymill hsm gc` finds leftovers), or raise the limit of objects",
+		"the token held %d objects when this began, and the limit is %d", there, most)
+	if most-there < 2 {
+		return full
+	}
+	d.room.limit((most-there)/2, full)
+	return nil
 }
 
-// proveKept checks that the token keeps the private key and signs with it.
-func (s *session) proveKept(alg Algorithm, p *pair) error {
-	if s.flag(p.private, pkcs11.CKA_EXTRACTABLE) || !s.flag(p.private, pkcs11.CKA_TOKEN) {
-		return errors.New("the token made a key that can be exported or doesn't last")
-	}
-	message := make([]byte, 64)
-	if _, err := rand.Read(message); err != nil {
-		return err
-	}
-	public, err := x509.ParsePKIXPublicKey(p.spki)
+func (d *device) ids(ctx context.Context) *idMaker {
+	return &idMaker{ctx: ctx, journal: d.journal, token: tokenURI(d.pool.token)}
+}
+
+// tryKept makes a key that stays, proves it and destroys it, and adds to the
+// origin what the token says of it.
+func (m *idMaker) tryKept(s *session, alg Algorithm, o Origin) (Origin, error) {
+	id, err := m.newID(probeLabel)
 	if err != nil {
-		return err
+		return o, err
 	}
-	digest := sha256.Sum256(message)
-	signed, err := s.sign(alg, p.private, digest[:], crypto.SHA256)
+	p, err := s.generate(alg, traits{token: true, id: id, label: probeLabel})
+	if err != nil {
+		return o, err
+	}
+	proof, err := s.proveKept(alg, p)
+	if err == nil {
+		err = proof.check()
+	}
+	o.AlwaysSensitive = s.flag(p.private, pkcs11.CKA_ALWAYS_SENSITIVE)
+	o.NeverExtractable = s.flag(p.private, pkcs11.CKA_NEVER_EXTRACTABLE)
+	if destroyErr := s.destroy(p); destroyErr != nil {
+		return o, errors.Join(err, destroyErr)
+	}
+	return o, errors.Join(err, m.journal.Done(m.ctx, id))
+}
+
+// proof is a signature by a key that stays in its token.
+type proof struct {
+	alg            Algorithm
+	spki           []byte
+	digest, signed []byte
+}
+
+// proveKept checks that the token keeps the private key, and signs with it.
+func (s *session) proveKept(alg Algorithm, p *pair) (*proof, error) {
+	if s.flag(p.private, pkcs11.CKA_EXTRACTABLE) || !s.flag(p.private, pkcs11.CKA_TOKEN) {
+		return nil, errors.New("the token made a key that can be exported or doesn't last")
+	}
+	digest := make([]byte, sha256.Size)
+	if _, err := rand.Read(digest); err != nil {
+		return nil, err
+	}
+	signed, err := s.sign(alg, p.private, digest, crypto.SHA256)
+	return &proof{alg, p.spki, digest, signed}, err
+}
+
+// check verifies the signature, for which no session is needed.
+func (p *proof) check() error {
+	public, err := x509.ParsePKIXPublicKey(p.spki)
 	if err != nil {
 		return err
 	}
 	valid := false
 	switch key := public.(type) {
 	case *ecdsa.PublicKey:
-		valid = ecdsa.VerifyASN1(key, digest[:], signed)
+		valid = ecdsa.VerifyASN1(key, p.digest, p.signed)
 	case *rsa.PublicKey:
-		valid = rsa.VerifyPKCS1v15(key, crypto.SHA256, digest[:], signed) == nil
+		valid = rsa.VerifyPKCS1v15(key, crypto.SHA256, p.digest, p.signed) == nil
 	case ed25519.PublicKey:
-		valid = ed25519.Verify(key, digest[:], signed)
+		valid = ed25519.Verify(key, p.digest, p.signed)
 	}
 	if !valid {
 		return errors.New("the token's signature doesn't verify with its public key")
@@ -120,32 +143,62 @@ func (s *session) proveKept(alg Algorithm, p *pair) error {
 	return nil
 }
 
+// AtOnce implements Source.
+func (d *device) AtOnce() int { return d.pool.atOnce() }
+
+// Load implements Source.
+func (d *device) Load() Load { return d.pool.meter.read() }
+
 // Generate makes a key that stays in the token: private is nil. A device whose
 // session was lost is tried once more; the first key, if there was one, is in
 // the journal for gc.
 func (d *device) Generate(ctx context.Context, label string) (private, public []byte, err error) {
-	if err := d.budget.take(); err != nil {
+	d.pool.meter.change(0, 0, 1)
+	defer d.pool.meter.change(0, 0, -1)
+	if err := errors.Join(d.budget.take(), d.room.take()); err != nil {
 		return nil, nil, err
 	}
-	type made struct {
-		id   []byte
-		pair *pair
+	id, spki, err := d.once(ctx, label, false)
+	if retryable(err) {
+		id, spki, err = d.once(ctx, label, true)
 	}
-	key, err := tryTwice(ctx, d.pool, func(s *session) (made, error) {
-		id, pair, err := d.make(ctx, s, label)
-		return made{id, pair}, err
-	})
 	if errors.Is(err, errHung) {
 		err = asGone(err, d.pool.uri)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a key in the token: %w", err)
 	}
-	u := URI{Token: d.origin.TokenLabel, Serial: d.origin.TokenSerial, Object: label, ID: key.id, Type: "private"}
+	u := URI{Token: d.origin.TokenLabel, Serial: d.origin.TokenSerial, Object: label, ID: id, Type: "private"}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.uris[string(key.pair.spki)] = u.String()
-	return nil, key.pair.spki, nil
+	d.uris[string(spki)] = u.String()
+	return nil, spki, nil
+}
+
+// once occupies a session for what is done in the token, and for nothing else.
+// A key that doesn't prove itself stays in the journal, for gc.
+func (d *device) once(ctx context.Context, label string, again bool) (id, spki []byte, err error) {
+	if id, err = d.ids(ctx).newID(label); err != nil {
+		return nil, nil, err
+	}
+	proof, err := useSession(ctx, d.pool, again, func(s *session) (*proof, error) {
+		p, err := s.generate(d.alg, traits{token: true, id: id, label: label})
+		if err != nil {
+			return nil, err
+		}
+		proof, err := s.proveKept(d.alg, p)
+		if err != nil {
+			err = errors.Join(err, s.destroy(p))
+		}
+		return proof, err
+	})
+	if err == nil {
+		err = proof.check()
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return id, proof.spki, nil
 }
 
 // URI implements Locator.

@@ -34,7 +34,7 @@ type entropy struct {
 
 func openEntropy(ctx context.Context, p *pool, alg Algorithm, cfg *Config) (Source, error) {
 	e := &entropy{pool: p, alg: alg}
-	e.budget.most = int64(cfg.Limits.Keys)
+	e.budget.lotLimit(cfg.Limits.Keys)
 	first, err := e.draw(ctx, 32)
 	Wipe(first)
 	if err != nil {
@@ -74,8 +74,16 @@ func (e *entropy) draw(ctx context.Context, n int) ([]byte, error) {
 	return out, nil
 }
 
+// AtOnce implements Source.
+func (e *entropy) AtOnce() int { return e.pool.atOnce() }
+
+// Load implements Source.
+func (e *entropy) Load() Load { return e.pool.meter.read() }
+
 // Generate implements Source.
 func (e *entropy) Generate(ctx context.Context, _ string) (private, public []byte, err error) {
+	e.pool.meter.change(0, 0, 1)
+	defer e.pool.meter.change(0, 0, -1)
 	if err := e.budget.take(); err != nil {
 		return nil, nil, err
 	}

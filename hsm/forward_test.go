@@ -26,6 +26,10 @@ const (
 	corrupt
 	repeat
 	destroyCode
+	latencyUS
+	stallMS
+	meetAt
+	metTimes
 	calls
 	logins
 	openNow

@@ -3,26 +3,35 @@
 package hsm
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
-	"fmt"
-
-	"github.com/miekg/pkcs11"
+	"maps"
+	"slices"
+	"time"
 )
 
+// settled is how old a temporary key must be before somebody else's is taken
+// for left behind: another station may be making it at this moment.
+const settled = time.Hour
+
 // GC finds what a crash left in the token: key pairs with the label of
-// temporary ones, and those whose ids the journal has open. Don't run it while
-// another keymill uses the token: its keys of this moment look the same.
-// It reports everything first if opts.Destroy isn't set. Entries of the
-// journal whose objects are gone, or are in use, are closed when destroying.
+// temporary ones, and those whose ids the journal has open. The caller is alone
+// with the journal (OpenJournalAlone), as the keys that another keymill makes at
+// this moment look the same.
+// It only reports if opts.Destroy isn't set. When destroying, entries of the
+// journal whose objects are gone are closed; those of keys in use stay open, as
+// the device may be taken back.
 func GC(ctx context.Context, cfg Config, opts GCOptions) (*GCReport, error) {
 	cfg.Limits.Sessions = 1
 	p, err := openPool(ctx, &cfg)
 	if err != nil {
 		return nil, err
 	}
+	token := tokenURI(p.token)
 	r, err := use(ctx, p, func(s *session) (*GCReport, error) {
-		c := &collector{session: s, ctx: ctx, journal: cfg.Journal, opts: opts, report: &GCReport{DryRun: !opts.Destroy, Left: []Leftover{}}}
+		c := &collector{session: s, ctx: ctx, journal: cfg.Journal, opts: opts, token: token,
+			report: &GCReport{DryRun: !opts.Destroy, Left: []Leftover{}}}
 		return c.report, c.run()
 	})
 	if closeErr := p.close(); err == nil {
@@ -39,64 +48,66 @@ type collector struct {
 	ctx     context.Context // of the call of GC
 	journal Journal
 	opts    GCOptions
+	token   string // URI
 	report  *GCReport
 }
 
 func (c *collector) run() error {
-	journaled := map[string]bool{}
-	for _, entry := range c.opts.Journaled {
-		journaled[string(entry.ID)] = true
-		if err := c.collect(entry.ID, entry.Label, "journaled before it was made, and never reported destroyed"); err != nil {
-			return err
-		}
-	}
-	private, err := c.find(pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_LABEL, probeLabel))
+	keys, err := c.census()
 	if err != nil {
 		return err
 	}
-	for _, object := range private {
-		values, err := c.attributes(object, pkcs11.CKA_ID)
-		if err != nil {
-			continue // its pair was destroyed with the first half
+	for _, entry := range c.opts.Journaled {
+		key := keys[string(entry.ID)]
+		delete(keys, string(entry.ID))
+		switch {
+		case key != nil:
+			err = c.journaled(key, entry)
+		case entry.Token == c.token || entry.Token == "":
+			err = c.done(entry.ID)
 		}
-		if id := values[0]; !journaled[string(id)] {
-			journaled[string(id)] = true
-			if err := c.collect(id, probeLabel, "bears the label of temporary keys"); err != nil {
-				return err
-			}
+		if err != nil {
+			return err
+		}
+	}
+	rest := slices.SortedFunc(maps.Values(keys), func(a, b *tokenKey) int { return bytes.Compare(a.id, b.id) })
+	for _, key := range rest {
+		if key.label != probeLabel {
+			continue
+		}
+		left := Leftover{Label: key.label, Why: "bears the label of temporary keys"}
+		if age := time.Since(idTime(key.id)); age >= 0 && age < settled {
+			left.Kept = "made within the last hour: another station may be at work with it"
+		}
+		if err := c.collect(key, left); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// collect deals with all objects of one id.
-func (c *collector) collect(id []byte, label, why string) error {
-	objects, err := c.find(pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_ID, id))
-	if err != nil {
-		return err
-	}
-	if len(objects) == 0 {
-		return c.done(id)
-	}
-	left := Leftover{Label: label, ID: hex.EncodeToString(id), Why: why}
-	if label != probeLabel {
-		inUse, reason, err := c.inUse(objects)
-		if err != nil {
+// journaled deals with a key that the journal has open.
+func (c *collector) journaled(key *tokenKey, entry JournalEntry) error {
+	left := Leftover{Label: entry.Label, Why: "journaled before it was made, and never reported destroyed"}
+	if entry.Label != probeLabel {
+		inUse, reason, err := c.inUse(key)
+		if err != nil || inUse {
 			return err
-		}
-		if inUse {
-			return c.done(id) // a device's key: nothing is left over
 		}
 		left.Kept = reason
 	}
+	return c.collect(key, left)
+}
+
+// collect reports a key, and destroys it where that is asked for.
+func (c *collector) collect(key *tokenKey, left Leftover) error {
+	left.ID = hex.EncodeToString(key.id)
 	if c.opts.Destroy && left.Kept == "" {
-		for _, object := range objects {
-			if err := c.DestroyObject(c.handle, object); err != nil {
-				return fmt.Errorf("destroy what was left in the token: %w", err)
-			}
+		if err := c.destroyKey(key); err != nil {
+			return err
 		}
 		left.Destroyed = true
-		if err := c.done(id); err != nil {
+		if err := c.done(key.id); err != nil {
 			return err
 		}
 	}
@@ -104,19 +115,21 @@ func (c *collector) collect(id []byte, label, why string) error {
 	return nil
 }
 
-// inUse asks whether a device is recorded with the key among objects. kept says
-// why the objects must stay although nobody said that they are in use.
-func (c *collector) inUse(objects []pkcs11.ObjectHandle) (inUse bool, kept string, err error) {
+// inUse asks whether a device is recorded with the key. kept says why it must
+// stay although nobody said that it is in use.
+func (c *collector) inUse(key *tokenKey) (inUse bool, kept string, err error) {
 	if c.opts.InUse == nil {
 		return false, "it may be a device's key: the ledger has to tell", nil
 	}
-	for _, object := range objects {
-		if _, spki := c.identify(object); spki != nil {
-			inUse, err := c.opts.InUse(c.ctx, spki)
-			return inUse, "", err
-		}
+	if len(key.publics) == 0 {
+		return false, "", nil // half a pair is nobody's key
 	}
-	return false, "", nil // half a pair is nobody's key
+	spki := c.public(key)
+	if spki == nil {
+		return false, "its public key can't be read", nil
+	}
+	inUse, err = c.opts.InUse(c.ctx, spki)
+	return inUse, "", err
 }
 
 func (c *collector) done(id []byte) error {

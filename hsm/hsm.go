@@ -99,6 +99,12 @@ type Source interface {
 	// wipes the private key with Wipe. It is nil for keys that stay in a token.
 	// label names the device for sources that name their objects.
 	Generate(ctx context.Context, label string) (private, public []byte, err error)
+	// AtOnce is how many calls of Generate keep the token's sessions busy: each
+	// works, and has a caller that waits for it. It is 0 for keys in software,
+	// which this machine's cores limit.
+	AtOnce() int
+	// Load says how well the sessions have been used so far.
+	Load() Load
 	// Origin says where the keys come from, for the audit.
 	Origin() Origin
 	Close() error

@@ -1,9 +1,11 @@
 package hsm
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -23,14 +25,14 @@ func TestJournalRemembers(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
 	j := openJournal(t, path)
 	for i, label := range []string{"a", "with blanks\nand \"quotes\"", ""} {
-		if err := j.Intend(t.Context(), []byte{byte(i), 0xff}, label); err != nil {
+		if err := j.Intend(t.Context(), JournalEntry{[]byte{byte(i), 0xff}, label, "pkcs11:token=a"}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := j.Done(t.Context(), []byte{0, 0xff}); err != nil {
 		t.Fatal(err)
 	}
-	want := `[{"\x01\xff" "with blanks\nand \"quotes\""} {"\x02\xff" ""}]`
+	want := `[{"\x01\xff" "with blanks\nand \"quotes\"" "pkcs11:token=a"} {"\x02\xff" "" "pkcs11:token=a"}]`
 	for _, j := range []*FileJournal{j, openJournal(t, path)} {
 		if got := fmt.Sprintf("%q", j.Open()); got != want {
 			t.Errorf("got %s, want %s", got, want)
@@ -55,6 +57,76 @@ func TestJournalDropsTheLineThatACrashCut(t *testing.T) {
 	}
 }
 
+// A journal that somebody works with is not tidied up behind them, and what
+// they write at the same time is all there.
+func TestJournalOfSeveralProcesses(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	first := openJournal(t, path)
+	if err := first.Intend(t.Context(), JournalEntry{ID: []byte("a")}); err != nil {
+		t.Fatal(err)
+	}
+	second := openJournal(t, path)
+	for _, j := range []*FileJournal{second, first, second} {
+		id := []byte{byte(len(j.Open()))}
+		if err := j.Intend(t.Context(), JournalEntry{ID: id}); err != nil {
+			t.Fatal(err)
+		}
+		if err := j.Done(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := OpenJournalAlone(path); !errors.Is(err, ErrJournalInUse) {
+		t.Errorf("got %v while others have it open", err)
+	}
+	first.Close()
+	second.Close()
+	alone, err := OpenJournalAlone(path)
+	if err != nil || len(alone.Open()) != 1 {
+		t.Fatalf("%v, %q", err, alone.Open())
+	}
+	if err := alone.Done(t.Context(), []byte("a")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenJournalAlone(path); !errors.Is(err, ErrJournalInUse) {
+		t.Errorf("got %v while somebody is alone with it", err)
+	}
+	alone.Close()
+	openJournal(t, path)
+	if info, err := os.Stat(path); err != nil || info.Size() != 0 {
+		t.Errorf("%d bytes of a journal that is over and done with, %v", info.Size(), err)
+	}
+}
+
+// Many workers share the disk's syncs; a sync that failed is no durable entry.
+func TestJournalSyncsForAllThatWait(t *testing.T) {
+	j := openJournal(t, filepath.Join(t.TempDir(), "journal"))
+	j.syncing.Lock() // as if the disk were busy
+	var work sync.WaitGroup
+	for i := range 50 {
+		work.Go(func() {
+			if err := j.Intend(t.Context(), JournalEntry{ID: []byte{byte(i), 1}}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for len(j.Open()) < 50 {
+		runtime.Gosched()
+	}
+	if err := j.file.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	j.durable = 50
+	j.file.Close() // whoever syncs by itself now fails
+	j.syncing.Unlock()
+	work.Wait()
+	if err := j.sync(51); err == nil {
+		t.Error("an entry is durable on a disk that is gone")
+	}
+	if err := j.sync(50); err == nil {
+		t.Error("a failed sync is forgotten")
+	}
+}
+
 func TestJournalRefusesWhatIsNone(t *testing.T) {
 	for _, content := range []string{"hello\n", "+ zz \"a\"\n", "+ 01 a\n", "* 01 \"a\"\n", "+\n", "\n", "-\n"} {
 		_, err := OpenJournal(writeFile(t, "+ 01 \"a\"\n"+content, 0o600))
@@ -75,7 +147,7 @@ func TestJournalForManyWorkers(t *testing.T) {
 		work.Go(func() {
 			for k := range 20 {
 				id := []byte{byte(i), byte(k)}
-				if j.Intend(t.Context(), id, "x") != nil || k%2 == 0 && j.Done(t.Context(), id) != nil {
+				if j.Intend(t.Context(), JournalEntry{id, "x", ""}) != nil || k%2 == 0 && j.Done(t.Context(), id) != nil {
 					t.Error("not written")
 				}
 			}
@@ -97,7 +169,7 @@ func FuzzJournal(f *testing.F) {
 			return
 		}
 		defer j.Close()
-		if err := j.Intend(t.Context(), []byte("id"), "label"); err != nil {
+		if err := j.Intend(t.Context(), JournalEntry{[]byte("id"), "label", "token"}); err != nil {
 			t.Fatal(err)
 		}
 		again, err := OpenJournal(path)

@@ -17,6 +17,10 @@ import (
 // defaultSessions suits software tokens, which gain nothing from more; `hsm bench` finds a better number.
 const defaultSessions = 4
 
+// spareCallers wait for a session beside one caller for each. They make up for
+// callers that are late on a busy machine.
+const spareCallers = 4
+
 // session is one open session of a token. One goroutine uses it at a time.
 type session struct {
 	*pkcs11.Ctx
@@ -44,6 +48,7 @@ type pool struct {
 	spare  chan struct{}
 	jobs   chan *job    // where a session that has finished one job takes the next at once
 	served atomic.Int64 // jobs done so far: the pool isn't stuck while this grows
+	meter  meter
 
 	mu   sync.Mutex // guards most
 	most int        // permits in circulation
@@ -98,6 +103,7 @@ func (p *pool) start(ctx context.Context, sessions int) error {
 	p.spare = make(chan struct{}, sessions)
 	p.jobs = make(chan *job)
 	p.most = sessions
+	p.meter.allow(sessions)
 	for range sessions {
 		p.spare <- struct{}{}
 	}
@@ -113,7 +119,16 @@ func (p *pool) shrink() bool {
 		return false
 	}
 	p.most--
+	p.meter.allow(p.most)
 	return true
+}
+
+// atOnce is how many callers keep the sessions busy, each of which has another
+// one waiting for it while a caller works on what it got.
+func (p *pool) atOnce() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return 2*p.most + spareCallers
 }
 
 // collect takes a permit out of circulation, and closes its session.
@@ -132,6 +147,7 @@ func (p *pool) bound(sessions int) {
 	for ; p.most > sessions; p.most-- {
 		p.collect()
 	}
+	p.meter.allow(p.most)
 }
 
 // drain closes all sessions. Nobody else may be using the pool.

@@ -67,6 +67,7 @@ func useSession[T any](ctx context.Context, p *pool, prove bool, f func(*session
 // submit waits until a session has taken the job: one that is idle, one that
 // has just finished another job, or one that is opened for it.
 func (p *pool) submit(ctx context.Context, j *job) error {
+	p.meter.change(0, 1, 0)
 	for {
 		select { // an open session before a new one: a login is not to be spent lightly
 		case s := <-p.idle:
@@ -75,7 +76,11 @@ func (p *pool) submit(ctx context.Context, j *job) error {
 		default:
 		}
 		taken, err := p.await(ctx, j)
-		if taken || err != nil && !errors.Is(err, errShrunk) {
+		if taken {
+			return nil
+		}
+		if err != nil && !errors.Is(err, errShrunk) {
+			p.meter.change(0, -1, 0)
 			return err
 		}
 	}
@@ -93,7 +98,9 @@ func (p *pool) await(ctx context.Context, j *job) (taken bool, err error) {
 		go p.serve(s, j)
 		return true, nil
 	case <-p.spare:
+		p.meter.change(1, 0, 0)
 		s, err := p.open(ctx)
+		p.meter.change(-1, 0, 0)
 		if err != nil {
 			return false, err
 		}
@@ -149,6 +156,8 @@ func (p *pool) serve(s *session, j *job) {
 // serveOne does one job, and reports whether the session can go on. Any error
 // of the job retires the session.
 func (p *pool) serveOne(s *session, j *job) bool {
+	p.meter.change(1, -1, 0)
+	defer p.meter.change(-1, 0, 0)
 	if err := p.mod.enter(j.ctx, 1); err != nil {
 		j.lost(err)
 		return true

@@ -24,6 +24,10 @@ type software Algorithm
 
 func (s software) Close() error { return nil }
 
+func (s software) AtOnce() int { return 0 }
+
+func (s software) Load() Load { return Load{} }
+
 func (s software) Origin() Origin {
 	return Origin{Mode: ModeSoftware, Algorithm: Algorithm(s)}
 }

@@ -29,7 +29,7 @@ func Test(ctx context.Context, cfg Config, algorithms ...Algorithm) (*TestReport
 	}
 	r := &TestReport{Origin: p.origin("", "")}
 	p.mod.timeout *= 10 // which here bounds a third of the trial
-	t := &trial{report: r, ctx: ctx, journal: cfg.Journal, algorithms: algorithms}
+	t := &trial{report: r, ctx: ctx, journal: cfg.Journal, token: tokenURI(p.token), algorithms: algorithms}
 	for _, part := range []func(*session){func(s *session) { t.export(s, host) }, t.random, t.kept} {
 		before := *r
 		if _, err = tryTwice(ctx, p, func(s *session) (struct{}, error) {
@@ -52,6 +52,7 @@ type trial struct {
 	report     *TestReport
 	ctx        context.Context // of the call of Test
 	journal    Journal
+	token      string // URI
 	algorithms []Algorithm
 }
 
@@ -86,7 +87,7 @@ func (t *trial) export(s *session, host *rsa.PrivateKey) {
 	}
 	var ids *idMaker
 	if t.journal != nil {
-		ids = &idMaker{ctx: t.ctx, journal: t.journal}
+		ids = &idMaker{ctx: t.ctx, journal: t.journal, token: t.token}
 	}
 	forbidden := false
 	for _, alg := range t.algorithms {
@@ -126,11 +127,7 @@ func (t *trial) kept(s *session) {
 		return
 	}
 	for _, alg := range t.algorithms {
-		d := &device{alg: alg, journal: t.journal}
-		id, p, err := d.make(t.ctx, s, probeLabel)
-		if err == nil {
-			err = errors.Join(s.destroy(p), t.journal.Done(t.ctx, id))
-		}
+		_, err := (&idMaker{ctx: t.ctx, journal: t.journal, token: t.token}).tryKept(s, alg, Origin{})
 		t.note(string(alg)+" kept in the token, signs, not extractable", err)
 		t.usable(ModeToken, alg, "generated in the token, not extractable", err)
 	}

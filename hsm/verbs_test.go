@@ -242,51 +242,84 @@ func TestGC(t *testing.T) {
 	if _, _, err := source.Generate(t.Context(), "crashed before it was recorded"); err != nil {
 		t.Fatal(err)
 	}
-	leaveBehind(t, source.(*device), journal)
-	if err := journal.Intend(t.Context(), []byte("never made"), "x"); err != nil {
+	leaveBehind(t, source.(*device))
+	if err := journal.Intend(t.Context(), JournalEntry{ID: []byte("never made"), Label: "x"}); err != nil {
 		t.Fatal(err)
 	}
 	inUse := func(_ context.Context, public []byte) (bool, error) { return bytes.Equal(public, recorded), nil }
 
 	opts := GCOptions{Journaled: journal.Open()}
 	report, err := GC(t.Context(), cfg, opts)
-	if err != nil || len(report.Left) != 4 || token.objects(t) != 8 {
+	if err != nil || len(report.Left) != 5 || token.objects(t) != 10 {
 		t.Fatalf("dry run without a ledger: %+v, %v", report, err)
 	}
-	checkTable(t, report, "dry run", "ledger has to tell")
+	checkTable(t, report, "dry run", "ledger has to tell", "another station")
 	opts.Destroy = true
-	if report, err = GC(t.Context(), cfg, opts); err != nil || token.objects(t) != 4 {
+	if report, err = GC(t.Context(), cfg, opts); err != nil || token.objects(t) != 6 {
 		t.Fatalf("without a ledger: %+v, %v", report, err)
 	}
 	opts.InUse, opts.Journaled = inUse, journal.Open()
-	if report, err = GC(t.Context(), cfg, opts); err != nil || len(report.Left) != 1 || !report.Left[0].Destroyed {
+	if report, err = GC(t.Context(), cfg, opts); err != nil || len(report.Left) != 2 || !report.Left[0].Destroyed || report.Left[1].Destroyed {
 		t.Fatalf("with a ledger: %+v, %v", report, err)
 	}
-	if n := token.objects(t); n != 2 {
-		t.Errorf("%d objects, want the recorded device's two", n)
+	if n := token.objects(t); n != 4 {
+		t.Errorf("%d objects, want the recorded device's two, and the other station's", n)
 	}
-	if left := journal.Open(); len(left) != 0 {
-		t.Errorf("open in the journal: %q", left)
+	left := journal.Open()
+	if len(left) != 1 || left[0].Label != "recorded" {
+		t.Errorf("open in the journal: %q, want the key that can still be taken back", left)
+	}
+	opts.InUse = func(context.Context, []byte) (bool, error) { return false, nil }
+	if _, err := GC(t.Context(), cfg, opts); err != nil || token.objects(t) != 2 || len(journal.Open()) != 0 {
+		t.Errorf("taken back: %v, %d objects, %q", err, token.objects(t), journal.Open())
 	}
 }
 
-// leaveBehind makes two temporary keys as a crash would leave them: one that
-// the journal knows, and one that it has lost.
-func leaveBehind(t *testing.T, d *device, journal *FileJournal) {
+// A second token at the same station: its cleaning up is not the first one's.
+func TestGCOfAnotherToken(t *testing.T) {
+	first := newSoftHSM(t)
+	twin := exec.Command("softhsm2-util", "--init-token", "--free", "--label", "second", "--so-pin", "87654321", "--pin", "4321")
+	if out, err := twin.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	cfg := first.config(t)
+	journal := cfg.Journal.(*FileJournal)
+	source := mustOpen(t, ModeToken, ECDSAP256, cfg)
+	if _, _, err := source.Generate(t.Context(), "device"); err != nil {
+		t.Fatal(err)
+	}
+	other := cfg
+	other.URI = strings.Replace(cfg.URI, "token=factory", "token=second", 1)
+	nobodys := func(context.Context, []byte) (bool, error) { return false, nil }
+	opts := GCOptions{Destroy: true, Journaled: journal.Open(), InUse: nobodys}
+	if report, err := GC(t.Context(), other, opts); err != nil || len(report.Left) != 0 || len(journal.Open()) != 1 {
+		t.Errorf("%+v, %v; open in the journal: %q", report, err, journal.Open())
+	}
+	if report, err := GC(t.Context(), cfg, opts); err != nil || len(report.Left) != 1 || first.objects(t) != 0 {
+		t.Errorf("%+v, %v; %d objects", report, err, first.objects(t))
+	}
+}
+
+// leaveBehind makes temporary keys as a crash would leave them: one that the
+// journal knows, one that it has lost, and one that another station is making.
+func leaveBehind(t *testing.T, d *device) {
 	t.Helper()
-	for _, lost := range []bool{false, true} {
-		id, err := use(t.Context(), d.pool, func(s *session) ([]byte, error) {
-			p, _, err := (&idMaker{ctx: t.Context(), journal: journal}).generate(s, ECDSAP256)
-			if err != nil {
-				return nil, err
-			}
-			values, err := s.attributes(p.private, pkcs11.CKA_ID)
-			return values[0], err
-		})
-		if err == nil && lost {
-			err = journal.Done(t.Context(), id)
-		}
-		if err != nil {
+	journaled, err := d.ids(t.Context()).newID(probeLabel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost, err := timedID(time.Now().Add(-2 * settled))
+	if err != nil {
+		t.Fatal(err)
+	}
+	others, err := timedID(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range [][]byte{journaled, lost, others} {
+		if _, err := use(t.Context(), d.pool, func(s *session) (*pair, error) {
+			return s.generate(ECDSAP256, traits{token: true, extractable: true, id: id, label: probeLabel})
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -36,18 +36,27 @@ func openToken(ctx context.Context, mode Mode, alg Algorithm, cfg Config) (Sourc
 	return source, nil
 }
 
-// budget is the limit of keys that a source may make.
+// budget is a limit of keys that a source may make.
 type budget struct {
 	most int64 // 0: no limit
+	full error // what take says beyond it
 	made atomic.Int64
 }
+
+// limit sets how many keys may be made.
+func (b *budget) limit(most int, full error) { b.most, b.full = int64(most), full }
 
 func (b *budget) take() error {
 	if n := b.made.Add(1); b.most > 0 && n > b.most {
 		b.made.Add(-1)
-		return gone("raise the limit of keys, or go on with another token", "the limit of %d keys from this token is reached", b.most)
+		return b.full
 	}
 	return nil
+}
+
+// lotLimit is the budget of a lot.
+func (b *budget) lotLimit(keys int) {
+	b.limit(keys, gone("raise the limit of keys, or go on with another token", "the limit of %d keys from this token is reached", keys))
 }
 
 // wrapped is the source of ModeHSM.
@@ -68,7 +77,7 @@ func openWrapped(ctx context.Context, p *pool, alg Algorithm, cfg *Config) (Sour
 		return nil, err
 	}
 	w := &wrapped{pool: p, host: host, journal: cfg.Journal, origin: p.origin(ModeHSM, alg)}
-	w.budget.most = int64(cfg.Limits.Keys)
+	w.budget.lotLimit(cfg.Limits.Keys)
 	way, err := tryTwice(ctx, p, func(s *session) (transport, error) {
 		t, err := s.probeTransport(host, ignore)
 		if err == nil {
@@ -159,13 +168,21 @@ func (w *wrapped) ids(ctx context.Context) *idMaker {
 	if w.journal == nil {
 		return nil
 	}
-	return &idMaker{ctx: ctx, journal: w.journal}
+	return &idMaker{ctx: ctx, journal: w.journal, token: tokenURI(w.pool.token)}
 }
+
+// AtOnce implements Source.
+func (w *wrapped) AtOnce() int { return w.pool.atOnce() }
+
+// Load implements Source.
+func (w *wrapped) Load() Load { return w.pool.meter.read() }
 
 // Generate makes the key in the token, takes it out, destroys it there, and
 // unwraps it here, the session being free again by then. A device whose session
 // was lost is tried once more.
 func (w *wrapped) Generate(ctx context.Context, _ string) (private, public []byte, err error) {
+	w.pool.meter.change(0, 0, 1)
+	defer w.pool.meter.change(0, 0, -1)
 	if err := w.budget.take(); err != nil {
 		return nil, nil, err
 	}
@@ -185,8 +202,20 @@ func (w *wrapped) Generate(ctx context.Context, _ string) (private, public []byt
 	return nil, nil, fmt.Errorf("make a key in the token: %w", err)
 }
 
+// once occupies a session for what is done in the token, and for nothing else:
+// neither for the journal's disk nor for this host's part.
 func (w *wrapped) once(ctx context.Context, attempt int) (private, public []byte, err error) {
-	out, err := useSession(ctx, w.pool, attempt > 1, func(s *session) (*parcel, error) { return w.cycle(ctx, s) })
+	how := traits{extractable: true}
+	if w.exit.tokenObjects {
+		how.token, how.label = true, probeLabel
+		if how.id, err = w.ids(ctx).newID(probeLabel); err != nil {
+			return nil, nil, err
+		}
+	}
+	out, err := useSession(ctx, w.pool, attempt > 1, func(s *session) (*parcel, error) { return w.cycle(s, how) })
+	if err == nil && how.token {
+		err = w.journal.Done(ctx, how.id) // where the key wasn't destroyed, the journal keeps the id, for gc
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -198,23 +227,13 @@ func (w *wrapped) once(ctx context.Context, attempt int) (private, public []byte
 }
 
 // cycle is what occupies a session: generate, wrap, destroy.
-func (w *wrapped) cycle(ctx context.Context, s *session) (*parcel, error) {
-	var (
-		p    *pair
-		done func() error
-		err  error
-	)
-	if w.exit.tokenObjects {
-		p, done, err = w.ids(ctx).generate(s, w.exit.alg)
-	} else {
-		p, err = s.generate(w.exit.alg, traits{extractable: true})
-		done = func() error { return s.destroy(p) }
-	}
+func (w *wrapped) cycle(s *session, how traits) (*parcel, error) {
+	p, err := s.generate(w.exit.alg, how)
 	if err != nil {
 		return nil, err
 	}
 	out, err := s.wrap(&w.exit.wrapping, p)
-	if destroyErr := done(); err == nil {
+	if destroyErr := s.destroy(p); err == nil {
 		err = destroyErr
 	}
 	if err != nil {

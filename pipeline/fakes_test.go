@@ -112,6 +112,8 @@ func (f fakeKeys) Generate(_ context.Context, label string) (private, public []b
 	return private, public, err
 }
 
+func (fakeKeys) AtOnce() int { return 0 }
+
 type fakeImages struct{ *world }
 
 func (f fakeImages) Stage(_ context.Context, dev *Device, private, _ []byte) (ref PackRef, err error) {

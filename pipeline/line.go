@@ -23,7 +23,9 @@ type Limits struct {
 	// Devices is how many devices are under way at once, default 256. They
 	// share durable commits, so more of them means fewer syncs a device.
 	Devices int
-	// CPU is how many goroutines make or check keys at once, default one a core.
+	// CPU is how many goroutines check keys at once, default one a core. Keys
+	// that this machine makes itself count, too; those that a device makes don't
+	// (Keys.AtOnce).
 	CPU int
 	// Images is how many images are written at once, default twice the cores.
 	Images int
@@ -65,6 +67,7 @@ type Line struct {
 	Took func(to State, d time.Duration)
 
 	cpu, images *semaphore.Weighted
+	making      *semaphore.Weighted // of keys; cpu itself where they are made here
 	made        madeKeys
 }
 
@@ -94,6 +97,10 @@ func (l *Line) Carry(ctx context.Context, drain <-chan struct{}, states ...State
 	limits := l.Limits.withDefaults()
 	l.cpu = semaphore.NewWeighted(int64(limits.CPU))
 	l.images = semaphore.NewWeighted(int64(limits.Images))
+	l.making = l.cpu
+	if n := l.Keys.AtOnce(); n > 0 {
+		l.making = semaphore.NewWeighted(int64(n))
+	}
 
 	soft, stop := context.WithCancelCause(ctx)
 	defer stop(nil)

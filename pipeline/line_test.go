@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -151,6 +152,56 @@ func (r *repeating) Generate(ctx context.Context, label string) (private, public
 		r.private, r.public, err = r.fakeKeys.Generate(ctx, label)
 	}
 	return slices.Clone(r.private), r.public, err
+}
+
+// TestDeviceMakesKeysBesideTheCores: keys that a device makes wait for the
+// device alone, not for the cores, and keep nobody from checking keys there.
+func TestDeviceMakesKeysBesideTheCores(t *testing.T) { synctest.Test(t, testDeviceKeys) }
+
+func testDeviceKeys(t *testing.T) {
+	const devices, first, atOnce = 40, 10, 6
+	w := newWorld(t, devices)
+	line := w.line(32)
+	line.Limits.CPU = 1
+	device := &deviceKeys{fakeKeys: fakeKeys{w}, free: first, goOn: make(chan struct{})}
+	line.Keys = device
+	done := make(chan error)
+	go func() { done <- line.Carry(t.Context(), never(), Resumable...) }()
+	synctest.Wait()
+	totals, err := w.Totals(t.Context(), "lot")
+	if err != nil || device.inside.Load() != atOnce || totals.Released != first {
+		t.Errorf("%d keys are being made at once, want %d; %d devices released meanwhile, want %d; err %v",
+			device.inside.Load(), atOnce, totals.Released, first, err)
+	}
+	close(device.goOn)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	w.checkComplete()
+	if most := device.most.Load(); most > atOnce {
+		t.Errorf("%d keys were made at once, want %d at most", most, atOnce)
+	}
+}
+
+// deviceKeys makes a few keys at once and the others when it is told to go.
+type deviceKeys struct {
+	fakeKeys
+	free               int32
+	goOn               chan struct{}
+	made, inside, most atomic.Int32
+}
+
+func (*deviceKeys) AtOnce() int { return 6 }
+
+func (d *deviceKeys) Generate(ctx context.Context, label string) (private, public []byte, err error) {
+	inside := d.inside.Add(1)
+	defer d.inside.Add(-1)
+	for most := d.most.Load(); inside > most && !d.most.CompareAndSwap(most, inside); most = d.most.Load() {
+	}
+	if d.made.Add(1) > d.free {
+		<-d.goOn
+	}
+	return d.fakeKeys.Generate(ctx, label)
 }
 
 func TestDrainEndsBetweenSteps(t *testing.T) {

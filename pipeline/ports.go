@@ -5,13 +5,18 @@ import (
 	"iter"
 )
 
-// Keys makes key pairs. Generate may be called by many workers at once; a
-// source with scarce sessions makes them wait. The private key is a PKCS#8 PEM
-// that the caller wipes after use, nil where the key stays in the device's own
-// token. The public key is an SPKI in DER. label names the device for sources
-// that name their objects. An *Outage says that the source itself is gone.
+// Keys makes key pairs.
 type Keys interface {
+	// Generate may be called by many workers at once; a source with scarce
+	// sessions makes them wait. The private key is a PKCS#8 PEM that the caller
+	// wipes after use, nil where the key stays in the device's own token. The
+	// public key is an SPKI in DER. label names the device for sources that name
+	// their objects. An *Outage says that the source itself is gone.
 	Generate(ctx context.Context, label string) (private, public []byte, err error)
+	// AtOnce is how many calls of Generate keep a device busy that makes the
+	// keys: it is never to wait for its next caller. It is 0 where keys are this
+	// machine's own work, which its cores limit.
+	AtOnce() int
 }
 
 // Images puts keys into images. All methods may be called by many workers at

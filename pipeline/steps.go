@@ -75,10 +75,10 @@ func (m *madeKeys) add(spki []byte) error {
 }
 
 func (l *Line) generate(r *reins, rec *Record) (private, public []byte, err error) {
-	if err := acquire(r, l.cpu); err != nil {
+	if err := acquire(r, l.making); err != nil {
 		return nil, nil, err
 	}
-	defer l.cpu.Release(1)
+	defer l.making.Release(1)
 	return l.Keys.Generate(r.hard, rec.Identity.Name())
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -28,21 +27,21 @@ func (a *app) hsmCmd() *cobra.Command {
 	}
 	var sessions []int
 	var keys, destroy bool
-	list := a.hsmVerb("list", "Show the module's tokens and what they say of themselves", func(ctx context.Context, _ *Config, c hsm.Config) (table, error) {
+	list := a.hsmVerb("list", "Show the module's tokens and what they say of themselves", hsm.OpenJournal, func(ctx context.Context, _ *Config, c hsm.Config) (table, error) {
 		if keys {
 			return hsm.Inventory(ctx, c)
 		}
 		return hsm.List(ctx, c)
 	})
 	list.Flags().BoolVar(&keys, "objects", false, "list the token's key pairs as well; needs the PIN")
-	test := a.hsmVerb("test", "Try for real what the token can do", func(ctx context.Context, _ *Config, c hsm.Config) (table, error) {
+	test := a.hsmVerb("test", "Try for real what the token can do", hsm.OpenJournal, func(ctx context.Context, _ *Config, c hsm.Config) (table, error) {
 		return hsm.Test(ctx, c)
 	})
-	bench := a.hsmVerb("bench", "Measure keys a second by algorithm and sessions", func(ctx context.Context, _ *Config, c hsm.Config) (table, error) {
+	bench := a.hsmVerb("bench", "Measure keys a second by algorithm and sessions", hsm.OpenJournal, func(ctx context.Context, _ *Config, c hsm.Config) (table, error) {
 		return hsm.Bench(ctx, c, hsm.BenchOptions{Sessions: sessions})
 	})
 	bench.Flags().IntSliceVar(&sessions, "sessions", nil, "numbers of sessions to try (default 1,2,4,8)")
-	gc := a.hsmVerb("gc", "Show what crashes left in the token; with --destroy, remove it", func(ctx context.Context, cfg *Config, c hsm.Config) (table, error) {
+	gc := a.hsmVerb("gc", "Show what crashes left in the token; with --destroy, remove it", hsm.OpenJournalAlone, func(ctx context.Context, cfg *Config, c hsm.Config) (table, error) {
 		return a.hsmGC(ctx, cfg, c, destroy)
 	})
 	gc.Flags().BoolVar(&destroy, "destroy", false, "destroy what is found; without it nothing is changed")
@@ -51,7 +50,8 @@ func (a *app) hsmCmd() *cobra.Command {
 }
 
 // hsmVerb is a verb that makes one report about the configured token.
-func (a *app) hsmVerb(name, short string, run func(context.Context, *Config, hsm.Config) (table, error)) *cobra.Command {
+func (a *app) hsmVerb(name, short string, journal func(path string) (*hsm.FileJournal, error),
+	run func(context.Context, *Config, hsm.Config) (table, error)) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: name, Short: short, Args: cobra.NoArgs,
 		Example: "  keymill hsm " + name + " --hsm 'pkcs11:token=factory?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=/run/pin'",
@@ -60,7 +60,7 @@ func (a *app) hsmVerb(name, short string, run func(context.Context, *Config, hsm
 			if err != nil {
 				return err
 			}
-			config, journal, err := a.hsmConfig(cfg, cfg.Log.logger(a.err))
+			config, journal, err := a.hsmConfig(cfg, cfg.Log.logger(a.err), journal)
 			if err != nil {
 				return err
 			}
@@ -86,37 +86,43 @@ func (a *app) hsmGC(ctx context.Context, cfg *Config, config hsm.Config, destroy
 	if !ok {
 		return nil, errors.New("the journal is not a file")
 	}
-	return hsm.GC(ctx, config, hsm.GCOptions{
-		Destroy: destroy, Journaled: journal.Open(),
-		InUse: func(ctx context.Context, public []byte) (bool, error) { return keyInUse(ctx, cfg.Ledger, public) },
-	})
+	inUse, err := keysInUse(ctx, cfg.Ledger)
+	if err != nil {
+		return nil, err
+	}
+	opts := hsm.GCOptions{Destroy: destroy, Journaled: journal.Open()}
+	if inUse != nil {
+		opts.InUse = func(_ context.Context, public []byte) (bool, error) { return inUse[pipeline.Fingerprint(public)], nil }
+	}
+	return hsm.GC(ctx, config, opts)
 }
 
-// keyInUse reports whether a device of a lot whose keys stay in tokens is
-// recorded with this public key.
-func keyInUse(ctx context.Context, path string, public []byte) (bool, error) {
+// keysInUse returns the fingerprints of all devices' keys that stay in tokens,
+// nil where there is no ledger that could tell. The keys of devices that were
+// taken back are nobody's any more.
+func keysInUse(ctx context.Context, path string) (map[string]bool, error) {
 	known, err := openKnown(ctx, path)
 	if err != nil || known == nil {
-		return false, err
+		return nil, err
 	}
 	defer known.Close()
 	lots, err := known.Lots(ctx)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
+	inUse := map[string]bool{}
 	for _, lot := range lots {
 		if lot.Keys != pipeline.KeysInToken {
 			continue
 		}
 		for rec, err := range known.Records(ctx, lot.Name) {
 			if err != nil {
-				return false, err
+				return nil, err
 			}
-			// The keys of devices that were taken back are nobody's any more.
-			if rec.State != pipeline.Undone && slices.Equal(rec.PublicKey, public) {
-				return true, nil
+			if rec.State != pipeline.Undone && len(rec.PublicKey) > 0 {
+				inUse[rec.Fingerprint()] = true
 			}
 		}
 	}
-	return false, nil
+	return inUse, nil
 }

@@ -68,7 +68,7 @@ func (a *app) openKeys(ctx context.Context, cfg *Config, log *slog.Logger) (keyS
 		source, err := hsm.Software(algorithm)
 		return &stationKeys{Source: source}, err
 	}
-	config, journal, err := a.hsmConfig(cfg, log)
+	config, journal, err := a.hsmConfig(cfg, log, hsm.OpenJournal)
 	if err != nil {
 		return nil, err
 	}
@@ -82,9 +82,9 @@ func (a *app) openKeys(ctx context.Context, cfg *Config, log *slog.Logger) (keyS
 	return &stationKeys{source, journal}, nil
 }
 
-// hsmConfig names the token. The journal of temporary token objects lies beside
-// the ledger; the caller closes it.
-func (a *app) hsmConfig(cfg *Config, log *slog.Logger) (hsm.Config, *hsm.FileJournal, error) {
+// hsmConfig names the token. The journal of token objects lies beside the
+// ledger and is opened by open; the caller closes it.
+func (a *app) hsmConfig(cfg *Config, log *slog.Logger, open func(path string) (*hsm.FileJournal, error)) (hsm.Config, *hsm.FileJournal, error) {
 	if cfg.Keys.HSM == "" {
 		return hsm.Config{}, nil, withCode(exitUsage, pipeline.WithHint(errors.New("no HSM is named"),
 			"Give --hsm 'pkcs11:token=LABEL?module-path=/usr/lib/../libmodule.so&pin-source=/path/to/pin', or set keys.hsm."))
@@ -92,7 +92,11 @@ func (a *app) hsmConfig(cfg *Config, log *slog.Logger) (hsm.Config, *hsm.FileJou
 	if err := a.guardPIN("keys.hsm", cfg.Keys.HSM); err != nil {
 		return hsm.Config{}, nil, err
 	}
-	journal, err := hsm.OpenJournal(hsmJournalPath(cfg.Ledger))
+	journal, err := open(hsmJournalPath(cfg.Ledger))
+	if errors.Is(err, hsm.ErrJournalInUse) {
+		return hsm.Config{}, nil, withCode(exitUsage, pipeline.WithHint(err,
+			"Let it end: what it makes in the token at this moment looks like what a crash left there."))
+	}
 	if err != nil {
 		return hsm.Config{}, nil, packOutage(err)
 	}

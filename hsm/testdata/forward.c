@@ -28,6 +28,10 @@ enum {
 	CORRUPT,       /* the next C_WrapKey hands out a flipped bit; then 0 */
 	REPEAT,        /* random numbers are always the same */
 	DESTROY_CODE,  /* what C_DestroyObject answers */
+	LATENCY_US,    /* every call takes so much longer, as with a network in between */
+	STALL_MS,      /* from the next call on all calls hang, for so long; then 0 */
+	MEET,          /* C_GenerateKeyPair waits for so many of its calls to be under way, half a second at most */
+	MET,           /* out: how often they were */
 	CALLS,         /* out: calls so far */
 	LOGINS,        /* out */
 	OPEN,          /* out: sessions open now */
@@ -39,9 +43,55 @@ static volatile uint32_t *control;
 static CK_FUNCTION_LIST_PTR real;
 static CK_FUNCTION_LIST ours;
 
+static int64_t now_ms(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
+}
+
+static void rest_us(int64_t us)
+{
+	struct timespec rest = {us / 1000000, (us % 1000000) * 1000L};
+	while (us > 0 && nanosleep(&rest, &rest))
+		;
+}
+
+static void stall(void)
+{
+	static volatile int64_t until;
+	uint32_t ms = __atomic_exchange_n(&control[STALL_MS], 0, __ATOMIC_SEQ_CST);
+	if (ms)
+		__atomic_store_n(&until, now_ms() + ms, __ATOMIC_SEQ_CST);
+	rest_us((__atomic_load_n(&until, __ATOMIC_SEQ_CST) - now_ms()) * 1000);
+}
+
+static void meet(void)
+{
+	static uint32_t here;
+	uint32_t all = control[MEET], before = control[MET];
+	int64_t until = now_ms() + 500;
+	if (!all)
+		return;
+	if (__atomic_add_fetch(&here, 1, __ATOMIC_SEQ_CST) == all) {
+		__atomic_store_n(&here, 0, __ATOMIC_SEQ_CST);
+		__atomic_add_fetch(&control[MET], 1, __ATOMIC_SEQ_CST);
+		return;
+	}
+	while (control[MET] == before)
+		if (now_ms() < until)
+			rest_us(200);
+		else if (control[MET] == before) {
+			__atomic_sub_fetch(&here, 1, __ATOMIC_SEQ_CST);
+			return;
+		}
+}
+
 static CK_RV misbehave(void)
 {
 	uint32_t n = __atomic_add_fetch(&control[CALLS], 1, __ATOMIC_SEQ_CST);
+	stall();
+	rest_us(control[LATENCY_US]);
 	if (control[GONE] || control[LOST])
 		return CKR_DEVICE_REMOVED;
 	if (control[FAIL_EVERY] && n % control[FAIL_EVERY] == 0)
@@ -115,11 +165,8 @@ static CK_RV bad_C_GenerateKeyPair(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_A
 	CK_RV rv = misbehave();
 	CK_ULONG i;
 	uint32_t ms = __atomic_exchange_n(&control[HANG_MS], 0, __ATOMIC_SEQ_CST);
-	if (ms) {
-		struct timespec rest = {ms / 1000, (ms % 1000) * 1000000L};
-		while (nanosleep(&rest, &rest))
-			;
-	}
+	rest_us(ms * 1000LL);
+	meet();
 	if (rv)
 		return rv;
 	for (i = 0; control[TOKEN_ONLY] && i < npriv; i++)
