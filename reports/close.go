@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"keymill/pipeline"
 )
 
@@ -27,8 +29,16 @@ func (e *ImbalanceError) Error() string {
 // appends it to the ledger. A lot that does not reconcile is an
 // *ImbalanceError.
 func Close(ctx context.Context, src Source, lot, station string, key crypto.Signer) (pipeline.Event, error) {
-	s, err := survey(ctx, src, lot)
-	if err != nil {
+	pass := &eventPass{lot: lot, dir: os.TempDir(), each: func(pipeline.StoredEvent) error { return nil }}
+	defer pass.close()
+	var s *Summary
+	work, within := errgroup.WithContext(ctx)
+	work.Go(func() (err error) {
+		s, err = survey(within, src, lot)
+		return err
+	})
+	work.Go(func() error { return pass.run(within, src, "") })
+	if err := work.Wait(); err != nil {
 		return pipeline.Event{}, err
 	}
 	if wrong := s.Balance.Check(s.Lot.Devices); len(wrong) > 0 {
@@ -41,11 +51,6 @@ func Close(ctx context.Context, src Source, lot, station string, key crypto.Sign
 	}
 	event := pipeline.Event{Station: station, Lot: lot, Action: pipeline.ActionClose,
 		Facts: []pipeline.Attr{{Name: "balance", Value: string(balance)}}}
-	pass := &eventPass{lot: lot, dir: os.TempDir(), each: func(pipeline.StoredEvent) error { return nil }}
-	defer pass.close()
-	if err := pass.run(ctx, src, ""); err != nil {
-		return pipeline.Event{}, err
-	}
 	for _, l := range pass.logs {
 		if l.station != station {
 			continue

@@ -405,3 +405,29 @@ func TestBalance(t *testing.T) {
 		})
 	}
 }
+
+// TestExportIsRecordedOnce: a night in which nothing happens to a lot adds
+// nothing to its log.
+func TestExportIsRecordedOnce(t *testing.T) {
+	l, key := newLedger(t), stationKey("a")
+	l.fill("lot-0", 3)
+	l.fill("lot-1", 3)
+	recorded := 0
+	opt := signedOptions(l, key, "csv")
+	opt.Record = func(ctx context.Context, e pipeline.Event) error {
+		recorded++
+		return l.Append(ctx, e)
+	}
+	for i, want := range []int{1, 1, 1, 2, 2} {
+		switch i {
+		case 2:
+			l.append(pipeline.Event{Lot: "lot-0", Action: pipeline.ActionVerify})
+		case 3:
+			l.append(pipeline.Event{Lot: "lot-1", Action: pipeline.ActionVerify})
+		}
+		exportLot(t, l, "lot-1", opt)
+		if recorded != want {
+			t.Errorf("export %d: %d are recorded, want %d", i+1, recorded, want)
+		}
+	}
+}
