@@ -21,6 +21,7 @@ import (
 	"github.com/knadh/koanf/providers/structs"
 	"github.com/knadh/koanf/v2"
 
+	"keymill/hsm"
 	"keymill/pipeline"
 )
 
@@ -122,6 +123,9 @@ type KeysConfig struct {
 	// TokenObjects is the most objects that may lie in the token at once, where
 	// keys are token objects. 0: the token's own limit.
 	TokenObjects int `koanf:"token_objects"`
+	// Timeout is how long one call of the token may take before its session is
+	// given up. RSA-4096 takes a smart card a minute.
+	Timeout time.Duration `koanf:"timeout"`
 	// Limit is the most keys that one run may take from the token. 0: no limit.
 	Limit int `koanf:"limit"`
 }
@@ -267,7 +271,7 @@ func defaultConfig() Config {
 	}
 	return Config{
 		Server:   ServerConfig{URL: "https://hosted.mender.io", InFlight: 16, OnConflict: "fail", GiveUp: 15 * time.Minute},
-		Keys:     KeysConfig{Source: "software", Algorithm: "ed25519"},
+		Keys:     KeysConfig{Source: "software", Algorithm: "ed25519", Timeout: hsm.DefaultTimeout},
 		Image:    ImageConfig{Format: "raw", Inject: pipeline.DefaultInject()},
 		Report:   ReportConfig{Formats: []string{"csv", "jsonl", "xlsx"}},
 		Audit:    AuditConfig{Station: station},

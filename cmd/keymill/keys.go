@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
+	"time"
 
 	"golang.org/x/term"
 
@@ -18,8 +20,19 @@ import (
 // keySource is where the job's keys come from.
 type keySource interface {
 	pipeline.Keys
+	Load() hsm.Load
 	Origin() hsm.Origin
 	Close() error
+}
+
+// logLoad says how well the token was used: sessions that starved cost speed.
+func logLoad(ctx context.Context, log *slog.Logger, load hsm.Load) {
+	if load.Sessions == 0 || load.Span == 0 {
+		return
+	}
+	percent := func(share float64) string { return strconv.FormatFloat(100*share, 'f', 1, 64) + "%" }
+	log.DebugContext(ctx, "the token's sessions", "sessions", load.Sessions, "keys", load.Keys, "span", load.Span.Round(time.Millisecond),
+		"busy", percent(load.Utilisation()), "starved", percent(load.Starvation()))
 }
 
 // stationKeys tells the pipeline when the HSM itself is gone.
@@ -101,7 +114,7 @@ func (a *app) hsmConfig(cfg *Config, log *slog.Logger, open func(path string) (*
 		return hsm.Config{}, nil, packOutage(err)
 	}
 	return hsm.Config{
-		URI: cfg.Keys.HSM, PIN: a.pin, Journal: journal, Log: log,
+		URI: cfg.Keys.HSM, PIN: a.pin, Journal: journal, Log: log, Timeout: cfg.Keys.Timeout,
 		Limits: hsm.Limits{Sessions: cfg.Keys.Sessions, Objects: cfg.Keys.TokenObjects, Keys: cfg.Keys.Limit},
 	}, journal, nil
 }

@@ -265,6 +265,7 @@ func (j *job) carry(ctx context.Context, resumed bool, states ...pipeline.State)
 	}
 	err = line.Carry(ctx, j.app.brake.drainable(), states...)
 	show.end()
+	logLoad(ctx, j.log, j.keys.Load())
 	return j.endRun(ctx, line, started, err)
 }
 
