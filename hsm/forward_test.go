@@ -71,7 +71,7 @@ func newBadToken(t testing.TB) *badToken {
 	if err := control.Truncate(4 * controlFields); err != nil {
 		t.Fatal(err)
 	}
-	for name, value := range map[string]string{"KEYMILL_FORWARD_TO": u.ModulePath, "KEYMILL_FORWARD_CONTROL": path} {
+	for name, value := range map[string]string{"FORWARD_TO": u.ModulePath, "FORWARD_CONTROL": path} {
 		t.Setenv(name, value)
 		token.env[name] = value
 	}

@@ -1,6 +1,6 @@
 /*
- * A PKCS#11 module for tests: it forwards to the module that KEYMILL_FORWARD_TO
- * names, and misbehaves as the file KEYMILL_FORWARD_CONTROL tells, an array of
+ * A PKCS#11 module for tests: it forwards to the module that FORWARD_TO
+ * names, and misbehaves as the file FORWARD_CONTROL tells, an array of
  * 32-bit numbers in memory that the tests change while it runs.
  *
  *   gcc -shared -fPIC -o forward.so forward.c -ldl     (with a pkcs11.h)
@@ -222,7 +222,7 @@ static CK_RV bad_C_Initialize(CK_VOID_PTR args)
 CK_RV C_GetFunctionList(CK_FUNCTION_LIST_PTR_PTR list)
 {
 	CK_RV (*get)(CK_FUNCTION_LIST_PTR_PTR);
-	const char *path = getenv("KEYMILL_FORWARD_TO"), *file = getenv("KEYMILL_FORWARD_CONTROL");
+	const char *path = getenv("FORWARD_TO"), *file = getenv("FORWARD_CONTROL");
 	void *library, *map;
 	int fd;
 	if (!path || !file || (fd = open(file, O_RDWR)) < 0)
