@@ -7,23 +7,16 @@ import (
 	"context"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 	"time"
 
 	"keymill/hsm"
 )
 
-// memoryLimit is where the garbage collector begins to work harder, in bytes: a
-// station has other things to do, and lots of a million devices need no more.
-const memoryLimit = 220 << 20
-
 func main() {
 	// Keys pass through this memory: no core dumps, no swap where that is permitted.
 	hsm.Harden()
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit)
-	}
+	tune()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	stdio := stdio{in: os.Stdin, out: os.Stdout, err: journaled(os.Stderr, os.Getenv("JOURNAL_STREAM"))}

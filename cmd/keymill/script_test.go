@@ -26,6 +26,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	tune() // as main does: the benchmarks measure the product
 	testscript.Main(m, map[string]func(){"keymill": main})
 }
 
@@ -107,7 +108,7 @@ func checkData(t *testing.T, path string) error {
 
 // needTools skips a test on a machine without the tools of a Debian package,
 // and fails it in CI.
-func needTools(t *testing.T, debian string, tools ...string) {
+func needTools(t testing.TB, debian string, tools ...string) {
 	t.Helper()
 	for _, tool := range tools {
 		if _, err := exec.LookPath(tool); err == nil {
