@@ -15,6 +15,11 @@ const (
 	windowLeast = 16
 	windowMost  = 256
 	windowSure  = 0.03
+	// queueNone is the latency up to which no queue is worth avoiding: CoDel's
+	// target for a standing queue (RFC 8289, 4.3). A server this near answers
+	// within microseconds, and what it takes longer when this machine is busy
+	// says nothing about the server.
+	queueNone = 5 * time.Millisecond
 	// rebase is how often the latency of an unloaded server is measured again.
 	rebase = 15 * time.Second
 )
@@ -130,7 +135,7 @@ func (l *limiter) close(now time.Time, typical time.Duration, unsure float64) {
 		return
 	}
 	if full {
-		l.adapt(float64(l.base)/float64(typical), unsure)
+		l.adapt(min(1, float64(max(l.base, queueNone))/float64(typical)), unsure)
 	}
 }
 
