@@ -3,7 +3,7 @@ SHELL := /bin/bash
 TOOLS ?= $(HOME)/.cache/keymill/bin
 export PATH := /usr/sbin:/sbin:$(PATH)
 
-.PHONY: all build demo examples test race lint fuzz bench package clean
+.PHONY: all build demo examples test race lint fuzz bench package service clean
 
 all: build
 
@@ -48,6 +48,10 @@ bench:            ## what is claimed of speed, with the limit or the peer beside
 package:          ## a Debian package and its SBOM in dist/; the same commit gives the same bytes
 	@.ci/setup package
 	@.ci/package dist
+
+service:          ## the package at work on a machine that boots for it: systemd, timers, stop, hang, upgrade, purge
+	@.ci/setup test
+	@.ci/service
 
 clean:
 	rm -rf bin dist keymill-demo

@@ -47,6 +47,9 @@ func TestDebianPackage(t *testing.T) {
 	if users := string(readAll(t, filepath.Join(root, "etc/passwd"))); !strings.Contains(users, "keymill:") {
 		t.Errorf("no user was made: %s", users)
 	}
+	if info, err := os.Stat(filepath.Join(root, "var/lib/keymill/in")); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the drop folder: %v, %v", info, err)
+	}
 	for _, secret := range []string{"mender-token", "webhook-secret"} {
 		info, err := os.Stat(filepath.Join(root, "etc/keymill", secret))
 		if err != nil || info.Mode().Perm() != 0o600 || info.Size() != 0 {
@@ -88,10 +91,12 @@ func checkInstalled(t *testing.T, root, deb string) {
 		t.Errorf("config: %s", got)
 	}
 	for _, path := range []string{
-		"usr/lib/systemd/system/keymill-batch.service", "usr/lib/systemd/system/keymill-batch.timer", "usr/lib/sysusers.d/keymill.conf",
+		"usr/lib/systemd/system/keymill-batch.service", "usr/lib/systemd/system/keymill-batch.timer",
+		"usr/lib/systemd/system/keymill-upkeep.service", "usr/lib/systemd/system/keymill-upkeep.timer",
+		"usr/lib/systemd/system/keymill-.service.d/station.conf", "usr/lib/sysusers.d/keymill.conf", "usr/lib/tmpfiles.d/keymill.conf",
 		"usr/share/man/man1/keymill.1.gz", "usr/share/man/man1/keymill-batch.1.gz", "usr/share/keymill/keymill.schema.json",
 		"usr/share/bash-completion/completions/keymill", "usr/share/zsh/vendor-completions/_keymill", "usr/share/fish/vendor_completions.d/keymill.fish",
-		"usr/share/doc/keymill/copyright", "usr/share/doc/keymill/changelog.gz",
+		"usr/share/doc/keymill/copyright", "usr/share/doc/keymill/changelog.gz", "usr/share/doc/keymill/README.Debian",
 	} {
 		info, err := os.Stat(filepath.Join(root, path))
 		if err != nil || info.Size() == 0 || info.Mode().Perm() != 0o644 {

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -146,19 +147,54 @@ func TestUnits(t *testing.T) {
 	needTools(t, "systemd", "systemd-analyze")
 	dir := t.TempDir()
 	keymill := build(t)
-	for _, name := range []string{"keymill-batch.service", "keymill-batch.timer"} {
-		unit := strings.ReplaceAll(read(t, filepath.Join("systemd", name)), "/usr/bin/keymill", keymill)
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(unit), 0o600); err != nil {
+	put := func(name string) string {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			t.Fatal(err)
 		}
+		unit := strings.ReplaceAll(read(t, filepath.Join("systemd", name)), "/usr/bin/keymill", keymill)
+		if err := os.WriteFile(path, []byte(unit), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
 	}
-	service, timer := filepath.Join(dir, "keymill-batch.service"), filepath.Join(dir, "keymill-batch.timer")
-	out, err := exec.Command("systemd-analyze", "verify", "--man=no", service, timer).CombinedOutput()
-	if err != nil || strings.Contains(string(out), dir) {
+	put("keymill-.service.d/station.conf")
+	services := []string{put("keymill-batch.service"), put("keymill-upkeep.service")}
+	timers := []string{put("keymill-batch.timer"), put("keymill-upkeep.timer")}
+	out, err := systemdAnalyze(dir, slices.Concat([]string{"verify", "--man=no"}, services, timers)...)
+	if err != nil || strings.Contains(out, dir) {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
-	out, err = exec.Command("systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", service).CombinedOutput()
+	for _, service := range services {
+		if out, err := systemdAnalyze(dir, "security", "--offline=true", "--threshold=20", "--no-pager", service); err != nil {
+			t.Errorf("systemd-analyze security: %v\n%s", err, out)
+		}
+	}
+}
+
+// systemdAnalyze finds drop-ins in dir, too.
+func systemdAnalyze(dir string, args ...string) (string, error) {
+	cmd := exec.Command("systemd-analyze", args...)
+	cmd.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// TestService boots a Debian with systemd as its first process and lets the
+// package's own units work there: .ci/service-inside says through what.
+func TestService(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots a machine")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("systemd-nspawn needs root")
+	}
+	needTools(t, "mmdebstrap", "mmdebstrap")
+	needTools(t, "systemd-container", "systemd-nspawn")
+	needTools(t, "dpkg jq binutils", "dpkg-deb", "jq", "objdump")
+	out, err := exec.CommandContext(t.Context(), "../../.ci/service").CombinedOutput()
+	t.Logf("%s", out)
 	if err != nil {
-		t.Errorf("systemd-analyze security: %v\n%s", err, out)
+		t.Fatal(err)
 	}
 }
