@@ -17,7 +17,7 @@ import (
 const benchBatch = 256
 
 // BenchmarkHSM says what keymill costs on top of the token. It makes P-256 keys
-// in SoftHSM by turns: the whole cycle, 8 workers, against the loop that one
+// in SoftHSM by turns: the whole cycle, as many callers as it asks for, against the loop that one
 // would write first, with as many goroutines as sessions: generate, wrap,
 // destroy, nothing unwrapped or compared. Taking turns, both see the same load
 // of the machine. The share must be 90 % or more.
@@ -78,7 +78,7 @@ func share(workers int, f func()) {
 }
 
 func wholeCycles(b *testing.B, source *wrapped) {
-	share(8, func() {
+	share(source.AtOnce(), func() {
 		private, _, err := source.Generate(b.Context(), "")
 		if err != nil {
 			b.Error(err)
