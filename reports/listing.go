@@ -1,8 +1,6 @@
 package reports
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 
 	"keymill/pipeline"
@@ -11,11 +9,9 @@ import (
 // listing checks devices.jsonl against the replayed events.
 type listing struct {
 	*replay
-	row        int // of the line before
-	identities map[pipeline.IdentitySum]int
-	keys       map[[sha256.Size]byte]int
-	balance    Balance
-	totals     pipeline.Totals
+	row     int // of the line before
+	balance Balance
+	totals  pipeline.Totals
 }
 
 func (l *listing) device(d *deviceLine) error {
@@ -23,16 +19,16 @@ func (l *listing) device(d *deviceLine) error {
 		return fmt.Errorf("row %d comes after row %d", d.Row, l.row)
 	}
 	l.row = d.Row
-	id := identitySum(d.Identity)
-	if other, ok := l.identities[id]; ok {
-		return fmt.Errorf("rows %d and %d are the same device", other, d.Row)
-	}
-	l.identities[id] = d.Row
-	if err := l.key(d); err != nil {
+	if err := checkKey(d); err != nil {
 		return err
 	}
-	if err := l.compare(d, id); err != nil {
+	t, err := l.compare(d)
+	if err != nil {
 		return err
+	}
+	t.marks |= traceListed
+	if d.SPKISHA256 != "" {
+		t.marks |= traceKeyed
 	}
 	l.balance.add(d.standing())
 	l.totals.Devices++
@@ -47,64 +43,68 @@ func (l *listing) device(d *deviceLine) error {
 	return nil
 }
 
-// key checks that the fingerprint is that of the key, and the key nobody else's.
-func (l *listing) key(d *deviceLine) error {
+// checkKey checks that the fingerprint is that of the key.
+func checkKey(d *deviceLine) error {
 	if len(d.PublicKey) == 0 {
 		if d.SPKISHA256 != "" {
 			return fmt.Errorf("row %d has a fingerprint, but no key", d.Row)
 		}
 		return nil
 	}
-	sum := sha256.Sum256(d.PublicKey)
-	if hex.EncodeToString(sum[:]) != d.SPKISHA256 {
+	if pipeline.Fingerprint(d.PublicKey) != d.SPKISHA256 {
 		return fmt.Errorf("row %d: the fingerprint is not that of its public key", d.Row)
 	}
-	if other, ok := l.keys[sum]; ok {
-		return fmt.Errorf("rows %d and %d have the same key", other, d.Row)
-	}
-	l.keys[sum] = d.Row
 	return nil
 }
 
-// compare holds a listed device against what its events say.
-func (l *listing) compare(d *deviceLine, id pipeline.IdentitySum) error {
-	t := l.rows[d.Row]
+// compare holds a listed device against what its events say, and returns its
+// trace: a device that has no events gets one, as it is listed.
+func (l *listing) compare(d *deviceLine) (*trace, error) {
+	id, spki := l.traces.shortSum(identitySum(d.Identity)), l.traces.short([]byte(d.SPKISHA256))
+	t := l.traces.of(d.Row)
 	if t == nil {
 		if d.State != pipeline.Planned {
-			return fmt.Errorf("row %d is %s, but no event says so", d.Row, d.State)
+			return nil, fmt.Errorf("row %d is %s, but no event says so", d.Row, d.State)
 		}
-		return nil
+		t, err := l.traces.add(d.Row)
+		if err == nil {
+			t.identity, t.spki = id, spki
+		}
+		return t, err
 	}
-	t.seen = true
+	state, staged, destroyed := pipeline.States[t.state], int(t.staged), int(t.destroyed)
 	switch {
 	case t.identity != id:
-		return fmt.Errorf("row %d is another device than in its events", d.Row)
-	case t.state != d.State:
-		return fmt.Errorf("row %d is listed as %s, its events say %s", d.Row, d.State, t.state)
-	case d.SPKISHA256 != "" && hex.EncodeToString(t.spki[:]) != d.SPKISHA256:
-		return fmt.Errorf("row %d is listed with another key than its events say", d.Row)
-	case d.KeysGenerated < t.staged || d.KeysGenerated > t.staged+t.destroyed || d.KeysDestroyed < t.destroyed:
-		return fmt.Errorf("row %d: %d keys made and %d destroyed are listed, its events say %d and %d",
-			d.Row, d.KeysGenerated, d.KeysDestroyed, t.staged, t.destroyed)
+		return nil, fmt.Errorf("row %d is another device than in its events", d.Row)
+	case state != d.State:
+		return nil, fmt.Errorf("row %d is listed as %s, its events say %s", d.Row, d.State, state)
+	case d.SPKISHA256 != "" && t.spki != spki:
+		return nil, fmt.Errorf("row %d is listed with another key than its events say", d.Row)
+	case d.KeysGenerated < staged || d.KeysGenerated > staged+destroyed || d.KeysDestroyed < destroyed:
+		return nil, fmt.Errorf("row %d: %d keys made and %d destroyed are listed, its events say %d and %d",
+			d.Row, d.KeysGenerated, d.KeysDestroyed, staged, destroyed)
 	}
-	var output [sha256.Size]byte
-	if err := decodeSum(&output, d.OutputSHA256); err != nil {
-		return err
+	if err := checkSum(d.OutputSHA256); err != nil {
+		return nil, err
 	}
-	if d.State == pipeline.Released && output != t.output {
-		return fmt.Errorf("row %d is listed with another image than its events say", d.Row)
+	if d.State == pipeline.Released && t.output != l.traces.short([]byte(d.OutputSHA256)) {
+		return nil, fmt.Errorf("row %d is listed with another image than its events say", d.Row)
 	}
-	return nil
+	return t, nil
 }
 
 // finish compares the sums.
 func (l *listing) finish() error {
 	p := l.v.st.Predicate
 	l.v.report.Devices = l.totals.Devices
-	for row, t := range l.rows {
-		if !t.seen {
-			return flawed(fileDevices, "row %d has events, but is not listed", row)
-		}
+	if row, found := l.traces.unlisted(); found {
+		return flawed(fileDevices, "row %d has events, but is not listed", row)
+	}
+	if a, b, found := l.traces.twins(traceListed, func(t *trace) *short { return &t.identity }); found {
+		return flawed(fileDevices, "rows %d and %d are the same device", a, b)
+	}
+	if a, b, found := l.traces.twins(traceListed|traceKeyed, func(t *trace) *short { return &t.spki }); found {
+		return flawed(fileDevices, "rows %d and %d have the same key", a, b)
 	}
 	l.totals.Lot = p.Lot
 	if l.totals != p.Totals {

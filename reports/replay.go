@@ -18,7 +18,7 @@ import (
 // contents checks the logs, replays the events, and compares the outcome with
 // the listed devices.
 func (v *verifier) contents(ctx context.Context) error {
-	r := &replay{ctx: ctx, v: v, rows: map[int]*trace{}}
+	r := &replay{ctx: ctx, v: v, traces: newTraces()}
 	if err := walkLogs(v.dir, v.st.Predicate.Logs, r); err != nil {
 		return err
 	}
@@ -41,19 +41,8 @@ type replay struct {
 	tree   frontier
 	wants  []want
 	origin string
-	rows   map[int]*trace
+	traces *traces
 	events int
-}
-
-// trace is where a device's events leave it.
-type trace struct {
-	identity       pipeline.IdentitySum
-	state          pipeline.State
-	spki, output   [sha256.Size]byte
-	staged         int // keys
-	destroyed      int
-	preauthorized  bool
-	readBack, seen bool
 }
 
 func (r *replay) log(head LogHead) error {
@@ -109,12 +98,15 @@ func (r *replay) event(e *eventLine) error {
 	if e.Row == 0 {
 		return r.facts(e)
 	}
-	t := r.rows[e.Row]
+	t := r.traces.of(e.Row)
 	if t == nil {
-		t = &trace{state: pipeline.Planned, identity: e.Device.Sum()}
-		r.rows[e.Row] = t
+		var err error
+		if t, err = r.traces.add(e.Row); err != nil {
+			return err
+		}
+		t.identity = r.traces.shortSum(e.Device.Sum())
 	}
-	return t.step(e, p.Keys)
+	return r.step(t, e)
 }
 
 // facts checks that the lot was planned from the manifest and the golden image
@@ -130,51 +122,58 @@ func (r *replay) facts(e *eventLine) error {
 	return nil
 }
 
-// step takes one event of the device.
-func (t *trace) step(e *eventLine, keys string) error {
-	if t.identity != e.Device.Sum() {
+// step takes one event of a device to its trace.
+func (r *replay) step(t *trace, e *eventLine) error {
+	if t.identity != r.traces.shortSum(e.Device.Sum()) {
 		return fmt.Errorf("row %d was another device before", e.Row)
 	}
 	if e.To == "" {
 		return nil // changes nothing
 	}
-	if e.From != t.state {
-		return fmt.Errorf("row %d goes from %s, but it was %s: an event is missing", e.Row, e.From, t.state)
+	if e.From != pipeline.States[t.state] {
+		return fmt.Errorf("row %d goes from %s, but it was %s: an event is missing", e.Row, e.From, pipeline.States[t.state])
 	}
-	t.state = e.To
+	state := slices.Index(pipeline.States, e.To)
+	if state < 0 {
+		return fmt.Errorf("row %d becomes %.40q, which is no state", e.Row, e.To)
+	}
+	t.state = uint8(state)
 	switch e.Action {
 	case pipeline.ActionStage:
 		t.staged++
-		t.preauthorized, t.readBack = false, false
-		return decodeSum(&t.spki, e.SPKISHA256)
+		t.marks &^= tracePreauthorized
+		t.spki = r.traces.short([]byte(e.SPKISHA256))
+		return checkSum(e.SPKISHA256)
 	case pipeline.ActionDestroyKey:
 		t.destroyed++
 		return nil
 	case pipeline.ActionPreauthorize:
-		t.preauthorized = true
+		t.marks |= tracePreauthorized
 	case pipeline.ActionRelease:
-		if !t.preauthorized || t.staged == 0 {
-			return fmt.Errorf("row %d was released before its key was staged and preauthorized", e.Row)
-		}
-		if e.ReadBack != "match" && keys != pipeline.KeysInToken {
-			return fmt.Errorf("row %d was released, but its image was not read back", e.Row)
-		}
-		if err := decodeSum(&t.output, e.OutputSHA256); err != nil {
+		if err := r.release(t, e); err != nil {
 			return err
 		}
 	}
-	if e.SPKISHA256 != "" && hex.EncodeToString(t.spki[:]) != e.SPKISHA256 {
+	if e.SPKISHA256 != "" && t.spki != r.traces.short([]byte(e.SPKISHA256)) {
 		return fmt.Errorf("row %d: the key is another one than was staged", e.Row)
 	}
 	return nil
 }
 
-func decodeSum(dst *[sha256.Size]byte, s string) error {
-	*dst = [sha256.Size]byte{}
-	if s == "" {
-		return nil
+func (r *replay) release(t *trace, e *eventLine) error {
+	if t.marks&tracePreauthorized == 0 || t.staged == 0 {
+		return fmt.Errorf("row %d was released before its key was staged and preauthorized", e.Row)
 	}
-	if n, err := hex.Decode(dst[:], []byte(s[:min(len(s), 2*sha256.Size)])); err != nil || n != len(dst) || len(s) != 2*n {
+	if e.ReadBack != "match" && r.v.st.Predicate.Keys != pipeline.KeysInToken {
+		return fmt.Errorf("row %d was released, but its image was not read back", e.Row)
+	}
+	t.output = r.traces.short([]byte(e.OutputSHA256))
+	return checkSum(e.OutputSHA256)
+}
+
+// checkSum checks that a text is a SHA-256 in hexadecimal, or empty.
+func checkSum(s string) error {
+	if sum, err := hex.DecodeString(s[:min(len(s), 2*sha256.Size+1)]); err != nil || len(sum) != sha256.Size && s != "" {
 		return fmt.Errorf("%.70q is not a SHA-256", s)
 	}
 	return nil
@@ -195,7 +194,7 @@ func (r *replay) devices() error {
 		return err
 	}
 	defer lines.close()
-	l := &listing{replay: r, identities: map[pipeline.IdentitySum]int{}, keys: map[[sha256.Size]byte]int{}}
+	l := &listing{replay: r}
 	for {
 		line, err := lines.next()
 		if errors.Is(err, io.EOF) {
