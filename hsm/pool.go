@@ -283,14 +283,17 @@ func asGone(err error, u *URI) error {
 	return gone(hint, "the token %s can't be used: %w", u, err)
 }
 
-// close gives back what the pool holds. Sessions that are still in use are
-// waited for as long as a call may take.
+// farewell is how long close waits for sessions that are still in use. A call
+// that takes longer ends with the process.
+const farewell = 5 * time.Second
+
+// close gives back what the pool holds.
 func (p *pool) close() error {
 	defer Wipe(p.pin)
 	p.mu.Lock()
 	most := p.most
 	p.mu.Unlock()
-	timer := time.NewTimer(p.mod.timeout)
+	timer := time.NewTimer(min(farewell, p.mod.timeout))
 	defer timer.Stop()
 	for range most {
 		select {
