@@ -102,10 +102,10 @@ func (a *app) printUpkept(done upkept, dry bool) error {
 	if b := done.Backup; b != nil {
 		removed := "removed"
 		if dry {
-			a.printf("Would write %s; %d would be kept.\n", b.File, b.Kept)
+			a.printf("Would write %s; kept would be %d.\n", b.File, b.Kept)
 			removed = "would remove"
 		} else {
-			a.printf("Wrote %s (%s) and checked it; %d are kept.\n", b.File, byteSize(b.Bytes), b.Kept)
+			a.printf("Wrote %s (%s) and checked it; kept: %d.\n", b.File, byteSize(b.Bytes), b.Kept)
 		}
 		for _, name := range b.Removed {
 			a.printf("  %s %s\n", removed, name)

@@ -48,11 +48,17 @@ func build(t *testing.T) string {
 }
 
 // TestThreeNights: run.sh ends well, says what the README shows, and leaves
-// metrics that promtool takes and that dashboard and alerts ask for.
+// metrics that promtool takes and that dashboard and alerts ask for; a
+// Prometheus that looked on has something to show in each panel.
 func TestThreeNights(t *testing.T) {
 	needTools(t, "jq", "jq")
 	needTools(t, "e2fsprogs", "debugfs", "e2fsck")
 	dir := t.TempDir()
+	textfiles := filepath.Join(dir, "metrics")
+	if err := os.Mkdir(textfiles, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	monitor := startMonitor(t, textfiles)
 	cmd := exec.Command("./run.sh")
 	cmd.Env = append(os.Environ(), "KEEP="+dir, "KEYMILL="+build(t))
 	var errs strings.Builder
@@ -64,7 +70,8 @@ func TestThreeNights(t *testing.T) {
 	if readme := read(t, "README.md"); !strings.Contains(readme, "$ examples/nightly-batch/run.sh\n"+string(out)) {
 		t.Errorf("README.md does not show what run.sh says:\n%s", out)
 	}
-	metrics := read(t, filepath.Join(dir, "night3.prom"))
+	monitor.shown(t)
+	metrics := read(t, filepath.Join(dir, "night.prom")) + read(t, filepath.Join(textfiles, "keymill-upkeep.prom"))
 	known := map[string]bool{}
 	for _, m := range regexp.MustCompile(`(?m)^# TYPE (\S+) (\S+)`).FindAllStringSubmatch(metrics, -1) {
 		known[m[1]] = true

@@ -60,9 +60,9 @@ KEYMILL_SERVER_URL=$(cat url)
 KEYMILL_NOTIFY_URL=$(cat webhook-url)
 export KEYMILL_SERVER_CA_FILE=server/ca.crt KEYMILL_SERVER_TOKEN_FILE=server/token KEYMILL_IMAGE_GOLDEN=demo/golden.sdimg
 export KEYMILL_NOTIFY_SECRET_FILE=webhook-secret KEYMILL_NOTIFY_COMMAND=tee,-a,../hook.log
-export KEYMILL_METRICS_TEXTFILE=keymill.prom KEYMILL_BATCH_SETTLE=100ms
+export KEYMILL_METRICS_TEXTFILE=metrics/keymill.prom KEYMILL_BATCH_SETTLE=100ms
 cp "$here/keymill.yaml" keymill.yaml
-mkdir -p factory/in
+mkdir -p factory/in metrics
 
 # manifest LOT NIGHT NUMBER COUNT: written as .part and renamed, as droppers should.
 manifest() {
@@ -110,11 +110,12 @@ for night in 1 2 3; do
     esac
   done
   [[ -z $(find factory/in factory/work -type f) ]] || die "night $night left work behind"
-  cp keymill.prom "night$night.prom"
   before=$(released)
   echo "Night $night: $before devices released, $(find factory/done -mindepth 1 -maxdepth 1 | wc -l) lots done, $(find factory/refused -name '*.csv' | wc -l) manifests refused."
 done
+cp metrics/keymill.prom night.prom        # of a batch with lots
 "$keymill" batch factory >>batch.log 2>&1 # nothing to do: success
+"$keymill" ledger upkeep >>batch.log 2>&1 # each morning: check, backup
 
 # Do they agree? Each as lines of LOT DEVICES RELEASED GENERATED.
 balance='"\(.lot) \(.devices) \(.released) \(.keys.generated - .keys.destroyed)"'
@@ -128,7 +129,7 @@ done | sort >reports.txt
 for other in webhook hook reports; do
   diff ledger.txt "$other.txt" >&2 || die "ledger and $other differ"
 done
-metric() { awk -v name="$1" '$1 == name { print $2 }' keymill.prom; }
+metric() { awk -v name="$1" '$1 == name { print $2 }' metrics/keymill*.prom; }
 agree() {
   local what=$1 metrics ledger
   metrics=$(metric "$2")
@@ -143,7 +144,8 @@ agree "Lots closed" 'keymill_lots{state="closed"}' 'length'
 [[ $(metric keymill_notifications_pending) == 0 ]] || die "notifications are pending"
 [[ $(metric keymill_last_success_timestamp_seconds) != 0 ]] || die "no success is noted"
 [[ $(jq -rs 'unique_by(.id) | map(select(.event == "lot-refused")) | length' webhook.log) == 1 ]] || die "the refused manifest was not told"
-if command -v promtool >/dev/null; then promtool check metrics <keymill.prom; fi
+[[ $(metric keymill_ledger_sound) == 1 && $(metric keymill_last_backup_timestamp_seconds) != 0 ]] || die "no backup of a sound ledger"
+if command -v promtool >/dev/null; then cat metrics/keymill*.prom | promtool check metrics; fi
 for lot in $(cut -d' ' -f1 ledger.txt); do
   "$keymill" verify "$lot" >>verify.log 2>&1 || die "lot $lot: the server does not hold what the ledger says: $(tail -n 5 verify.log)"
 done
