@@ -10,6 +10,7 @@ import (
 	"crypto/elliptic"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 )
 
@@ -46,11 +47,15 @@ func openEntropy(ctx context.Context, p *pool, alg Algorithm, cfg *Config) (Sour
 	return e, nil
 }
 
-// draw returns n random bytes of the token, which the caller wipes.
+// draw returns n random bytes of the token, which the caller wipes. Callers
+// that find none left ask for more at the same time, each in a session of its
+// own: what one of them leaves is there for the next.
 func (e *entropy) draw(ctx context.Context, n int) ([]byte, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if len(e.rest) < n {
+	for {
+		out, err := e.take(n)
+		if out != nil || err != nil {
+			return out, err
+		}
 		fresh, err := tryTwice(ctx, e.pool, func(s *session) ([]byte, error) {
 			random, err := s.GenerateRandom(s.handle, entropyBatch)
 			if err == nil && len(random) != entropyBatch {
@@ -61,10 +66,28 @@ func (e *entropy) draw(ctx context.Context, n int) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		Wipe(e.rest)
-		e.rest = fresh
+		e.put(fresh)
 	}
-	out := append([]byte(nil), e.rest[:n]...)
+}
+
+// put keeps fresh random bytes, and wipes where they and the old ones were.
+func (e *entropy) put(fresh []byte) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	all := slices.Concat(e.rest, fresh)
+	Wipe(e.rest)
+	Wipe(fresh)
+	e.rest = all
+}
+
+// take returns n of the bytes that are there, nil if there are too few.
+func (e *entropy) take(n int) ([]byte, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.rest) < n {
+		return nil, nil
+	}
+	out := bytes.Clone(e.rest[:n])
 	Wipe(e.rest[:n])
 	e.rest = e.rest[n:]
 	if bytes.Equal(out[:16], e.last) || allZero(out) {

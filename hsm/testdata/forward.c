@@ -30,7 +30,7 @@ enum {
 	DESTROY_CODE,  /* what C_DestroyObject answers */
 	LATENCY_US,    /* every call takes so much longer, as with a network in between */
 	STALL_MS,      /* from the next call on all calls hang, for so long; then 0 */
-	MEET,          /* C_GenerateKeyPair waits for so many of its calls to be under way, half a second at most */
+	MEET,          /* calls that make keys, or random numbers for them, wait for so many to be under way, half a second at most */
 	MET,           /* out: how often they were */
 	CALLS,         /* out: calls so far */
 	LOGINS,        /* out */
@@ -199,6 +199,8 @@ static CK_RV bad_C_DestroyObject(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o)
 static CK_RV bad_C_GenerateRandom(CK_SESSION_HANDLE s, CK_BYTE_PTR out, CK_ULONG n)
 {
 	CK_RV rv = misbehave();
+	if (n >= 32)
+		meet();
 	if (rv == CKR_OK && control[REPEAT]) {
 		memset(out, 0x5a, n);
 		return CKR_OK;
