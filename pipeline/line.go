@@ -65,6 +65,8 @@ type Line struct {
 	// Took is told how long each step that a device passed took, by the state
 	// that it led to; what failed is not told. As Reached otherwise.
 	Took func(to State, d time.Duration)
+	// Follow is told what begins and ends, for traces; nil is allowed.
+	Follow Follower
 
 	cpu, images *semaphore.Weighted
 	making      *semaphore.Weighted // of keys; cpu itself where they are made here
@@ -201,8 +203,10 @@ func (l *Line) work(r *reins, feed <-chan *Record) error {
 
 // carry takes one device from its recorded state to its release. It returns
 // nil also when the device failed, or when the run stopped between two steps.
-func (l *Line) carry(r *reins, rec *Record) error {
+func (l *Line) carry(r *reins, rec *Record) (err error) {
 	rec.Attempts++
+	r, ended := l.follow(r, rec, "")
+	defer func() { ended(err) }()
 	for _, step := range []struct {
 		from State
 		do   func(*reins, *Record) error
@@ -218,7 +222,10 @@ func (l *Line) carry(r *reins, rec *Record) error {
 			return nil
 		}
 		began := time.Now()
-		if err := step.do(r, rec); err != nil {
+		at, stepped := l.follow(r, rec, step.from)
+		err := step.do(at, rec)
+		stepped(err)
+		if err != nil {
 			return l.judge(r, rec, err)
 		}
 		if l.Took != nil {

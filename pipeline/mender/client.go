@@ -59,6 +59,26 @@ type Config struct {
 	// proxy from the environment (HTTPS_PROXY, NO_PROXY) and speaks HTTP/2
 	// where it is offered.
 	Transport http.RoundTripper
+	// Follow is told when a request is sent, and returns what is called with
+	// its answer; for traces. It is called by many goroutines at once and must
+	// not wait. nil is allowed.
+	Follow func(ctx context.Context, request Attempt) (answered func(Answer))
+}
+
+// Attempt is one request, as Config.Follow sees it. Neither token nor body are
+// in it.
+type Attempt struct {
+	Method string
+	URL    *url.URL // without credentials
+	Number int      // of this request within its call, from 1
+}
+
+// Answer is what came back for an Attempt.
+type Answer struct {
+	Status    int    // 0 if there was none
+	RequestID string // X-MEN-RequestID
+	Protocol  string // as HTTP/2.0
+	Err       error  // why there was no whole answer
 }
 
 // Client is a conversation with one tenant of a Mender server. All methods may
@@ -96,7 +116,7 @@ func New(cfg Config) (*Client, error) {
 	c := &Client{base: base, log: cfg.Log, timeout: cfg.Timeout, giveUp: cfg.GiveUp}
 	c.gate = newGate(cfg.InFlight, cfg.GiveUp, cfg.Log)
 	c.token = newTokenKeeper(cfg.Token, c.login, cfg.UserAgent, cfg.Log)
-	c.wire = &wire{inner: inner, gate: c.gate, token: c.token, log: cfg.Log}
+	c.wire = &wire{inner: inner, gate: c.gate, token: c.token, log: cfg.Log, follow: cfg.Follow}
 	c.retry = newRetryClient(c.wire)
 	return c, nil
 }

@@ -20,6 +20,8 @@ type wire struct {
 	gate  *gate
 	token *tokenKeeper
 	log   *slog.Logger
+
+	follow func(context.Context, Attempt) func(Answer) // nil where nobody does
 }
 
 // RoundTrip implements http.RoundTripper for requests made by Client.do.
@@ -36,7 +38,7 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	k.attempts++
 	w.gate.sent(k.attempts > 1)
-	err = w.attempt(req, w.header(k), k)
+	err = w.followed(req, k)
 	out := w.judge(ctx, k, err)
 	if w.gate.leave(pass, out) && k.again {
 		k.again, k.err = false, w.gate.outage()
@@ -94,6 +96,17 @@ func (w *wire) header(k *call) http.Header {
 		return k.used.json
 	}
 	return k.used.plain
+}
+
+// followed is attempt, with whoever follows told of it.
+func (w *wire) followed(req *http.Request, k *call) error {
+	if w.follow == nil {
+		return w.attempt(req, w.header(k), k)
+	}
+	answered := w.follow(req.Context(), Attempt{Method: k.method, URL: req.URL, Number: k.attempts})
+	err := w.attempt(req, w.header(k), k)
+	answered(Answer{Status: k.status, RequestID: k.requestID, Protocol: k.proto, Err: err})
+	return err
 }
 
 // attempt sends the request once and fills in the call's answer.
