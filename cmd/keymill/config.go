@@ -45,6 +45,7 @@ type Config struct {
 	Log       LogConfig               `koanf:"log"`
 	Batch     BatchConfig             `koanf:"batch"`
 	Metrics   MetricsConfig           `koanf:"metrics"`
+	Telemetry TelemetryConfig         `koanf:"telemetry"`
 	Notify    NotifyConfig            `koanf:"notify"`
 	Allocate  AllocateConfig          `koanf:"allocate"`
 	Retention RetentionConfig         `koanf:"retention"`
@@ -208,6 +209,34 @@ type MetricsConfig struct {
 	Pushgateway string `koanf:"pushgateway"`
 }
 
+// TelemetryConfig says where traces and metrics go by OTLP (OpenTelemetry). The
+// usual OTEL_* variables work, too, and beat this file.
+type TelemetryConfig struct {
+	// OTLPEndpoint is the base URL of the collector: https, or http on this
+	// machine. Empty: nothing is sent.
+	//
+	//	otlp_endpoint: http://127.0.0.1:4318
+	OTLPEndpoint string `koanf:"otlp_endpoint"`
+	// Protocol: http/protobuf (port 4318) or grpc (port 4317).
+	Protocol string `koanf:"protocol"`
+	// HeadersFile holds headers that the collector asks for, a line "name: value"
+	// each. Without it: the systemd credential otlp-headers, else the environment
+	// variable OTEL_EXPORTER_OTLP_HEADERS.
+	HeadersFile string `koanf:"headers_file"`
+	// CAFile holds PEM certificates of a private CA, trusted beside the system's.
+	CAFile string `koanf:"ca_file"`
+	// Traces sends a trace for each lot that is worked on. Identities of devices
+	// are in it, keys and tokens never.
+	Traces bool `koanf:"traces"`
+	// Metrics sends the figures that metrics.textfile has.
+	Metrics bool `koanf:"metrics"`
+	// Sample is the share of devices in a trace, 0 to 1. Devices that fail or
+	// conflict are always in it.
+	Sample float64 `koanf:"sample"`
+	// Interval is the time between two exports of metrics.
+	Interval time.Duration `koanf:"interval"`
+}
+
 // NotifyConfig says whom `keymill batch` tells when a lot closes, fails or is
 // refused.
 type NotifyConfig struct {
@@ -270,18 +299,19 @@ func defaultConfig() Config {
 		station = "station"
 	}
 	return Config{
-		Server:   ServerConfig{URL: "https://hosted.mender.io", InFlight: 16, OnConflict: "fail", GiveUp: 15 * time.Minute},
-		Keys:     KeysConfig{Source: "software", Algorithm: "ed25519", Timeout: hsm.DefaultTimeout},
-		Image:    ImageConfig{Format: "raw", Inject: pipeline.DefaultInject()},
-		Report:   ReportConfig{Formats: []string{"csv", "jsonl", "xlsx"}},
-		Audit:    AuditConfig{Station: station},
-		Log:      LogConfig{Format: "text", Level: "info"},
-		Batch:    BatchConfig{Settle: 2 * time.Second, Poll: 5 * time.Second, Retry: 15 * time.Minute},
-		Notify:   NotifyConfig{Timeout: 20 * time.Second},
-		Allocate: AllocateConfig{MACAttributes: []string{"mac"}, SerialFirst: 1},
-		Backup:   BackupConfig{Keep: 14},
-		Ledger:   "keymill.db",
-		Workers:  256,
+		Server:    ServerConfig{URL: "https://hosted.mender.io", InFlight: 16, OnConflict: "fail", GiveUp: 15 * time.Minute},
+		Keys:      KeysConfig{Source: "software", Algorithm: "ed25519", Timeout: hsm.DefaultTimeout},
+		Image:     ImageConfig{Format: "raw", Inject: pipeline.DefaultInject()},
+		Report:    ReportConfig{Formats: []string{"csv", "jsonl", "xlsx"}},
+		Audit:     AuditConfig{Station: station},
+		Log:       LogConfig{Format: "text", Level: "info"},
+		Batch:     BatchConfig{Settle: 2 * time.Second, Poll: 5 * time.Second, Retry: 15 * time.Minute},
+		Notify:    NotifyConfig{Timeout: 20 * time.Second},
+		Telemetry: TelemetryConfig{Protocol: otlpHTTP, Traces: true, Metrics: true, Sample: 0.01, Interval: time.Minute},
+		Allocate:  AllocateConfig{MACAttributes: []string{"mac"}, SerialFirst: 1},
+		Backup:    BackupConfig{Keep: 14},
+		Ledger:    "keymill.db",
+		Workers:   256,
 	}
 }
 
@@ -377,7 +407,13 @@ func withoutNulls(given map[string]any) map[string]any {
 
 // scalarsFromText lets environment variables set numbers and switches.
 func scalarsFromText(from, to reflect.Type, data any) (any, error) {
-	if from.Kind() != reflect.String || to.Kind() != reflect.Int && to.Kind() != reflect.Bool {
+	if from.Kind() != reflect.String {
+		return data, nil
+	}
+	if to.Kind() == reflect.Float64 {
+		return strconv.ParseFloat(data.(string), 64)
+	}
+	if to.Kind() != reflect.Int && to.Kind() != reflect.Bool {
 		return data, nil
 	}
 	if to.Kind() == reflect.Bool {
@@ -500,6 +536,10 @@ func (c *Config) check() error {
 		return usagef("batch.settle is %v, batch.poll %v, batch.retry %v; the least are 0s, 100ms and 1s", c.Batch.Settle, c.Batch.Poll, c.Batch.Retry)
 	case c.Notify.Timeout < time.Second || c.Notify.Timeout > 10*time.Minute:
 		return usagef("notify.timeout is %v; it can be 1s to 10m", c.Notify.Timeout)
+	case !(c.Telemetry.Sample >= 0 && c.Telemetry.Sample <= 1):
+		return usagef("telemetry.sample is %v; it is a share, 0 to 1", c.Telemetry.Sample)
+	case c.Telemetry.Interval < time.Second:
+		return usagef("telemetry.interval is %v; the least is 1s", c.Telemetry.Interval)
 	case c.Metrics.Textfile != "" && filepath.Ext(c.Metrics.Textfile) != ".prom":
 		return usagef("metrics.textfile is %s; node_exporter reads only names that end in .prom", c.Metrics.Textfile)
 	case c.Allocate.SerialFirst < 0:

@@ -24,6 +24,15 @@ func envName(key string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
 }
 
+// otelEnv are variables of the OpenTelemetry specification that are settings of
+// ours; KEYMILL_* beats them. Further ones are read where they matter.
+func otelEnv() map[string]string {
+	return map[string]string{
+		"OTEL_EXPORTER_OTLP_ENDPOINT": "telemetry.otlp_endpoint", "OTEL_EXPORTER_OTLP_PROTOCOL": "telemetry.protocol",
+		"OTEL_EXPORTER_OTLP_CERTIFICATE": "telemetry.ca_file",
+	}
+}
+
 // envSettings picks the settings from KEYMILL_* variables. An empty one is as
 // good as none; one that sets nothing is an error, because a typo would show
 // only in what the night has made. KEYMILL_TEST_* and KEYMILL_BENCH_* belong to
@@ -34,7 +43,12 @@ func envSettings(env []string) (map[string]any, error) {
 	for key := range types {
 		keys[envName(key)] = key
 	}
-	set := map[string]any{}
+	set, otel := map[string]any{}, otelEnv()
+	for _, pair := range env {
+		if name, value, _ := strings.Cut(pair, "="); otel[name] != "" && value != "" {
+			set[otel[name]] = value
+		}
+	}
 	for _, pair := range env {
 		name, value, _ := strings.Cut(pair, "=")
 		key, known := keys[name]

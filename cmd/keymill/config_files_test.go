@@ -206,6 +206,8 @@ func (c comments) schemaType(t reflect.Type, value reflect.Value, prefix string)
 		s = map[string]any{"type": "string"}
 	case t.Kind() == reflect.Bool:
 		s = map[string]any{"type": "boolean"}
+	case t.Kind() == reflect.Float64:
+		s = map[string]any{"type": "number"}
 	default:
 		s = map[string]any{"type": "integer"}
 	}

@@ -165,6 +165,10 @@ func wrongScalar(node *yaml.Node, t reflect.Type) string {
 		if node.Tag != "!!bool" {
 			return "true or false"
 		}
+	case t.Kind() == reflect.Float64:
+		if node.Tag != "!!int" && node.Tag != "!!float" {
+			return "a number"
+		}
 	default:
 		if _, err := strconv.Atoi(node.Value); !scalar || err != nil && node.Tag != "!!int" {
 			return "a whole number"

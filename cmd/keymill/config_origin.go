@@ -33,13 +33,26 @@ func (l layers) origins(file, env map[string]any) map[string]string {
 			from[key] = l.path()
 		}
 		if env[key] != nil {
-			from[key] = envName(key)
+			from[key] = l.envOf(key)
 		}
 		if l.flags[key] != nil {
 			from[key] = "--" + flagOf(key)
 		}
 	}
 	return from
+}
+
+// envOf is the variable that a setting comes from.
+func (l layers) envOf(key string) string {
+	for name, of := range otelEnv() {
+		own := slices.ContainsFunc(l.env, func(pair string) bool {
+			return strings.HasPrefix(pair, envName(key)+"=") && pair != envName(key)+"="
+		})
+		if of == key && !own {
+			return name
+		}
+	}
+	return envName(key)
 }
 
 // gives reports whether a file's sections contain a setting.

@@ -47,10 +47,12 @@ func (j *job) endRun(ctx context.Context, line *pipeline.Line, started time.Time
 
 // verifyEnd compares the lot with the server, as far as was asked, before it is
 // closed. It returns what there is to say.
-func (j *job) verifyEnd(ctx context.Context) (string, error) {
+func (j *job) verifyEnd(ctx context.Context) (said string, err error) {
 	if j.app.verifyHow == verifyNone {
 		return "", nil
 	}
+	ctx, ended := phase(ctx, "verify")
+	defer func() { ended(&err) }()
 	if err := j.openServices(ctx, 0); err != nil {
 		return "", err
 	}
@@ -199,10 +201,12 @@ func writeFile(path string, write func(io.Writer) error) (err error) {
 }
 
 // writeReport brings out/LOT/report up to date.
-func (j *job) writeReport(ctx context.Context) error {
+func (j *job) writeReport(ctx context.Context) (err error) {
 	if len(j.cfg.Report.Formats) == 0 {
 		return nil
 	}
+	ctx, ended := phase(ctx, "report")
+	defer func() { ended(&err) }()
 	if err := j.openSigner(ctx); err != nil {
 		return err
 	}

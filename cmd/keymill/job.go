@@ -67,7 +67,9 @@ func (c *Config) outDir(lot string) (string, error) {
 
 // openGolden opens the golden image and what is injected into it. now is the
 // time that files in the images get.
-func (j *job) openGolden(ctx context.Context, now time.Time) error {
+func (j *job) openGolden(ctx context.Context, now time.Time) (err error) {
+	ctx, ended := phase(ctx, "golden")
+	defer func() { ended(&err) }()
 	if j.cfg.Image.Golden == "" {
 		return withCode(exitUsage, pipeline.WithHint(errors.New("no golden image is named"),
 			"Give --golden FILE, or set image.golden in %s.", configFile))

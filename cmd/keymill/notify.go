@@ -98,16 +98,9 @@ func loopback(host string) bool {
 
 // trust adds a file's certificates to those that the system trusts.
 func trust(client *http.Client, path string) error {
-	pem, err := os.ReadFile(path)
+	pool, err := systemRootsAnd(path)
 	if err != nil {
 		return err
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool()
-	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return fmt.Errorf("%s holds no PEM certificate", path)
 	}
 	transport, ok := client.Transport.(*http.Transport)
 	if !ok {
@@ -115,6 +108,22 @@ func trust(client *http.Client, path string) error {
 	}
 	transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	return nil
+}
+
+// systemRootsAnd returns the certificates that the system trusts and a file's.
+func systemRootsAnd(path string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no PEM certificate", path)
+	}
+	return pool, nil
 }
 
 // webhookSecret finds the key that signs: a file that is named, the systemd

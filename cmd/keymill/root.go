@@ -18,6 +18,8 @@ import (
 type app struct {
 	stdio
 	brake *brake
+	// telemetry is nil where nothing is sent.
+	telemetry *telemetry
 	// observe is told of each run before its devices move; nil is allowed.
 	observe func(*job, *pipeline.Line)
 	// replaceAccepted lets on_conflict replace reach accepted devices, too.
@@ -58,9 +60,9 @@ Mender server, and leaves evidence that an auditor can check.
 	root.PersistentFlags().StringVar(&a.configPath, "config", "", "configuration file (default ./keymill.yaml if it exists)")
 	root.SetFlagErrorFunc(flagProblem)
 	root.AddCommand(
-		a.demoCmd(), a.initCmd(), a.checkCmd(), a.planCmd(), a.runCmd(), a.batchCmd(), a.statusCmd(), a.retryCmd(),
-		a.verifyCmd(), a.undoCmd(), a.allocateCmd(), a.ledgerCmd(),
-		a.exportCmd(), a.imageCmd(), a.hsmCmd(), a.auditCmd(), a.sandboxCmd(), a.doctorCmd(), a.configCmd(), a.versionCmd(), a.manCmd(),
+		a.demoCmd(), a.initCmd(), a.checkCmd(), a.planCmd(), a.traced(a.runCmd()), a.batchCmd(), a.statusCmd(), a.traced(a.retryCmd()),
+		a.traced(a.verifyCmd()), a.traced(a.undoCmd()), a.allocateCmd(), a.ledgerCmd(),
+		a.traced(a.exportCmd()), a.imageCmd(), a.hsmCmd(), a.auditCmd(), a.sandboxCmd(), a.doctorCmd(), a.configCmd(), a.versionCmd(), a.manCmd(),
 	)
 	root.SetOut(a.out) // cobra's completion verb asks for it while it is made
 	root.InitDefaultHelpCmd()

@@ -126,7 +126,9 @@ func (j *job) reopen(ctx context.Context, manifest, sum string) error {
 }
 
 // plan validates everything there is to validate, and only then makes the lot.
-func (j *job) plan(ctx context.Context, path, lot string) error {
+func (j *job) plan(ctx context.Context, path, lot string) (err error) {
+	ctx, ended := phase(ctx, "plan")
+	defer func() { ended(&err) }()
 	manifest, err := openManifest(path, j.cfg, lot, j.ledger)
 	if err != nil {
 		return err
@@ -226,6 +228,7 @@ func (j *job) openServices(ctx context.Context, due int) (err error) {
 // carry opens what is written to, recovers what an interruption left, carries
 // the devices in the given states, and closes the books of the run.
 func (j *job) carry(ctx context.Context, resumed bool, states ...pipeline.State) error {
+	describeLotIn(ctx, j.lot)
 	before, err := j.ledger.Totals(ctx, j.lot.Name)
 	if err != nil {
 		return err
@@ -263,7 +266,9 @@ func (j *job) carry(ctx context.Context, resumed bool, states ...pipeline.State)
 	if j.app.observe != nil {
 		j.app.observe(j, line)
 	}
-	err = line.Carry(ctx, j.app.brake.drainable(), states...)
+	carrying, ended := phase(ctx, "carry")
+	err = line.Carry(carrying, j.app.brake.drainable(), states...)
+	ended(&err)
 	show.end()
 	logLoad(ctx, j.log, j.keys.Load())
 	return j.endRun(ctx, line, started, err)
@@ -297,7 +302,7 @@ func (j *job) line(run int64) *pipeline.Line {
 		Lot: j.lot, Station: j.cfg.Audit.Station, Run: run,
 		Ledger: j.ledger, Keys: j.keys, Images: j.images, Server: j.server,
 		Policy: j.app.policy(j.cfg), Limits: pipeline.Limits{Devices: j.cfg.Workers, Images: imagesAtOnce(j.lot.Format)},
-		Log: j.log,
+		Log: j.log, Follow: j.app.telemetry.follower(),
 	}
 }
 
@@ -312,10 +317,12 @@ func imagesAtOnce(format string) int {
 }
 
 // recover puts pack and ledger in step before devices move.
-func (j *job) recover(ctx context.Context, line *pipeline.Line, resumed bool) error {
+func (j *job) recover(ctx context.Context, line *pipeline.Line, resumed bool) (err error) {
 	if !resumed {
 		return nil
 	}
+	ctx, ended := phase(ctx, "recover")
+	defer func() { ended(&err) }()
 	found, err := line.Recover(ctx, j.lot.Format != formatPack)
 	if err != nil {
 		return err

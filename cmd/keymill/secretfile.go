@@ -74,7 +74,7 @@ func (a *app) guardSigningKey(name string) error {
 func (j *job) checkSecrets(context.Context) (string, error) {
 	files := map[string]string{
 		"server.token_file": j.cfg.Server.TokenFile, "server.password_file": j.cfg.Server.PasswordFile,
-		"notify.secret_file": j.cfg.Notify.SecretFile,
+		"notify.secret_file": j.cfg.Notify.SecretFile, "telemetry.headers_file": j.cfg.Telemetry.HeadersFile,
 	}
 	for name, server := range j.cfg.Servers {
 		files["servers."+name+".token_file"], files["servers."+name+".password_file"] = server.TokenFile, server.PasswordFile

@@ -22,6 +22,7 @@ func (a *app) openServer(cfg *Config, log *slog.Logger) (*mender.Client, error) 
 	client, err := mender.New(mender.Config{
 		URL: cfg.Server.URL, Token: token, CAFile: cfg.Server.CAFile, InFlight: cfg.Server.InFlight,
 		UserAgent: "keymill/" + buildVersion(), Log: log, GiveUp: cfg.Server.GiveUp,
+		Follow: a.telemetry.requestFollower(),
 	})
 	if err != nil {
 		return nil, withCode(exitUsage, err)

@@ -1,0 +1,272 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"keymill/pipeline"
+	"keymill/pipeline/mender"
+)
+
+// telemetry sends traces and metrics by OTLP. A nil one sends nothing and
+// costs nothing. Whatever the collector does, a lot neither waits for it nor
+// fails because of it: the queue is bounded, and so is the end.
+type telemetry struct {
+	log     *slog.Logger
+	station string
+	share   float64 // of families that are sent
+
+	lots    *sdktrace.TracerProvider // verbs and phases; nil without traces
+	tracer  trace.Tracer             // of families
+	queue   sdktrace.SpanProcessor
+	metrics *sdkmetric.MeterProvider // nil without metrics
+	meter   *meter
+	cutOff  func(context.Context) error // ends exports of spans under way
+
+	tally tally
+}
+
+const (
+	// spanQueue is how many spans wait for the collector, about 2 KB each.
+	// OTEL_BSP_MAX_QUEUE_SIZE beats it.
+	spanQueue = 8192
+	// flushLimit is the most time that the end of a verb waits for the collector.
+	flushLimit = 3 * time.Second
+)
+
+// openTelemetry starts what the configuration asks for; nil for nothing. books
+// is the meter to send; nil makes one of the ledger and of runs.
+func (a *app) openTelemetry(ctx context.Context, cfg *Config, books *meter) (*telemetry, error) {
+	traces, err := a.collector(cfg.Telemetry, signalTraces)
+	if err != nil {
+		return nil, err
+	}
+	metrics, err := a.collector(cfg.Telemetry, signalMetrics)
+	if err != nil || traces == nil && metrics == nil {
+		return nil, err
+	}
+	// The SDK's own log can hold what the environment says, headers included.
+	otel.SetLogger(logr.Discard())
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) {})) // what they are about is tallied
+	t := &telemetry{log: cfg.Log.logger(a.err), station: cfg.Audit.Station, share: cfg.Telemetry.Sample}
+	about, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithHost(), resource.WithAttributes(
+		semconv.ServiceName("keymill"), semconv.ServiceVersion(buildVersion()), semconv.ServiceInstanceID(t.station)),
+		resource.WithFromEnv())
+	if err != nil && about == nil {
+		return nil, telemetryFault(err, "Correct OTEL_RESOURCE_ATTRIBUTES.")
+	}
+	if traces != nil {
+		if err := t.openTraces(ctx, traces, about, a.getenv("OTEL_BSP_MAX_QUEUE_SIZE") != ""); err != nil {
+			return nil, err
+		}
+	}
+	if metrics != nil {
+		if err := t.openMetrics(ctx, metrics, about, cfg, books, a.getenv("OTEL_METRIC_EXPORT_INTERVAL") != ""); err != nil {
+			t.shutdown(ctx)
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+func (t *telemetry) openTraces(ctx context.Context, c *collector, about *resource.Resource, ownQueue bool) error {
+	client, err := c.tracesClient(&t.tally)
+	if err != nil {
+		return err
+	}
+	exporter, err := otlptrace.New(ctx, client)
+	if err != nil {
+		return telemetryFault(err, "Correct the endpoint or its certificates.")
+	}
+	var options []sdktrace.BatchSpanProcessorOption
+	if !ownQueue {
+		options = append(options, sdktrace.WithMaxQueueSize(spanQueue))
+	}
+	t.queue = &talliedQueue{sdktrace.NewBatchSpanProcessor(&talliedSpans{exporter, &t.tally}, options...), &t.tally}
+	// OTEL_TRACES_SAMPLER decides about lots, the share about devices in them.
+	t.lots = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(t.queue), sdktrace.WithResource(about))
+	families := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(t.queue), sdktrace.WithResource(about),
+		sdktrace.WithSampler(familySampler{}))
+	t.tracer = families.Tracer(tracerName)
+	t.cutOff = exporter.Shutdown
+	return nil
+}
+
+func (t *telemetry) openMetrics(ctx context.Context, c *collector, about *resource.Resource, cfg *Config, books *meter, ownInterval bool) error {
+	exporter, err := c.metricsExporter(ctx, &t.tally)
+	if err != nil {
+		return telemetryFault(err, "Correct the endpoint or its certificates.")
+	}
+	batch := books != nil
+	if !batch {
+		books = newMeter(MetricsConfig{}, t.station, time.Now())
+		t.meter = books
+	}
+	options := []sdkmetric.PeriodicReaderOption{sdkmetric.WithProducer(newBooksProducer(books, cfg.Ledger, &t.tally, batch))}
+	if !ownInterval {
+		options = append(options, sdkmetric.WithInterval(cfg.Telemetry.Interval))
+	}
+	t.metrics = sdkmetric.NewMeterProvider(sdkmetric.WithResource(about),
+		sdkmetric.WithReader(sdkmetric.NewPeriodicReader(&talliedMetrics{exporter, &t.tally}, options...)))
+	return nil
+}
+
+// observer returns an app.observe that tells the meter, too.
+func (t *telemetry) observer(next func(*job, *pipeline.Line)) func(*job, *pipeline.Line) {
+	if t == nil || t.meter == nil {
+		return next
+	}
+	return func(j *job, line *pipeline.Line) {
+		t.meter.observe(j, line)
+		if next != nil {
+			next(j, line)
+		}
+	}
+}
+
+// follower returns what pipeline.Line.Follow gets, nil without traces.
+func (t *telemetry) follower() pipeline.Follower {
+	if t == nil || t.lots == nil {
+		return nil
+	}
+	return t.follow
+}
+
+// requestFollower returns what mender.Config.Follow gets, nil without traces.
+func (t *telemetry) requestFollower() func(context.Context, mender.Attempt) func(mender.Answer) {
+	if t == nil || t.lots == nil {
+		return nil
+	}
+	return t.followRequest
+}
+
+// close sends what waits, as far as the collector takes it in time, and says
+// what was lost. It does so also when the verb was interrupted.
+func (t *telemetry) close(ctx context.Context) {
+	if t == nil {
+		return
+	}
+	t.shutdown(context.WithoutCancel(ctx))
+	t.tally.warn(t.log)
+}
+
+// shutdown ends everything within flushLimit. What the SDK says of failed
+// exports repeats the collector's answers, which may hold what it was sent: the
+// tally has it in words of ours.
+func (t *telemetry) shutdown(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, flushLimit)
+	defer cancel()
+	var both sync.WaitGroup
+	if t.lots != nil {
+		both.Go(func() {
+			if t.lots.Shutdown(ctx) != nil {
+				t.cutOff(ctx) //nolint:errcheck // as above
+			}
+		})
+	}
+	if t.metrics != nil {
+		both.Go(func() { t.metrics.Shutdown(ctx) }) //nolint:errcheck // as above
+	}
+	both.Wait()
+	if t.meter == nil {
+		return
+	}
+	if err := t.meter.Close(); err != nil {
+		t.log.Warn("the ledger was not closed", "error", err)
+	}
+}
+
+// traced makes a verb one that telemetry follows.
+func (a *app) traced(cmd *cobra.Command) *cobra.Command {
+	do := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if dry := cmd.Flags().Lookup("dry-run"); dry != nil && dry.Changed {
+			return do(cmd, args)
+		}
+		cfg, err := a.config(cmd, nil)
+		if err != nil {
+			return err
+		}
+		if a.telemetry, err = a.openTelemetry(cmd.Context(), cfg, nil); err != nil {
+			return err
+		}
+		a.observe = a.telemetry.observer(a.observe)
+		ended := a.telemetry.beginVerb(cmd, lotAsked(cmd, args))
+		err = do(cmd, args)
+		ended(err)
+		a.telemetry.close(cmd.Context())
+		return err
+	}
+	return cmd
+}
+
+// lotAsked is the lot that a command line is about.
+func lotAsked(cmd *cobra.Command, args []string) string {
+	if cmd.Name() != "run" {
+		return args[0]
+	}
+	return cmp.Or(cmd.Flag("lot").Value.String(), lotName(args[0]))
+}
+
+// checkTelemetry sends nothing to the collector, and looks whether it takes it.
+func (j *job) checkTelemetry(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, exportTimeout)
+	defer cancel()
+	said := "off; telemetry.otlp_endpoint turns it on"
+	for _, signal := range []string{signalTraces, signalMetrics} {
+		c, err := j.app.collector(j.cfg.Telemetry, signal)
+		if err != nil {
+			return "", err
+		}
+		if c == nil {
+			continue
+		}
+		var heard tally
+		if err := c.probe(ctx, signal, &heard); err != nil {
+			return "", withCode(exitServer, pipeline.WithHint(fmt.Errorf("the collector takes no %s: %s", signal, cmp.Or(heard.trouble, "no answer")),
+				"Check telemetry.otlp_endpoint, headers_file and ca_file. Lots run without it, too."))
+		}
+		said = "the collector takes what it is sent"
+	}
+	return said, nil
+}
+
+// probe sends an empty export.
+func (c *collector) probe(ctx context.Context, signal string, heard *tally) error {
+	otel.SetLogger(logr.Discard())
+	if signal == signalMetrics {
+		exporter, err := c.metricsExporter(ctx, heard)
+		if err != nil {
+			return telemetryFault(err, "Correct the endpoint or its certificates.")
+		}
+		err = exporter.Export(ctx, &metricdata.ResourceMetrics{})
+		heard.exported(0, err)
+		return errors.Join(err, exporter.Shutdown(context.WithoutCancel(ctx)))
+	}
+	client, err := c.tracesClient(heard)
+	if err != nil {
+		return err
+	}
+	if err := client.Start(ctx); err != nil {
+		return telemetryFault(err, "Correct the endpoint or its certificates.")
+	}
+	err = client.UploadTraces(ctx, nil)
+	heard.exported(0, err)
+	return errors.Join(err, client.Stop(context.WithoutCancel(ctx)))
+}

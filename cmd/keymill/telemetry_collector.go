@@ -1,0 +1,278 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetricgrpc"
+	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"google.golang.org/grpc/credentials"
+
+	"keymill/pipeline"
+)
+
+// The two signals, as OTEL_* variables and OTLP paths name them.
+const (
+	signalTraces  = "traces"
+	signalMetrics = "metrics"
+)
+
+// The protocols of OTLP.
+const (
+	otlpHTTP = "http/protobuf"
+	otlpGRPC = "grpc"
+)
+
+// exportTimeout is the most time for handing over one batch, tries included.
+const exportTimeout = 10 * time.Second
+
+// Tries of one batch: soon enough for the end of a run.
+const (
+	exportRetryFirst = 500 * time.Millisecond
+	exportRetryMost  = 5 * time.Second
+)
+
+// collector is where one signal goes.
+type collector struct {
+	url     string // with the signal's path for HTTP
+	grpc    bool
+	headers map[string]string
+	tls     *tls.Config
+	timeout time.Duration
+}
+
+// otlpEnv is a variable of the OpenTelemetry specification: the signal's own,
+// else the one for all signals.
+func (a *app) otlpEnv(signal, name string) string {
+	return cmp.Or(a.getenv("OTEL_EXPORTER_OTLP_"+strings.ToUpper(signal)+"_"+name), a.getenv("OTEL_EXPORTER_OTLP_"+name))
+}
+
+// collector returns where a signal goes, nil for nowhere.
+func (a *app) collector(cfg TelemetryConfig, signal string) (*collector, error) {
+	wanted := cfg.Traces
+	if signal == signalMetrics {
+		wanted = cfg.Metrics
+	}
+	own := "OTEL_EXPORTER_OTLP_" + strings.ToUpper(signal) + "_"
+	endpoint, protocol := a.getenv(own+"ENDPOINT"), cmp.Or(a.getenv(own+"PROTOCOL"), cfg.Protocol)
+	base := endpoint == ""
+	endpoint = cmp.Or(endpoint, cfg.OTLPEndpoint)
+	disabled, err := strconv.ParseBool(cmp.Or(a.getenv("OTEL_SDK_DISABLED"), "false"))
+	exporter := a.getenv("OTEL_" + strings.ToUpper(signal) + "_EXPORTER")
+	switch {
+	case disabled && err == nil || !wanted || endpoint == "" || exporter == "none":
+		return nil, nil
+	case exporter != "" && exporter != "otlp":
+		return nil, telemetryFault(fmt.Errorf("OTEL_%s_EXPORTER is %q", strings.ToUpper(signal), exporter),
+			"It can be otlp or none.")
+	case protocol != otlpHTTP && protocol != otlpGRPC:
+		return nil, telemetryFault(fmt.Errorf("telemetry.protocol is %q", protocol), "It can be http/protobuf or grpc.")
+	}
+	c := &collector{grpc: protocol == otlpGRPC}
+	if c.url, err = collectorURL(endpoint, signal, base && !c.grpc); err != nil {
+		return nil, err
+	}
+	if c.headers, err = a.collectorHeaders(cfg, signal); err != nil {
+		return nil, withCode(exitUsage, err)
+	}
+	if c.tls, err = a.collectorTLS(cfg, signal); err != nil {
+		return nil, withCode(exitUsage, err)
+	}
+	millis, err := strconv.Atoi(a.otlpEnv(signal, "TIMEOUT"))
+	if c.timeout = time.Duration(millis) * time.Millisecond; err != nil || millis <= 0 {
+		c.timeout = exportTimeout
+	}
+	return c, nil
+}
+
+func telemetryFault(err error, hint string) error {
+	return withCode(exitUsage, pipeline.WithHint(fmt.Errorf("telemetry: %w", err),
+		"%s OTEL_SDK_DISABLED=true runs without telemetry.", hint))
+}
+
+// collectorURL accepts https, and http on this machine: spans name devices, and
+// headers hold keys. The URL is not in the errors, as it may hold a password.
+func collectorURL(raw, signal string, base bool) (string, error) {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+		return "", telemetryFault(errors.New("the collector's endpoint is not a URL"),
+			"It looks like https://collector.example.com:4318 or http://127.0.0.1:4318.")
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return "", telemetryFault(errors.New("the collector's endpoint has a user, a query or a fragment in it"),
+			"Keys go into telemetry.headers_file.")
+	case u.Scheme == "http" && !loopback(u.Hostname()):
+		return "", telemetryFault(errors.New("the collector's endpoint is plain http on another machine"),
+			"Use https, or a collector on this machine that forwards (http://127.0.0.1:4318).")
+	}
+	if base {
+		u = u.JoinPath("v1", signal)
+	}
+	return u.String(), nil
+}
+
+// collectorHeaders finds the headers that the collector asks for: a file that
+// is named, the systemd credential, else what the SDK finds in the environment.
+func (a *app) collectorHeaders(cfg TelemetryConfig, signal string) (map[string]string, error) {
+	path := cfg.HeadersFile
+	if path == "" {
+		if dir := a.getenv("CREDENTIALS_DIRECTORY"); dir != "" && exists(filepath.Join(dir, "otlp-headers")) {
+			path = filepath.Join(dir, "otlp-headers")
+		}
+	}
+	if path == "" {
+		// The SDK would log what it cannot read, value and all.
+		for pair := range strings.SplitSeq(a.otlpEnv(signal, "HEADERS"), ",") {
+			if pair != "" && !strings.Contains(pair, "=") {
+				return nil, pipeline.WithHint(errors.New("OTEL_EXPORTER_OTLP_HEADERS has an entry without ="),
+					"It looks like name=value,name=value.")
+			}
+		}
+		return nil, nil
+	}
+	if err := a.guardSecret("telemetry.headers_file", path); err != nil {
+		return nil, err
+	}
+	data, err := readCollectorHeaders(path)
+	if err != nil {
+		return nil, pipeline.WithHint(err, "telemetry.headers_file holds `name: value` lines, such as `Authorization: Bearer ...`.")
+	}
+	return data, nil
+}
+
+func readCollectorHeaders(path string) (map[string]string, error) {
+	data, err := readSecret(path)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(data)
+	headers := map[string]string{}
+	lines := bufio.NewScanner(bytes.NewReader(data))
+	for number := 1; lines.Scan(); number++ {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		name, value, found := strings.Cut(line, ":")
+		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
+		if !found || name == "" || strings.ContainsAny(name, " \t") || value == "" {
+			return nil, fmt.Errorf("%s:%d is not a header", path, number)
+		}
+		headers[name] = value
+	}
+	return headers, lines.Err()
+}
+
+// collectorTLS trusts the system's CAs and the configured one, and shows the
+// client certificate of the specification's variables.
+func (a *app) collectorTLS(cfg TelemetryConfig, signal string) (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	ca := cmp.Or(a.getenv("OTEL_EXPORTER_OTLP_"+strings.ToUpper(signal)+"_CERTIFICATE"), cfg.CAFile)
+	if ca != "" {
+		roots, err := systemRootsAnd(ca)
+		if err != nil {
+			return nil, fmt.Errorf("telemetry.ca_file: %w", err)
+		}
+		config.RootCAs = roots
+	}
+	if cert := a.otlpEnv(signal, "CLIENT_CERTIFICATE"); cert != "" {
+		pair, err := tls.LoadX509KeyPair(cert, a.otlpEnv(signal, "CLIENT_KEY"))
+		if err != nil {
+			return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE: %w", err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return config, nil
+}
+
+// httpClient follows no redirects: neither devices nor keys go where nobody
+// has pointed.
+func (c *collector) httpClient(heard *tally) (*http.Client, error) {
+	transport, ok := http.DefaultTransport.(*http.Transport)
+	if !ok {
+		return nil, errors.New("the HTTP client has a foreign transport")
+	}
+	transport = transport.Clone()
+	transport.TLSClientConfig = c.tls
+	return &http.Client{
+		Transport: &heardTransport{transport, heard}, Timeout: c.timeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, nil
+}
+
+// tracesClient returns the client for spans; heard learns how it fares.
+func (c *collector) tracesClient(heard *tally) (otlptrace.Client, error) {
+	retry := otlptracehttp.RetryConfig{
+		Enabled: true, InitialInterval: exportRetryFirst, MaxInterval: exportRetryMost, MaxElapsedTime: exportTimeout,
+	}
+	if c.grpc {
+		options := []otlptracegrpc.Option{
+			otlptracegrpc.WithEndpointURL(c.url), otlptracegrpc.WithTimeout(c.timeout),
+			otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig(retry)),
+		}
+		if strings.HasPrefix(c.url, "https:") {
+			options = append(options, otlptracegrpc.WithTLSCredentials(credentials.NewTLS(c.tls)))
+		}
+		if c.headers != nil {
+			options = append(options, otlptracegrpc.WithHeaders(c.headers))
+		}
+		return otlptracegrpc.NewClient(options...), nil
+	}
+	client, err := c.httpClient(heard)
+	if err != nil {
+		return nil, err
+	}
+	options := []otlptracehttp.Option{
+		otlptracehttp.WithEndpointURL(c.url), otlptracehttp.WithHTTPClient(client), otlptracehttp.WithRetry(retry),
+	}
+	if c.headers != nil {
+		options = append(options, otlptracehttp.WithHeaders(c.headers))
+	}
+	return otlptracehttp.NewClient(options...), nil
+}
+
+// metricsExporter returns the exporter for metrics.
+func (c *collector) metricsExporter(ctx context.Context, heard *tally) (sdkmetric.Exporter, error) {
+	retry := otlpmetrichttp.RetryConfig{
+		Enabled: true, InitialInterval: exportRetryFirst, MaxInterval: exportRetryMost, MaxElapsedTime: exportTimeout,
+	}
+	if c.grpc {
+		options := []otlpmetricgrpc.Option{
+			otlpmetricgrpc.WithEndpointURL(c.url), otlpmetricgrpc.WithTimeout(c.timeout),
+			otlpmetricgrpc.WithRetry(otlpmetricgrpc.RetryConfig(retry)),
+		}
+		if strings.HasPrefix(c.url, "https:") {
+			options = append(options, otlpmetricgrpc.WithTLSCredentials(credentials.NewTLS(c.tls)))
+		}
+		if c.headers != nil {
+			options = append(options, otlpmetricgrpc.WithHeaders(c.headers))
+		}
+		return otlpmetricgrpc.New(ctx, options...)
+	}
+	client, err := c.httpClient(heard)
+	if err != nil {
+		return nil, err
+	}
+	options := []otlpmetrichttp.Option{
+		otlpmetrichttp.WithEndpointURL(c.url), otlpmetrichttp.WithHTTPClient(client), otlpmetrichttp.WithRetry(retry),
+	}
+	if c.headers != nil {
+		options = append(options, otlpmetrichttp.WithHeaders(c.headers))
+	}
+	return otlpmetrichttp.New(ctx, options...)
+}
