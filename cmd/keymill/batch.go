@@ -92,7 +92,9 @@ func (a *app) batch(cmd *cobra.Command, dir string, watch bool) error {
 	b.tell("STOPPING=1")
 	stop()
 	<-beat
-	return b.end(cmd.Context(), err)
+	err = b.end(cmd.Context(), err)
+	a.telemetry.close(cmd.Context())
+	return err
 }
 
 // openBatch takes the folder's lock and opens what a batch needs. held gives
@@ -127,6 +129,9 @@ func (a *app) openBatch(cmd *cobra.Command, dir string) (b *batch, held io.Close
 	b.meter = newMeter(cfg.Metrics, cfg.Audit.Station, time.Now())
 	b.meter.running.Set(1)
 	b.meter.success.Set(seconds(b.folder.lastSuccess()))
+	if a.telemetry, err = a.openTelemetry(cmd.Context(), cfg, b.meter); err != nil {
+		return nil, nil, errors.Join(err, closers{b.meter, b.systemd, lock}.Close())
+	}
 	b.drain = a.brake.drainable()
 	return b, closers{b.meter, b.systemd, lock}, nil
 }

@@ -49,7 +49,9 @@ func (b *batch) work(ctx context.Context, d dropped) (outage bool, err error) {
 	}
 	b.log.Info("lot begins", "lot", d.lot, "manifest", d.name())
 	b.tell(statusLine("lot " + d.lot + " begins"))
+	ended := b.app.telemetry.beginVerb(b.cmd, d.lot)
 	runErr := lotApp.run(b.cmd, d.path, d.lot)
+	ended(runErr)
 	says := b.app.stdio
 	if errors.Is(runErr, context.Canceled) {
 		says.err = io.Discard // the batch says so, at its own end
