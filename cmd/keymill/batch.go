@@ -214,9 +214,16 @@ func (b *batch) round(ctx context.Context, watch bool) (outage bool, err error) 
 		if b.stopped(ctx) {
 			return false, nil
 		}
+		if now.Before(b.retryAt[d.lot]) {
+			continue
+		}
 		taken, ok, err := b.folder.take(d)
 		if err != nil {
-			return false, err
+			// One that cannot be moved must not keep the others back.
+			if err := b.conclude(ctx, d, err); err != nil {
+				return false, err
+			}
+			continue
 		}
 		if !ok {
 			b.log.Warn("a lot of this name is unfinished; the manifest waits", "manifest", d.name(), "lot", d.lot)
@@ -233,7 +240,13 @@ func (b *batch) round(ctx context.Context, watch bool) (outage bool, err error) 
 // batch that does not watch looks twice.
 func (b *batch) dropped(ctx context.Context, watch bool) ([]dropped, error) {
 	settle := b.cfg.Batch.Settle
+	known := b.folder.odd
 	ready, unsettled, err := b.folder.look(time.Now(), settle)
+	for name := range b.folder.odd {
+		if !known[name] {
+			b.log.Warn("what is no plain file is left alone; drop the manifest itself", "name", name, "folder", b.folder.in())
+		}
+	}
 	if err == nil && unsettled > 0 && !watch && b.wait(ctx, settle) {
 		ready, unsettled, err = b.folder.look(time.Now(), settle)
 	}

@@ -25,6 +25,7 @@ import (
 type dropFolder struct {
 	root string
 	seen map[string]look // the last look at in/
+	odd  map[string]bool // by name: what in in/ looks like a manifest, but is no plain file
 }
 
 // look is what a file looked like, and since when.
@@ -46,7 +47,7 @@ func openDropFolder(root string) (*dropFolder, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &dropFolder{root: root, seen: map[string]look{}}
+	f := &dropFolder{root: root, seen: map[string]look{}, odd: map[string]bool{}}
 	return f, makeDirs(f.in(), f.path("work"), f.path("done"), f.path("refused"), f.state("outbox"))
 }
 
@@ -73,6 +74,9 @@ func (f *dropFolder) unfinished() ([]dropped, error) {
 	}
 	var list []dropped
 	for _, lot := range lots {
+		if !lot.IsDir() {
+			continue
+		}
 		files, err := os.ReadDir(f.path("work", lot.Name()))
 		if err != nil {
 			return nil, packOutage(err)
@@ -87,54 +91,58 @@ func (f *dropFolder) unfinished() ([]dropped, error) {
 }
 
 // look looks at in/ and returns, by name, the manifests that have looked the
-// same for at least settle, and how many others there are.
+// same for at least settle and that nobody writes to, and how many others there are.
 func (f *dropFolder) look(now time.Time, settle time.Duration) (ready []dropped, unsettled int, err error) {
 	entries, err := os.ReadDir(f.in())
 	if err != nil {
 		return nil, 0, packOutage(err)
 	}
-	seen := map[string]look{}
+	seen, odd := map[string]look{}, map[string]bool{}
 	for _, entry := range entries {
 		info, err := entry.Info()
-		if errors.Is(err, fs.ErrNotExist) || !isManifest(entry.Name()) || err == nil && !info.Mode().IsRegular() {
+		if errors.Is(err, fs.ErrNotExist) || !isManifest(entry.Name()) {
 			continue
 		}
 		if err != nil {
 			return nil, 0, packOutage(err)
+		}
+		if !info.Mode().IsRegular() {
+			odd[entry.Name()] = true
+			continue
 		}
 		was, known := f.seen[entry.Name()]
 		if !known || was.size != info.Size() || !was.mtime.Equal(info.ModTime()) {
 			was = look{info.Size(), info.ModTime(), now}
 		}
 		seen[entry.Name()] = was
-		if now.Sub(was.since) < settle {
+		path := f.path("in", entry.Name())
+		if now.Sub(was.since) < settle || beingWritten(path, now.Sub(was.mtime).Abs()) {
 			unsettled++
 			continue
 		}
-		ready = append(ready, dropped{f.path("in", entry.Name()), lotName(entry.Name())})
+		ready = append(ready, dropped{path, lotName(entry.Name())})
 	}
-	f.seen = seen
+	f.seen, f.odd = seen, odd
 	slices.SortStableFunc(ready, func(a, b dropped) int { return strings.Compare(a.name(), b.name()) })
 	return ready, unsettled, nil
-}
-
-// take moves a manifest from in/ to its lot's folder in work/. ok is false
-// where an unfinished lot has that name already.
-func (f *dropFolder) take(d dropped) (taken dropped, ok bool, err error) {
-	dir := f.path("work", d.lot)
-	if files, err := os.ReadDir(dir); err == nil && len(files) > 0 {
-		return d, false, nil
-	}
-	if err := makeDirs(dir); err != nil {
-		return d, false, err
-	}
-	taken = dropped{filepath.Join(dir, d.name()), d.lot}
-	return taken, true, storage(os.Rename(d.path, taken.path))
 }
 
 // finish moves a manifest and a copy of its lot's report to done/LOT.
 func (f *dropFolder) finish(d dropped, report string) (string, error) {
 	done := f.path("done", d.lot)
+	err := inOrder(
+		func() error { return f.putReport(d.lot, report) },
+		func() error { return os.Rename(d.path, filepath.Join(done, d.name())) })
+	if err != nil {
+		return "", packOutage(fmt.Errorf("lot %s is closed, but not put away: %w", d.lot, err))
+	}
+	f.leave(d)
+	return done, nil
+}
+
+// putReport copies a lot's report to done/LOT, if there is one.
+func (f *dropFolder) putReport(lot, report string) error {
+	done := f.path("done", lot)
 	part := filepath.Join(done, ".report.part")
 	final := filepath.Join(done, "report")
 	steps := []func() error{func() error { return makeDirs(done) }}
@@ -145,12 +153,7 @@ func (f *dropFolder) finish(d dropped, report string) (string, error) {
 			func() error { return os.RemoveAll(final) },
 			func() error { return os.Rename(part, final) })
 	}
-	steps = append(steps, func() error { return os.Rename(d.path, filepath.Join(done, d.name())) })
-	if err := inOrder(steps...); err != nil {
-		return "", packOutage(fmt.Errorf("lot %s is closed, but not put away: %w", d.lot, err))
-	}
-	f.leave(d)
-	return done, nil
+	return inOrder(steps...)
 }
 
 // leave removes a lot's folder in work/ once it is empty; a folder that is left
@@ -195,7 +198,7 @@ func countManifests(dir string) int {
 		return 0
 	}
 	for _, entry := range entries {
-		if isManifest(entry.Name()) {
+		if isManifest(entry.Name()) && entry.Type().IsRegular() {
 			n++
 		}
 	}

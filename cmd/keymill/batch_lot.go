@@ -34,6 +34,7 @@ type lotResult struct {
 	Totals   *pipeline.Totals `json:"totals,omitempty"`
 	Moved    string           `json:"moved,omitempty"`
 	problems int
+	late     bool // the manifest was changed after its lot was planned
 }
 
 // work carries one lot with the same code as `keymill run`, and puts its
@@ -52,6 +53,11 @@ func (b *batch) work(ctx context.Context, d dropped) (outage bool, err error) {
 	ended := b.app.telemetry.beginVerb(b.cmd, d.lot)
 	runErr := lotApp.run(b.cmd, d.path, d.lot)
 	ended(runErr)
+	return outOfOrder(runErr), b.conclude(ctx, d, runErr)
+}
+
+// conclude tells what became of a lot, and puts its manifest where it belongs.
+func (b *batch) conclude(ctx context.Context, d dropped, runErr error) (err error) {
 	says := b.app.stdio
 	if errors.Is(runErr, context.Canceled) {
 		says.err = io.Discard // the batch says so, at its own end
@@ -60,22 +66,15 @@ func (b *batch) work(ctx context.Context, d dropped) (outage bool, err error) {
 	if runErr != nil {
 		r.Error, r.Hint = runErr.Error(), hintOf(runErr)
 	}
-	switch r.ExitCode {
-	case 0:
-		r.Outcome = outcomeClosed
-	case exitManifest:
-		r.Outcome = outcomeRefused
-	case exitInterrupted:
-		r.Outcome = outcomeStopped
-	default:
-		r.Outcome = outcomeFailed
+	if r.Outcome = outcomeOf(r.ExitCode); r.Outcome == outcomeFailed {
 		b.retryAt[d.lot] = time.Now().Add(b.cfg.Batch.Retry)
 	}
+	// What the lot came to is put down also when the batch was told to stop.
+	err = b.settle(context.WithoutCancel(ctx), d, &r)
 	b.worst = worse(b.worst, r.ExitCode)
 	b.meter.ended(r.Outcome)
-	// What the lot came to is put down also when the batch was told to stop.
-	if err := b.settle(context.WithoutCancel(ctx), d, &r); err != nil {
-		return false, err
+	if err != nil {
+		return err
 	}
 	if b.app.json {
 		err = b.app.writeJSON(r)
@@ -87,7 +86,19 @@ func (b *batch) work(ctx context.Context, d dropped) (outage bool, err error) {
 	if pushErr := b.meter.push(ctx); pushErr != nil && ctx.Err() == nil {
 		b.log.Warn("metrics", "error", pushErr)
 	}
-	return outOfOrder(runErr), err
+	return err
+}
+
+func outcomeOf(code int) string {
+	switch code {
+	case 0:
+		return outcomeClosed
+	case exitManifest:
+		return outcomeRefused
+	case exitInterrupted:
+		return outcomeStopped
+	}
+	return outcomeFailed
 }
 
 // outOfOrder reports whether server or HSM are, so that the next lot would wait
@@ -137,7 +148,14 @@ func (b *batch) settle(ctx context.Context, d dropped, r *lotResult) error {
 		if err := b.outbox.put(n); err != nil {
 			return err
 		}
-		r.Moved, err = b.folder.finish(d, filepath.Join(lot.Out, "report"))
+		report := filepath.Join(lot.Out, "report")
+		if sum, err := fileSHA256(ctx, d.path); err != nil || sum != lot.ManifestSHA256 {
+			return inOrder(
+				func() error { return storage(err) },
+				func() error { return b.folder.putReport(d.lot, report) },
+				func() error { return b.refuseChanged(ctx, d, r, *n, lot.Devices) })
+		}
+		r.Moved, err = b.folder.finish(d, report)
 		return err
 	case outcomeRefused:
 		return b.refuse(ctx, d, r, n, "refused-"+stamp+"-"+d.lot)
@@ -174,13 +192,14 @@ type refusal struct {
 	Hint     string            `json:"hint,omitempty"`
 	Rows     int               `json:"rows"`
 	Problems []sources.Problem `json:"problems"`
+	late     bool
 }
 
 // refuse puts a refused manifest away, with all that is wrong with it.
 func (b *batch) refuse(ctx context.Context, d dropped, r *lotResult, n *notification, id string) error {
 	report := refusal{
 		Manifest: d.name(), Lot: d.lot, Time: n.Time, Error: r.Error, Hint: r.Hint,
-		Problems: []sources.Problem{},
+		Problems: []sources.Problem{}, late: r.late,
 	}
 	report.Rows = b.problems(ctx, d, func(p sources.Problem) {
 		report.Problems = append(report.Problems, p)
@@ -196,6 +215,19 @@ func (b *batch) refuse(ctx context.Context, d dropped, r *lotResult, n *notifica
 	var err error
 	r.Moved, err = b.folder.refuse(d, report.text, func(w io.Writer) error { return writeJSON(w, report) })
 	return err
+}
+
+// refuseChanged refuses a manifest that was still being written when its lot was
+// planned: what came after that is in no lot.
+func (b *batch) refuseChanged(ctx context.Context, d dropped, r *lotResult, n notification, devices int) error {
+	err := withCode(exitManifest, pipeline.WithHint(
+		fmt.Errorf("the manifest was changed after it was taken: lot %s was made, and closed, of the %s that it had then", d.lot, count(devices, "device")),
+		"Drop the rows that are missing under another name; write NAME.csv.part and rename it when it is complete."))
+	r.late = true
+	r.Outcome, r.ExitCode, r.Error, r.Hint = outcomeRefused, report(b.app.stdio, err), err.Error(), hintOf(err)
+	n.Time = time.Now().UTC()
+	n.ExitCode, n.Error, n.Hint = r.ExitCode, r.Error, r.Hint
+	return b.refuse(ctx, d, r, &n, fmt.Sprintf("refused-%d-%s", n.Time.Unix(), d.lot))
 }
 
 // problems checks a manifest once more, for its report. That it cannot be read
@@ -222,13 +254,17 @@ func (b *batch) problems(ctx context.Context, d dropped, each func(sources.Probl
 
 // text writes the report for people.
 func (r refusal) text(w io.Writer) error {
-	fmt.Fprintf(w, "%s was refused on %s. Nothing was changed.\n%s\n", r.Manifest, r.Time.Format(time.RFC3339), r.Error)
+	done, next := " Nothing was changed.", "Correct the manifest and drop it again."
+	if r.late {
+		done, next = "", "What the lot was made of stands in its report."
+	}
+	fmt.Fprintf(w, "%s was refused on %s.%s\n%s\n", r.Manifest, r.Time.Format(time.RFC3339), done, r.Error)
 	if r.Hint != "" {
 		fmt.Fprintf(w, "What to do: %s\n", r.Hint)
 	}
 	for _, p := range r.Problems {
 		fmt.Fprintln(w, p)
 	}
-	_, err := fmt.Fprintln(w, "Correct the manifest and drop it again.")
+	_, err := fmt.Fprintln(w, next)
 	return err
 }
