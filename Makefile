@@ -3,7 +3,7 @@ SHELL := /bin/bash
 TOOLS ?= $(HOME)/.cache/keymill/bin
 export PATH := /usr/sbin:/sbin:$(PATH)
 
-.PHONY: all build demo examples test race lint fuzz bench package service clean
+.PHONY: all build demo examples test race lint fuzz bench package service newcomer clean
 
 all: build
 
@@ -52,6 +52,10 @@ package:          ## a Debian package and its SBOM in dist/; the same commit giv
 service:          ## the package at work on a machine that boots for it: systemd, timers, stop, hang, upgrade, purge
 	@.ci/setup test
 	@.ci/service
+
+newcomer:         ## README's commands on a fresh Debian, with the time that they take
+	@.ci/setup test
+	@.ci/newcomer
 
 clean:
 	rm -rf bin dist keymill-demo
