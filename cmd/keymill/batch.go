@@ -89,6 +89,8 @@ func (a *app) batch(cmd *cobra.Command, dir string, watch bool) error {
 	b.tell("READY=1", statusLine("waiting for manifests"))
 	b.flush(ctx)
 	err = b.loop(ctx, watch)
+	b.outbox.restUntil = time.Time{} // nobody tries again before the next batch
+	b.flush(ctx)
 	b.tell("STOPPING=1")
 	stop()
 	<-beat

@@ -137,7 +137,7 @@ func (b *batch) settle(ctx context.Context, d dropped, r *lotResult) error {
 		Schema: notificationSchema, Time: time.Now().UTC(), Station: b.cfg.Audit.Station, Lot: d.lot, Manifest: d.name(),
 		ExitCode: r.ExitCode, Error: r.Error, Hint: r.Hint, Totals: totals,
 	}
-	stamp := strconv.FormatInt(n.Time.Unix(), 10)
+	stamp := strconv.FormatInt(n.Time.UnixMilli(), 10) // x.csv and x.xlsx may both be refused in one second
 	switch r.Outcome {
 	case outcomeClosed:
 		if !lot.Closed.IsZero() {
@@ -227,7 +227,7 @@ func (b *batch) refuseChanged(ctx context.Context, d dropped, r *lotResult, n no
 	r.Outcome, r.ExitCode, r.Error, r.Hint = outcomeRefused, report(b.app.stdio, err), err.Error(), hintOf(err)
 	n.Time = time.Now().UTC()
 	n.ExitCode, n.Error, n.Hint = r.ExitCode, r.Error, r.Hint
-	return b.refuse(ctx, d, r, &n, fmt.Sprintf("refused-%d-%s", n.Time.Unix(), d.lot))
+	return b.refuse(ctx, d, r, &n, fmt.Sprintf("refused-%d-%s", n.Time.UnixMilli(), d.lot))
 }
 
 // problems checks a manifest once more, for its report. That it cannot be read

@@ -179,6 +179,7 @@ func (h *webhook) sign(id string, at time.Time, body []byte) string {
 // deliver posts one notification until the receiver takes it, says that it
 // never will, or ctx ends.
 func (h *webhook) deliver(ctx context.Context, n *notification, body []byte) error {
+	body = bytes.TrimSpace(body) // a shell that checks the signature loses a line end
 	req, err := retryablehttp.NewRequestWithContext(ctx, http.MethodPost, h.url, bytes.NewReader(body))
 	if err != nil {
 		return err
@@ -200,8 +201,11 @@ func (h *webhook) deliver(ctx context.Context, n *notification, body []byte) err
 	if _, err := io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)); err != nil {
 		return err
 	}
-	if resp.StatusCode/100 != 2 {
+	switch {
+	case resp.StatusCode/100 == 2:
+		return nil
+	case resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests:
 		return fmt.Errorf("webhook: %s", resp.Status)
 	}
-	return nil
+	return &refusedError{fmt.Errorf("webhook: %s", resp.Status)}
 }

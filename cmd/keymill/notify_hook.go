@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -31,11 +32,15 @@ func (a *app) hook(cfg NotifyConfig, dir string) (*hook, error) {
 	if len(cfg.Command) == 0 {
 		return nil, nil
 	}
-	if _, err := exec.LookPath(cfg.Command[0]); err != nil {
+	program, err := exec.LookPath(cfg.Command[0])
+	if err == nil {
+		program, err = filepath.Abs(program) // the hook runs in another folder
+	}
+	if err != nil {
 		return nil, withCode(exitUsage, pipeline.WithHint(fmt.Errorf("notify.command: %w", err),
 			"Name a program that can be run; arguments are further entries of the list."))
 	}
-	h := &hook{argv: cfg.Command, dir: dir, out: a.err}
+	h := &hook{argv: append([]string{program}, cfg.Command[1:]...), dir: dir, out: a.err}
 	for _, pair := range a.env {
 		if name, _, _ := strings.Cut(pair, "="); slices.Contains(hookEnv, name) {
 			h.env = append(h.env, pair)
@@ -49,12 +54,39 @@ func (a *app) hook(cfg NotifyConfig, dir string) (*hook, error) {
 func (h *hook) deliver(ctx context.Context, n *notification, body []byte) error {
 	cmd := exec.CommandContext(ctx, h.argv[0], h.argv[1:]...)
 	cmd.Env = append(slices.Clone(h.env), "KEYMILL_EVENT="+n.Event, "KEYMILL_LOT="+n.Lot)
-	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = h.dir, bytes.NewReader(body), h.out, h.out
+	out := &capped{w: h.out, left: hookSays}
+	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = h.dir, bytes.NewReader(body), out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
-	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
-		return fmt.Errorf("%s: %w", h.argv[0], err)
+	err := cmd.Run()
+	switch {
+	case err == nil || errors.Is(err, exec.ErrWaitDelay):
+		return nil
+	case cmd.ProcessState != nil && cmd.ProcessState.Exited():
+		return &refusedError{fmt.Errorf("%s: %w", h.argv[0], err)}
 	}
-	return nil
+	return fmt.Errorf("%s: %w", h.argv[0], err)
+}
+
+// hookSays is the most that one call of a hook may say in the log, in bytes.
+const hookSays = 16 << 10
+
+// capped passes on what is written to it until there is too much of it.
+type capped struct {
+	w    io.Writer
+	left int
+}
+
+func (c *capped) Write(p []byte) (int, error) {
+	if n := min(len(p), c.left); n > 0 {
+		c.left -= n
+		if _, err := c.w.Write(p[:n]); err != nil {
+			return 0, err
+		}
+		if c.left == 0 {
+			fmt.Fprintln(c.w, "\n[the hook says more than the log takes]")
+		}
+	}
+	return len(p), nil
 }

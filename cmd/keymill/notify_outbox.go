@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,8 +24,13 @@ type outbox struct {
 	timeout time.Duration // of one round of delivery
 	log     *slog.Logger
 
-	restUntil time.Time // after a round that failed
+	restUntil time.Time      // after a round that failed
+	failures  map[string]int // by path; what failed often lets the others go first
 }
+
+// refusedError is a receiver's answer to one notification; another one may fare
+// better.
+type refusedError struct{ error }
 
 // target is a receiver: the webhook or the hook command.
 type target struct {
@@ -39,7 +45,7 @@ const (
 
 // openOutbox prepares the receivers that are configured.
 func (a *app) openOutbox(cfg NotifyConfig, folder *dropFolder, log *slog.Logger) (*outbox, error) {
-	o := &outbox{dir: folder.state("outbox"), timeout: cfg.Timeout, log: log}
+	o := &outbox{dir: folder.state("outbox"), timeout: cfg.Timeout, log: log, failures: map[string]int{}}
 	web, err := a.webhook(cfg)
 	if err != nil {
 		return nil, err
@@ -75,23 +81,26 @@ func (o *outbox) put(n *notification) error {
 // letter is a pending notification.
 type letter struct {
 	path string
+	put  time.Time
 	body []byte
 	n    notification
 }
 
-// pending lists what waits for a receiver, oldest first.
+// pending lists what waits for a receiver: what failed least first, and then the
+// oldest. What cannot be read is named *.unreadable, and waits no more.
 func (o *outbox) pending(name string) ([]letter, error) {
-	paths, err := filepath.Glob(filepath.Join(o.dir, "*."+name))
+	paths, err := o.paths(name)
 	if err != nil {
 		return nil, err
 	}
 	var letters []letter
 	for _, path := range paths {
-		if strings.HasPrefix(filepath.Base(path), ".") {
-			continue
-		}
 		l := letter{path: path}
-		l.body, err = os.ReadFile(path)
+		info, err := os.Stat(path)
+		if err == nil {
+			l.put = info.ModTime()
+			l.body, err = os.ReadFile(path)
+		}
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // delivered meanwhile
 		}
@@ -99,20 +108,37 @@ func (o *outbox) pending(name string) ([]letter, error) {
 			return nil, err
 		}
 		if err := json.Unmarshal(l.body, &l.n); err != nil {
-			return nil, err
+			o.log.Error("a notification cannot be read", "file", path, "error", err)
+			if err := os.Rename(path, path+".unreadable"); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		letters = append(letters, l)
 	}
-	slices.SortStableFunc(letters, func(a, b letter) int { return a.n.Time.Compare(b.n.Time) })
+	slices.SortStableFunc(letters, func(a, b letter) int {
+		return cmp.Or(cmp.Compare(o.failures[a.path], o.failures[b.path]), a.n.Time.Compare(b.n.Time))
+	})
 	return letters, nil
 }
 
-// count returns how many deliveries are pending.
+// paths lists the files of what waits for a receiver.
+func (o *outbox) paths(name string) (paths []string, err error) {
+	entries, err := os.ReadDir(o.dir)
+	for _, entry := range entries {
+		if !strings.HasPrefix(entry.Name(), ".") && filepath.Ext(entry.Name()) == "."+name {
+			paths = append(paths, filepath.Join(o.dir, entry.Name()))
+		}
+	}
+	return paths, err
+}
+
+// count returns how many deliveries are pending. It may be called during a flush.
 func (o *outbox) count() int {
 	n := 0
 	for _, t := range o.targets {
-		if letters, err := o.pending(t.name); err == nil {
-			n += len(letters)
+		if paths, err := o.paths(t.name); err == nil {
+			n += len(paths)
 		}
 	}
 	return n
@@ -142,13 +168,19 @@ func (o *outbox) flushTo(ctx context.Context, t target, now time.Time) error {
 	}
 	var failed error
 	for _, l := range letters {
-		if err := t.deliver(ctx, &l.n, l.body); err != nil {
-			if now.Sub(l.n.Time) < outboxLife {
-				return errors.Join(failed, err)
-			}
+		err := t.deliver(ctx, &l.n, l.body)
+		if err != nil {
 			failed = err
+			o.failures[l.path]++
+			if now.Sub(l.put) < outboxLife {
+				if _, refused := errors.AsType[*refusedError](err); refused && ctx.Err() == nil {
+					continue
+				}
+				return err
+			}
 			o.log.Error("a notification is given up", "receiver", t.name, "id", l.n.ID, "error", err)
 		}
+		delete(o.failures, l.path)
 		if err := os.Remove(l.path); err != nil {
 			return err
 		}

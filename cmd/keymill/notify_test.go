@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -108,8 +109,9 @@ func TestWebhook(t *testing.T) {
 	}{
 		{"taken", nil, 2, "one two", 0},
 		{"away for a while", []int{503, 500, 429}, 5, "one two", 0},
-		{"refused", []int{403}, 1, "", 2},
-		{"redirected", []int{302}, 1, "", 2},
+		{"refused", []int{403, 403}, 2, "", 2},
+		{"one refused", []int{422}, 2, "two", 1},
+		{"redirected", []int{302, 302}, 2, "", 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -242,6 +244,20 @@ func TestHook(t *testing.T) {
 		t.Errorf("%v: the hook's environment is\n%s", err, env)
 	}
 
+	// A relative name is one in the folder that keymill runs in; an endless talker is cut off.
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile("talk.sh", []byte("#!/bin/sh\nhead -c 100000 /dev/zero | tr '\\0' x\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	talk, err := (&app{env: []string{"PATH=" + os.Getenv("PATH")}, stdio: stdio{err: log}}).hook(NotifyConfig{Command: []string{"./talk.sh"}}, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Reset()
+	if err := talk.deliver(t.Context(), n, nil); err != nil || strings.Count(log.String(), "x") != hookSays {
+		t.Errorf("%v: the log has %d bytes", err, log.Len())
+	}
+
 	slow := &hook{argv: []string{"sh", "-c", "sleep 60 & echo $!; wait"}, env: []string{"PATH=" + os.Getenv("PATH")}, dir: dir, out: log}
 	log.Reset()
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
@@ -258,11 +274,28 @@ func TestHook(t *testing.T) {
 	}
 }
 
+// TestOutboxUnreadable: a notification that a bad disk spoilt keeps no other back.
+func TestOutboxUnreadable(t *testing.T) {
+	r := &receiver{t: t, secret: "shared"}
+	server := httptest.NewServer(r)
+	defer server.Close()
+	o, log := testOutbox(t, r, server.URL, NotifyConfig{Timeout: 20 * time.Second})
+	now := time.Now()
+	spoilt := filepath.Join(o.dir, "a.webhook")
+	if err := errors.Join(os.WriteFile(spoilt, []byte{0, 0}, 0o600), o.put(note("one", now))); err != nil {
+		t.Fatal(err)
+	}
+	o.flush(t.Context(), now)
+	if _, taken := r.heard(); !slices.Equal(taken, []string{"one"}) || o.count() != 0 || !exists(spoilt+".unreadable") {
+		t.Errorf("taken %v, %d left\n%s", taken, o.count(), log)
+	}
+}
+
 // TestBatchTells: one notification each for a closed lot and a refused
 // manifest; a receiver that was away gets its own with the next batch.
 func TestBatchTells(t *testing.T) {
 	n := newNight(t, sandbox.Config{})
-	r := &receiver{t: t, secret: "shared", answers: []int{403, 403}}
+	r := &receiver{t: t, secret: "shared", answers: []int{403, 403, 403}} // after a, and both at the end
 	server := httptest.NewServer(r)
 	defer server.Close()
 	t.Setenv("KEYMILL_NOTIFY_URL", server.URL)
