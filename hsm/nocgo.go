@@ -32,6 +32,18 @@ func Bench(context.Context, Config, BenchOptions) (*BenchReport, error) { return
 // GC needs cgo, which this build hasn't: it returns a *RefusedError.
 func GC(context.Context, Config, GCOptions) (*GCReport, error) { return nil, errNoCgo() }
 
+// Kept is a token in which keys stay. There are none in a build without cgo.
+type Kept struct{}
+
+// OpenKept needs cgo, which this build hasn't: it returns a *RefusedError.
+func OpenKept(context.Context, Config) (*Kept, error) { return nil, errNoCgo() }
+
+// Destroy has nothing to destroy.
+func (*Kept) Destroy(context.Context, []byte) (bool, error) { return false, errNoCgo() }
+
+// Close does nothing.
+func (*Kept) Close() error { return nil }
+
 // Signer is a key in a token. There are none in a build without cgo.
 type Signer struct{}
 

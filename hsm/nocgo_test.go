@@ -14,6 +14,7 @@ func TestWithoutCgo(t *testing.T) {
 		"test":      func() error { _, err := Test(t.Context(), cfg); return err },
 		"bench":     func() error { _, err := Bench(t.Context(), cfg, BenchOptions{}); return err },
 		"gc":        func() error { _, err := GC(t.Context(), cfg, GCOptions{}); return err },
+		"kept":      func() error { _, err := OpenKept(t.Context(), cfg); return err },
 		"signer":    func() error { _, err := OpenSigner(t.Context(), cfg); return err },
 	}
 	for _, mode := range Modes()[1:] {

@@ -267,7 +267,7 @@ func (l *Line) commit(r *reins, rec *Record, to State, event Event, change func(
 	event.Row, event.Device, event.Attempt = rec.Row, rec.Identity, rec.Attempts
 	event.Serial, _ = rec.Attr("serial")
 	event.From, event.To = rec.State, to
-	if event.Key != keyDestroyed { // the destroyed key is another one than the record's
+	if event.Action != ActionDestroyKey { // the destroyed key is another one than the record's
 		event.Algorithm, event.SPKI = next.Algorithm, next.Fingerprint()
 	}
 	err := l.Ledger.Commit(context.WithoutCancel(r.hard), Change{From: rec.State, Record: &next, Event: event})

@@ -66,6 +66,9 @@ func (l *Line) destroyUnclaimed(ctx context.Context, entry PackEntry) error {
 	}
 	r := &reins{soft: ctx, hard: ctx}
 	event := Event{Action: ActionDestroyKey, Key: keyDestroyed, Reason: "made before an interruption, never recorded"}
+	if l.Lot.Keys == KeysInToken {
+		event.Key = keyInToken // what clears tokens up finds that nobody has it
+	}
 	reason := rec.Reason
 	err = l.commit(r, rec, rec.State, event, func(next *Record) {
 		next.Reason = reason

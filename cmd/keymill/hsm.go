@@ -99,7 +99,7 @@ func (a *app) hsmGC(ctx context.Context, cfg *Config, config hsm.Config, destroy
 
 // keysInUse returns the fingerprints of all devices' keys that stay in tokens,
 // nil where there is no ledger that could tell. The keys of devices that were
-// taken back are nobody's any more.
+// taken back or that another lot took over are nobody's any more.
 func keysInUse(ctx context.Context, path string) (map[string]bool, error) {
 	known, err := openKnown(ctx, path)
 	if err != nil || known == nil {
@@ -119,7 +119,8 @@ func keysInUse(ctx context.Context, path string) (map[string]bool, error) {
 			if err != nil {
 				return nil, err
 			}
-			if rec.State != pipeline.Undone && len(rec.PublicKey) > 0 {
+			taken := rec.State == pipeline.Undone || rec.Superseded != "" && rec.Pack.IsZero()
+			if !taken && len(rec.PublicKey) > 0 {
 				inUse[rec.Fingerprint()] = true
 			}
 		}

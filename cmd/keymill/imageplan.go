@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/csv"
 	"encoding/hex"
 	"errors"
@@ -60,16 +61,16 @@ func (a *app) imagePlan(cmd *cobra.Command) error {
 	if j.keys, err = a.openKeys(ctx, cfg, j.log); err != nil {
 		return err
 	}
-	private, _, err := j.keys.Generate(ctx, "plan")
+	key, err := sampleKey(ctx, j.keys)
 	if err != nil {
 		return err
 	}
-	defer hsm.Wipe(private)
+	defer hsm.Wipe(key.PrivateKey)
 	device := &pipeline.Device{}
 	for _, name := range j.images.render.Attributes() {
 		device.Attrs = append(device.Attrs, pipeline.Attr{Name: name, Value: "0123456789"})
 	}
-	contents, err := j.images.render.Render(device, pipeline.KeyFiles{PrivateKey: private})
+	contents, err := j.images.render.Render(device, key)
 	if err != nil {
 		return withCode(exitUsage, err)
 	}
@@ -79,6 +80,18 @@ func (a *app) imagePlan(cmd *cobra.Command) error {
 	}
 	defer wipe(overlay)
 	return a.printDescriptions([]*imaging.Description{overlay.Template.Describe()})
+}
+
+// sampleKey is what an invented device gets. None is made that would stay in
+// its token.
+func sampleKey(ctx context.Context, keys keySource) (key pipeline.KeyFiles, err error) {
+	if o := keys.Origin(); o.Mode == hsm.ModeToken {
+		uri := hsm.URI{Token: o.TokenLabel, Serial: o.TokenSerial, Object: "0123456789", ID: make([]byte, 16), Type: "private"}
+		key.MenderConf, err = hsm.MenderSecurity(uri.String(), hsm.Engine)
+		return key, err
+	}
+	key.PrivateKey, _, err = keys.Generate(ctx, "plan")
+	return key, err
 }
 
 // imagePlanOf shows what a lot's pack holds.

@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"keymill/hsm"
-	"keymill/pipeline"
 )
 
 func (a *app) planCmd() *cobra.Command {
@@ -111,23 +113,50 @@ func (j *job) estimate(ctx context.Context, result *planResult) (err error) {
 		return err
 	}
 	// A real server takes a few hundred preauthorizations a second at best.
-	const serverRate = 400
-	result.Seconds = float64(result.Devices) / min(result.KeyRate, serverRate)
+	rate := 400.0
+	if result.KeyRate > 0 {
+		rate = min(rate, result.KeyRate)
+	}
+	result.Seconds = float64(result.Devices) / rate
 	return nil
 }
 
-// keyRate makes keys for a fifth of a second, or one, and says how many a second that is.
-func keyRate(ctx context.Context, keys pipeline.Keys) (float64, error) {
-	start, made := time.Now(), 0
-	for time.Since(start) < 200*time.Millisecond {
-		private, _, err := keys.Generate(ctx, "plan")
-		if err != nil {
-			return 0, err
-		}
-		hsm.Wipe(private)
-		made++
+// keyRate makes keys for a fifth of a second, or one, and says how many a second
+// that is: of one core, or of all sessions of a token. It is 0 for keys that
+// would stay in their token.
+func keyRate(ctx context.Context, keys keySource) (float64, error) {
+	if keys.Origin().Mode == hsm.ModeToken {
+		return 0, nil
 	}
-	return float64(made) / time.Since(start).Seconds(), nil
+	var made atomic.Int64
+	start := time.Now()
+	callers, ctx := errgroup.WithContext(ctx)
+	for range max(keys.Load().Sessions, 1) { // no more: a smart card takes a minute for a key
+		callers.Go(func() error {
+			for time.Since(start) < 200*time.Millisecond {
+				private, _, err := keys.Generate(ctx, "plan")
+				if err != nil {
+					return err
+				}
+				hsm.Wipe(private)
+				made.Add(1)
+			}
+			return nil
+		})
+	}
+	err := callers.Wait()
+	return float64(made.Load()) / time.Since(start).Seconds(), err
+}
+
+// keySpeed says keyRate in words.
+func (r *planResult) keySpeed() string {
+	switch r.Keys {
+	case string(hsm.ModeSoftware):
+		return fmt.Sprintf("about %.0f a second and core", r.KeyRate)
+	case string(hsm.ModeToken):
+		return "as fast as the token makes them"
+	}
+	return fmt.Sprintf("about %.0f a second", r.KeyRate)
 }
 
 func (a *app) printPlan(r planResult) {
@@ -137,7 +166,7 @@ func (a *app) printPlan(r planResult) {
 	}
 	a.printf("Lot %s %s: %d devices, identity %v, %d warnings\n", r.Lot, verb, r.Devices, r.Identity, r.Warnings)
 	a.printf("Golden:   %s\n", r.Golden)
-	a.printf("Keys:     %s, %s, about %.0f a second and core\n", r.Algorithm, r.Keys, r.KeyRate)
+	a.printf("Keys:     %s, %s, %s\n", r.Algorithm, r.Keys, r.keySpeed())
 	shared := ""
 	if r.Disk.Reflinks {
 		shared = " (images share golden's blocks)"

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 
 	"keymill/imaging"
@@ -28,15 +29,23 @@ func (j *job) rekey(ctx context.Context, devices []string) error {
 		return packOutage(err)
 	}
 	defer pack.Close()
+	token, err := j.openKept(ctx)
+	if err != nil {
+		return err
+	}
 	for _, rec := range records {
-		if err := j.rekeyOne(ctx, pack, rec); err != nil {
-			return err
+		if err := j.rekeyOne(ctx, pack, token, rec); err != nil {
+			return errors.Join(err, token.Close())
 		}
 	}
-	return nil
+	return token.Close() // before the keys' source opens it
 }
 
-func (j *job) rekeyOne(ctx context.Context, pack *imaging.Pack, rec *pipeline.Record) error {
+func (j *job) rekeyOne(ctx context.Context, pack *imaging.Pack, token *kept, rec *pipeline.Record) error {
+	fate, err := token.destroy(ctx, rec)
+	if err != nil {
+		return err
+	}
 	if !rec.Pack.IsZero() {
 		if err := pack.Destroy(imaging.Ref(rec.Pack)); err != nil {
 			return packOutage(err)
@@ -56,7 +65,7 @@ func (j *job) rekeyOne(ctx context.Context, pack *imaging.Pack, rec *pipeline.Re
 	next.Pack, next.Auth, next.Output = pipeline.PackRef{}, pipeline.AuthSet{}, pipeline.Output{}
 	next.KeysDestroyed = next.KeysGenerated
 	return j.ledger.Commit(ctx, pipeline.Change{From: rec.State, Record: &next, Event: pipeline.Event{
-		Station: j.cfg.Audit.Station, Lot: rec.Lot, Action: pipeline.ActionRekey, Key: "destroyed",
+		Station: j.cfg.Audit.Station, Lot: rec.Lot, Action: pipeline.ActionRekey, Key: fate,
 		Reason: "retry --rekey", Row: rec.Row, Device: rec.Identity, From: rec.State, To: pipeline.Planned,
 		Attempt: rec.Attempts, SPKI: rec.Fingerprint(), Algorithm: rec.Algorithm,
 	}})

@@ -36,12 +36,12 @@ func (j *job) destroySuperseded(ctx context.Context, run int64) error {
 // destroyIn destroys a superseded key and records it: in this order, as a key
 // that is destroyed already is no error, and one that is not must not be counted.
 func (j *job) destroyIn(ctx context.Context, packs map[string]*imaging.Pack, run int64, rec *pipeline.Record) error {
+	old, err := j.ledger.Lot(ctx, rec.Lot)
+	if err != nil {
+		return err
+	}
 	pack, open := packs[rec.Lot]
 	if !open {
-		old, err := j.ledger.Lot(ctx, rec.Lot)
-		if err != nil {
-			return err
-		}
 		path := filepath.Join(old.Out, old.Name+".pack")
 		pack, err = imaging.OpenPack(path)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -54,11 +54,15 @@ func (j *job) destroyIn(ctx context.Context, packs map[string]*imaging.Pack, run
 			return packOutage(err)
 		}
 	}
+	fate := keyDestroyed
+	if old.Keys == pipeline.KeysInToken {
+		fate = keyInToken // for `hsm gc`: the token may be another one now
+	}
 	next := *rec
 	next.Pack = pipeline.PackRef{}
 	next.KeysDestroyed++
 	return j.ledger.Commit(ctx, pipeline.Change{From: rec.State, Record: &next, Event: pipeline.Event{
-		Station: j.cfg.Audit.Station, Lot: rec.Lot, Run: run, Action: pipeline.ActionDestroyKey, Key: "destroyed",
+		Station: j.cfg.Audit.Station, Lot: rec.Lot, Run: run, Action: pipeline.ActionDestroyKey, Key: fate,
 		Reason: "the device was taken over by lot " + j.lot.Name, Row: rec.Row, Device: rec.Identity,
 		From: rec.State, To: rec.State, SPKI: rec.Fingerprint(), Algorithm: rec.Algorithm,
 	}})

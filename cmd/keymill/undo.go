@@ -20,14 +20,15 @@ import (
 )
 
 func (a *app) undoCmd() *cobra.Command {
-	var yes, dry bool
+	var yes, dry, stay bool
 	cmd := &cobra.Command{
 		Use:   "undo LOT",
 		Short: "Take a lot back: its keys off the server, then destroyed",
 		Long: `Undo removes the lot's own keys from the server (a device that has others keeps them),
 destroys the lot's private keys, images included, and records both. Devices that
-shipped already can no longer connect. It asks for the lot's name, and can be
-interrupted and run again.
+shipped already can no longer connect. Keys that stay in a token are destroyed
+there; where it has shipped, --keys-stay leaves them. It asks for the lot's name,
+and can be interrupted and run again.
 
 ` + exitCodesHelp,
 		Example: "  keymill undo 2026-W47\n  keymill undo 2026-W47 --dry-run\n  keymill undo 2026-W47 --yes",
@@ -45,12 +46,13 @@ interrupted and run again.
 				return withCode(exitUsage, pipeline.WithHint(errors.New("not confirmed; nothing was changed"),
 					"Type the lot's name when asked, or give --yes."))
 			}
-			return j.undo(cmd.Context())
+			return j.undo(cmd.Context(), stay)
 		},
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask for the lot's name")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "say what would be taken back; change nothing")
-	addSettings(cmd, "server", "token-file", "ca-file", "in-flight")
+	cmd.Flags().BoolVar(&stay, "keys-stay", false, "leave keys that stay in a token there, because it has shipped")
+	addSettings(cmd, "server", "token-file", "ca-file", "in-flight", "hsm")
 	a.jsonFlag(cmd)
 	return cmd
 }
@@ -64,8 +66,10 @@ func (a *app) confirmed(lot string) bool {
 // undoing is a lot being taken back.
 type undoing struct {
 	*job
-	pack *imaging.Pack // nil where there is none
-	run  int64
+	pack  *imaging.Pack // nil where there is none
+	token *kept         // nil where keys don't stay in one, or are left there
+	stay  bool          // keys are left in their tokens
+	run   int64
 
 	mu    sync.Mutex
 	queue []*pipeline.Record // guarded by mu; handed to the server's part, in order
@@ -73,11 +77,17 @@ type undoing struct {
 
 // undo takes every device back that is not yet: server first, so that a key
 // that still opens a door is never destroyed unseen.
-func (j *job) undo(ctx context.Context) (err error) {
+func (j *job) undo(ctx context.Context, stay bool) (err error) {
 	if j.server, err = j.app.openServer(j.cfg, j.log); err != nil {
 		return err
 	}
-	u := &undoing{job: j}
+	u := &undoing{job: j, stay: stay && j.lot.Keys == pipeline.KeysInToken}
+	if !u.stay {
+		if u.token, err = j.openKept(ctx); err != nil {
+			return keysMayStay(ctx, err)
+		}
+		defer u.token.Close()
+	}
 	u.pack, err = imaging.OpenPack(filepath.Join(j.lot.Out, j.lot.Name+".pack"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return packOutage(err)
@@ -111,8 +121,12 @@ func (j *job) undo(ctx context.Context) (err error) {
 	} else {
 		j.app.printTotals(totals)
 	}
-	if j.lot.Keys == pipeline.KeysInToken {
-		fmt.Fprintln(j.app.err, "The devices' keys are still in their token; `keymill hsm gc --destroy` removes them.")
+	switch {
+	case u.stay:
+		fmt.Fprintln(j.app.err, "The devices' keys are still in their tokens; `keymill hsm gc --destroy` removes them from one that is here.")
+	case u.token != nil && u.token.missing > 0:
+		fmt.Fprintf(j.app.err, "Not in this token: %s. `keymill hsm gc --destroy` with another one in --hsm removes what that has of this lot.\n",
+			count(u.token.missing, "key"))
 	}
 	if err == nil && failed > 0 {
 		err = told(exitDevices, "%d devices could not be taken off the server", failed)
@@ -181,6 +195,13 @@ func (u *undoing) next() *pipeline.Record {
 
 // destroy destroys a device's key wherever it lies, and records it.
 func (u *undoing) destroy(ctx context.Context, rec *pipeline.Record, removal string) error {
+	fate := keyInToken
+	if !u.stay {
+		var err error
+		if fate, err = u.token.destroy(ctx, rec); err != nil {
+			return err
+		}
+	}
 	if u.pack != nil && !rec.Pack.IsZero() {
 		if err := u.pack.Destroy(imaging.Ref(rec.Pack)); err != nil {
 			return packOutage(err)
@@ -199,7 +220,7 @@ func (u *undoing) destroy(ctx context.Context, rec *pipeline.Record, removal str
 		SPKI: rec.Fingerprint(), Algorithm: rec.Algorithm, Auth: pipeline.AuthSet{DeviceID: rec.Auth.DeviceID},
 	}
 	if len(rec.PublicKey) > 0 {
-		event.Key = "destroyed"
+		event.Key = fate
 	}
 	return u.ledger.Commit(ctx, pipeline.Change{From: rec.State, Record: &next, Event: event})
 }

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"keymill/hsm"
+	"keymill/pipeline"
+)
+
+// What events say of a private key that is given up.
+const (
+	keyDestroyed = "destroyed"
+	keyInToken   = "in-token"
+)
+
+// kept is the token in which a lot's keys stay. It is nil for lots whose keys
+// lie in packs and images.
+type kept struct {
+	token   *hsm.Kept
+	journal *hsm.FileJournal
+	log     *slog.Logger
+	missing int // keys that the token doesn't have
+}
+
+// openKept opens the token of a lot whose keys stay in one.
+func (j *job) openKept(ctx context.Context) (*kept, error) {
+	if j.lot.Keys != pipeline.KeysInToken {
+		return nil, nil
+	}
+	config, journal, err := j.app.hsmConfig(j.cfg, j.log, hsm.OpenJournal)
+	if err != nil {
+		return nil, err
+	}
+	token, err := hsm.OpenKept(ctx, config)
+	if err != nil {
+		return nil, errors.Join(hsmError(ctx, err), journal.Close())
+	}
+	return &kept{token: token, journal: journal, log: j.log}, nil
+}
+
+// keysMayStay gives advice where the token can't be opened.
+func keysMayStay(ctx context.Context, err error) error {
+	if ctx.Err() != nil || exitCode(err) != exitHSM {
+		return err
+	}
+	return withCode(exitHSM, pipeline.WithHint(err,
+		"%s. If the token has shipped, give --keys-stay: its keys stay there, and the evidence says so.", hintOf(err)))
+}
+
+// destroy destroys a device's key where it is in the token, and returns what
+// the device's event says of it: nothing where the token doesn't have it.
+func (k *kept) destroy(ctx context.Context, rec *pipeline.Record) (fate string, err error) {
+	if k == nil || len(rec.PublicKey) == 0 {
+		return keyDestroyed, nil
+	}
+	found, err := k.token.Destroy(ctx, rec.PublicKey)
+	if err != nil {
+		return "", hsmError(ctx, err)
+	}
+	if !found {
+		k.missing++
+		k.log.Warn("the device's key is not in this token", "device", rec.Identity.Name(), "row", rec.Row)
+		return "", nil
+	}
+	return keyDestroyed, nil
+}
+
+func (k *kept) Close() error {
+	if k == nil {
+		return nil
+	}
+	return errors.Join(k.token.Close(), k.journal.Close())
+}
