@@ -50,6 +50,17 @@ func lookTool(name, pkg string) (string, error) {
 
 const e2fsprogs = "e2fsprogs"
 
+// ToolsMissing says which of e2fsprogs' programs, which templates are made with,
+// is missing; nil if none is.
+func ToolsMissing() error {
+	for _, name := range []string{"debugfs", "e2fsck"} {
+		if _, err := lookTool(name, e2fsprogs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // debugfs runs commands on the file system in an image file. debugfs exits 0
 // whatever happens, and goes on after an error: what it says on stderr counts.
 func (t *tools) debugfs(ctx context.Context, image string, commands []string) error {

@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"keymill/imaging"
-	"keymill/pipeline"
 )
 
 func (a *app) doctorCmd() *cobra.Command {
@@ -97,10 +95,8 @@ func (a *app) printFindings(findings []finding) {
 }
 
 func (j *job) checkTools(ctx context.Context) (string, error) {
-	for _, tool := range []string{"debugfs", "e2fsck"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			return "", withCode(exitStorage, pipeline.WithHint(err, "Install Debian's package e2fsprogs."))
-		}
+	if err := imaging.ToolsMissing(); err != nil {
+		return "", err
 	}
 	return "debugfs and e2fsck are there", ctx.Err()
 }

@@ -92,3 +92,13 @@ func newcomer(t *testing.T, f *factory) func(command string) {
 		}
 	}
 }
+
+// TestDoctorLooksWhereRootsPathLeads: Debian keeps e2fsprogs in /usr/sbin, which
+// an ordinary user's PATH lacks; the line finds it there, and so must doctor.
+func TestDoctorLooksWhereRootsPathLeads(t *testing.T) {
+	needTools(t, "e2fsprogs", "e2fsck", "debugfs")
+	t.Setenv("PATH", t.TempDir())
+	if _, err := (&job{}).checkTools(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
