@@ -14,7 +14,6 @@ func (a *app) complete(root *cobra.Command) {
 	for _, c := range (&Config{}).choices() {
 		words[c.name] = c.allowed
 	}
-	words["keys.algorithm"] = []string{"ed25519", "ecdsa-p256", "ecdsa-p384", "rsa-2048", "rsa-3072", "rsa-4096"}
 	for cmd := range everyVerb(root) {
 		if first := strings.Fields(cmd.Use + " -")[1]; strings.HasPrefix(strings.Trim(first, "["), "LOT") {
 			cmd.ValidArgsFunction = a.completeLots

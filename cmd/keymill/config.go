@@ -6,9 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -340,6 +340,9 @@ func (l layers) load() (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := errors.Join(textProblems(env, envName), textProblems(l.flags, func(key string) string { return "--" + flagOf(key) })); err != nil {
+		return nil, withCode(exitUsage, err)
+	}
 	for _, layer := range []map[string]any{l.lot, file, env, l.flags} {
 		if err := k.Load(confmap.Provider(layer, "."), nil); err != nil {
 			return nil, err
@@ -375,7 +378,7 @@ func (l layers) path() string {
 
 // readFile returns what the configuration file sets.
 func (l layers) readFile() (map[string]any, error) {
-	data, err := os.ReadFile(l.path())
+	data, err := readShort(l.path())
 	if errors.Is(err, fs.ErrNotExist) && l.file == "" {
 		return nil, nil
 	}
@@ -388,6 +391,21 @@ func (l layers) readFile() (map[string]any, error) {
 			"Correct the line that is named; `keymill init` writes a fresh example."))
 	}
 	return withoutNulls(given), fileProblems(l.path(), data)
+}
+
+// readShort reads a file that people write.
+func readShort(path string) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	const most = 1 << 20
+	data, err := io.ReadAll(io.LimitReader(file, most+1))
+	if err == nil && len(data) > most {
+		err = fmt.Errorf("%s is longer than 1 MiB; is it the right file?", path)
+	}
+	return data, err
 }
 
 // withoutNulls drops settings without a value, as in a section of which every
@@ -434,7 +452,11 @@ func listsFromText(from, to reflect.Type, data any) (any, error) {
 	if data.(string) == "" {
 		return []string{}, nil
 	}
-	return strings.Split(data.(string), ","), nil
+	list := strings.Split(data.(string), ",")
+	for i := range list {
+		list[i] = strings.TrimSpace(list[i])
+	}
+	return list, nil
 }
 
 // decodeProblems says on one line what mapstructure says on many.
@@ -490,22 +512,6 @@ func (s ServerConfig) identity() string {
 	return url + "#" + s.name
 }
 
-// choice is a setting that can be a few words only.
-type choice struct {
-	name, value string
-	allowed     []string
-}
-
-func (c *Config) choices() []choice {
-	return []choice{
-		{"server.on_conflict", c.Server.OnConflict, []string{"fail", "replace"}},
-		{"keys.source", c.Keys.Source, []string{"software", "hsm", "hsm-entropy", "token"}},
-		{"image.format", c.Image.Format, imageFormats()},
-		{"log.format", c.Log.Format, []string{"text", "json"}},
-		{"log.level", c.Log.Level, []string{"debug", "info", "warn", "error"}},
-	}
-}
-
 // hash is the SHA-256 of the settings in force, for the evidence. No secret is
 // among them: settings name the files that hold secrets.
 func (c *Config) hash() (string, error) {
@@ -515,39 +521,4 @@ func (c *Config) hash() (string, error) {
 	}
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:]), nil
-}
-
-// check refuses values that no verb can work with.
-func (c *Config) check() error {
-	for _, choice := range c.choices() {
-		if !slices.Contains(choice.allowed, choice.value) {
-			return usagef("%s is %q; it can be %s%s", choice.name, choice.value, strings.Join(choice.allowed, ", "),
-				didYouMean(nearest(choice.value, choice.allowed)))
-		}
-	}
-	switch {
-	case c.Workers < 1 || c.Workers > 100_000:
-		return usagef("workers is %d; it can be 1 to 100000", c.Workers)
-	case c.Server.InFlight < 1 || c.Server.InFlight > 10_000:
-		return usagef("server.in_flight is %d; it can be 1 to 10000", c.Server.InFlight)
-	case c.Manifest.Expect < 0:
-		return usagef("manifest.expect is %d; it is a number of devices", c.Manifest.Expect)
-	case c.Batch.Settle < 0 || c.Batch.Poll < 100*time.Millisecond || c.Batch.Retry < time.Second:
-		return usagef("batch.settle is %v, batch.poll %v, batch.retry %v; the least are 0s, 100ms and 1s", c.Batch.Settle, c.Batch.Poll, c.Batch.Retry)
-	case c.Notify.Timeout < time.Second || c.Notify.Timeout > 10*time.Minute:
-		return usagef("notify.timeout is %v; it can be 1s to 10m", c.Notify.Timeout)
-	case !(c.Telemetry.Sample >= 0 && c.Telemetry.Sample <= 1):
-		return usagef("telemetry.sample is %v; it is a share, 0 to 1", c.Telemetry.Sample)
-	case c.Telemetry.Interval < time.Second:
-		return usagef("telemetry.interval is %v; the least is 1s", c.Telemetry.Interval)
-	case c.Metrics.Textfile != "" && filepath.Ext(c.Metrics.Textfile) != ".prom":
-		return usagef("metrics.textfile is %s; node_exporter reads only names that end in .prom", c.Metrics.Textfile)
-	case c.Allocate.SerialFirst < 0:
-		return usagef("allocate.serial_first is %d; it is a sequence number", c.Allocate.SerialFirst)
-	case c.Backup.Keep < 1:
-		return usagef("backup.keep is %d; at least one copy must be kept", c.Backup.Keep)
-	case c.Ledger == "":
-		return usagef("ledger is empty; it is the path of the ledger file")
-	}
-	return nil
 }

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"keymill/pipeline"
 )
@@ -13,10 +16,10 @@ import (
 // envPrefix begins the environment variables that are keymill's.
 const envPrefix = "KEYMILL_"
 
-// envOthers are variables that are no settings: secrets, and what a hook finds
-// in its environment, as it may call keymill.
+// envOthers are variables that are no settings: secrets, what a hook finds in
+// its environment, as it may call keymill, and what shells set to complete.
 func envOthers() []string {
-	return []string{"KEYMILL_TOKEN", "KEYMILL_HSM_PIN", "KEYMILL_WEBHOOK_SECRET", "KEYMILL_EVENT", "KEYMILL_LOT", "KEYMILL_TOOLS"}
+	return []string{"KEYMILL_TOKEN", "KEYMILL_HSM_PIN", "KEYMILL_WEBHOOK_SECRET", "KEYMILL_EVENT", "KEYMILL_LOT", "KEYMILL_TOOLS", "KEYMILL_ACTIVE_HELP"}
 }
 
 // envName is the variable that sets a setting.
@@ -72,4 +75,42 @@ func envSettings(env []string) (map[string]any, error) {
 // inEnv reports whether a setting of this type can be written in one variable.
 func inEnv(t reflect.Type) bool {
 	return t.Kind() != reflect.Map && (t.Kind() != reflect.Slice || t.Elem().Kind() == reflect.String)
+}
+
+// textProblems lists what variables or flags set, always as text, to something
+// that their settings cannot be. origin names them.
+func textProblems(given map[string]any, origin func(key string) string) error {
+	types := configKeys(reflect.TypeFor[Config](), "")
+	var all []error
+	for _, key := range slices.Sorted(maps.Keys(given)) {
+		text, ok := given[key].(string)
+		if want := wrongText(strings.TrimSpace(text), types[key]); ok && want != "" {
+			all = append(all, fmt.Errorf("%s is %q; it must be %s", origin(key), text, want))
+		}
+	}
+	return errors.Join(all...)
+}
+
+// wrongText says what a text must be, "" if it is that.
+func wrongText(text string, t reflect.Type) string {
+	var err error
+	want := ""
+	switch {
+	case t == reflect.TypeFor[time.Duration]():
+		_, err = time.ParseDuration(text)
+		want = wantDuration
+	case t.Kind() == reflect.Bool:
+		_, err = strconv.ParseBool(text)
+		want = wantSwitch
+	case t.Kind() == reflect.Float64:
+		_, err = strconv.ParseFloat(text, 64)
+		want = wantNumber
+	case t.Kind() == reflect.Int:
+		_, err = strconv.Atoi(text)
+		want = wantCount
+	}
+	if err == nil {
+		return ""
+	}
+	return want
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"reflect"
 	"slices"
@@ -53,11 +55,15 @@ func configNames() []string {
 // fileProblems lists what of a configuration file is unknown or of the wrong
 // type, each with its line.
 func fileProblems(path string, data []byte) error {
-	var doc yaml.Node
-	if err := yaml.Unmarshal(data, &doc); err != nil || len(doc.Content) == 0 {
-		return err
+	var doc, further yaml.Node
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	if err := decoder.Decode(&doc); errors.Is(err, io.EOF) || len(doc.Content) == 0 {
+		return nil
 	}
 	c := nodeCheck{path: path, names: configNames()}
+	if err := decoder.Decode(&further); !errors.Is(err, io.EOF) {
+		c.problem(&further, "a second document begins; there can be one only")
+	}
 	c.value("", doc.Content[0], reflect.TypeFor[Config]())
 	if len(c.problems) == 0 {
 		return nil
@@ -126,6 +132,10 @@ func (c *nodeCheck) section(name string, node *yaml.Node, t reflect.Type) {
 				c.value(prefix+key.Value, value, field.Type)
 				continue
 			}
+			if strings.Contains(key.Value, ".") && slices.Contains(c.names, key.Value) {
+				c.problem(key, "%s is written as sections: %s", prefix+key.Value, strings.ReplaceAll(key.Value, ".", ": {")+": .."+strings.Repeat("}", strings.Count(key.Value, ".")))
+				continue
+			}
 			for i := range names {
 				names[i] = prefix + names[i]
 			}
@@ -149,13 +159,21 @@ func saidAs(node *yaml.Node) string {
 	return node.Value
 }
 
+// What a value must be.
+const (
+	wantDuration = "a duration with a unit, such as 90s or 15m"
+	wantSwitch   = "true or false"
+	wantNumber   = "a number"
+	wantCount    = "a whole number"
+)
+
 // wrongScalar says what a value must be, "" if it is that.
 func wrongScalar(node *yaml.Node, t reflect.Type) string {
 	scalar := node.Kind == yaml.ScalarNode
 	switch {
 	case t == reflect.TypeFor[time.Duration]():
 		if _, err := time.ParseDuration(node.Value); !scalar || err != nil {
-			return "a duration with a unit, such as 90s or 15m"
+			return wantDuration
 		}
 	case t.Kind() == reflect.String:
 		if !scalar || node.Tag != "!!str" {
@@ -163,15 +181,15 @@ func wrongScalar(node *yaml.Node, t reflect.Type) string {
 		}
 	case t.Kind() == reflect.Bool:
 		if node.Tag != "!!bool" {
-			return "true or false"
+			return wantSwitch
 		}
 	case t.Kind() == reflect.Float64:
 		if node.Tag != "!!int" && node.Tag != "!!float" {
-			return "a number"
+			return wantNumber
 		}
 	default:
 		if _, err := strconv.Atoi(node.Value); !scalar || err != nil && node.Tag != "!!int" {
-			return "a whole number"
+			return wantCount
 		}
 	}
 	return ""

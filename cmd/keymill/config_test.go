@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,7 +39,21 @@ func TestConfigMistakes(t *testing.T) {
 		{"variable", "", "KEYMILL_SERVER_ULR=x", "KEYMILL_SERVER_ULR sets nothing; did you mean KEYMILL_SERVER_URL?"},
 		{"secret's variable", "", "KEYMILL_TOKN=x", "did you mean KEYMILL_TOKEN?"},
 		{"variable of a section", "", "KEYMILL_MANIFEST_COLUMNS=x", "cannot be set by the environment"},
-		{"number in a variable", "", "KEYMILL_WORKERS=x", `"x" is not a number`},
+		{"number in a variable", "", "KEYMILL_WORKERS=x", `KEYMILL_WORKERS is "x"; it must be a whole number`},
+		{"switch in a variable", "", "KEYMILL_RETENTION_ACCEPTED=yes", `KEYMILL_RETENTION_ACCEPTED is "yes"; it must be true or false`},
+		{"duration in a variable", "", "KEYMILL_SERVER_GIVE_UP=5", `it must be a duration with a unit`},
+		{"secret in a variable", "", "KEYMILL_SERVER_TOKEN=x", "did you mean KEYMILL_SERVER_TOKEN_FILE?"},
+		{"dotted name", "server.url: https://x\n", "", "server.url is written as sections: server: {url: ..}"},
+		{"dotted name in a section", "server: {server.url: x}\n", "", "server.server.url is written as sections"},
+		{"nothing near in an entry", "image:\n  inject:\n    - {path: /x, zzzz: y}\n", "", "image.inject[0].zzzz is unknown"},
+		{"second document", "workers: 3\n---\nworkers: 4\n", "", "a second document begins"},
+		{"list, not names", "- a\n", "", "is not readable YAML"},
+		{"no station", "audit: {station: \"\"}\n", "", "audit.station is empty"},
+		{"unknown report", "report: {formats: [csv, xslx]}\n", "", "did you mean xlsx?"},
+		{"wrong algorithm", "keys: {algorithm: ed25518}\n", "", "did you mean ed25519?"},
+		{"no age", "retention: {older_than: 90x}\n", "", `retention.older_than is "90x"`},
+		{"time that runs back", "server: {give_up: -1m}\n", "", "server.give_up is -1m0s"},
+		{"too long", strings.Repeat("# x\n", 300_000), "", "longer than 1 MiB"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -62,13 +77,14 @@ func TestConfigOrigins(t *testing.T) {
 	}
 	cfg, err := layers{
 		lot: map[string]any{"out": "lot", "image.format": "pack"}, file: path,
-		env:   []string{"KEYMILL_SERVER_IN_FLIGHT=6", "KEYMILL_RETENTION_ACCEPTED=true", "KEYMILL_TOKEN=s", "KEYMILL_EVENT=e", "KEYMILL_OUT="},
+		env:   []string{"KEYMILL_ACTIVE_HELP=0", "KEYMILL_REPORT_FORMATS=csv, xlsx", "KEYMILL_SERVER_IN_FLIGHT= 6", "KEYMILL_RETENTION_ACCEPTED=true", "KEYMILL_TOKEN=s", "KEYMILL_EVENT=e", "KEYMILL_OUT="},
 		flags: map[string]any{"image.format": "raw", "log.level": "warn"},
 	}.load()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.Workers != 7 || cfg.Server.InFlight != 6 || cfg.Server.GiveUp != 2*time.Minute || cfg.Out != "lot" || cfg.Image.Format != "raw" || !cfg.Retention.Accepted {
+	if cfg.Workers != 7 || cfg.Server.InFlight != 6 || cfg.Server.GiveUp != 2*time.Minute || cfg.Out != "lot" || cfg.Image.Format != "raw" || !cfg.Retention.Accepted ||
+		!slices.Equal(cfg.Report.Formats, []string{"csv", "xlsx"}) {
 		t.Errorf("got %+v", cfg)
 	}
 	for key, want := range map[string]string{

@@ -4,13 +4,17 @@ import "strings"
 
 // nearest returns the known name that was probably meant by one that is not
 // known, "" if none is near. The last part of a dotted name may stand for the
-// whole: golden for image.golden.
+// whole, golden for image.golden, and a name for one that goes on where it ends,
+// KEYMILL_SERVER_TOKEN for KEYMILL_SERVER_TOKEN_FILE.
 func nearest(name string, known []string) string {
-	best, least := "", max(2, len(name)/3)+1
+	best, least := "", max(2, len(lastPart(name))/3)+1
 	for _, candidate := range known {
 		far := distance(strings.ToLower(name), strings.ToLower(candidate))
 		if own := lastPart(candidate); own != candidate {
 			far = min(far, distance(strings.ToLower(lastPart(name)), own)+1)
+		}
+		if strings.HasPrefix(candidate, name+"_") {
+			far = min(far, 2)
 		}
 		if far < least {
 			best, least = candidate, far
