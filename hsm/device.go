@@ -162,10 +162,7 @@ func (d *device) Generate(ctx context.Context, label string) (private, public []
 	if retryable(err) {
 		id, spki, err = d.once(ctx, label, true)
 	}
-	if errors.Is(err, errHung) {
-		err = asGone(err, d.pool.uri)
-	}
-	if err != nil {
+	if err := d.pool.verdict(err); err != nil {
 		return nil, nil, fmt.Errorf("make a key in the token: %w", err)
 	}
 	u := URI{Token: d.origin.TokenLabel, Serial: d.origin.TokenSerial, Object: label, ID: id, Type: "private"}

@@ -116,7 +116,7 @@ func (e *entropy) Generate(ctx context.Context, _ string) (private, public []byt
 			size = 48
 		}
 		seed, err := e.draw(ctx, size)
-		if err != nil {
+		if err := e.pool.verdict(err); err != nil {
 			return nil, nil, fmt.Errorf("random numbers of the token: %w", err)
 		}
 		private, public, err = keyFromSeed(e.alg, seed)

@@ -427,3 +427,41 @@ func TestCrashLeavesNothingThatGCDoesntFind(t *testing.T) {
 		}
 	}
 }
+
+// A token that fails every key stops the lot instead of failing each device of
+// it; one that fails some doesn't.
+func TestTokenThatFailsEveryKey(t *testing.T) {
+	for name, test := range map[string]struct {
+		field int
+		value uint
+		hint  string
+	}{
+		"full":   {generateCode, pkcs11.CKR_DEVICE_MEMORY, "hsm gc"},
+		"broken": {generateCode, pkcs11.CKR_FUNCTION_FAILED, "hsm test"},
+		"storm":  {failEvery, 2, ""}, // of lost sessions
+	} {
+		t.Run(name, func(t *testing.T) {
+			bad := newBadToken(t)
+			bad.set(failCode, pkcs11.CKR_SESSION_HANDLE_INVALID)
+			source := mustOpen(t, ModeHSM, ECDSAP256, bad.config(t))
+			if errs := generate(t, source, 8, 20); len(errs) > 0 {
+				t.Fatal(errs[0])
+			}
+			bad.set(test.field, test.value)
+			errs, stopped := generate(t, source, 8, 200), 0
+			for _, err := range errs {
+				if _, isGone := errors.AsType[*GoneError](err); isGone {
+					wantGone(t, err, test.hint)
+					stopped++
+				}
+			}
+			if stopped == 0 || len(errs)-stopped > 2*source.AtOnce() {
+				t.Errorf("%d devices failed before the lot was stopped, %d after: %v", len(errs)-stopped, stopped, errs[0])
+			}
+			bad.set(test.field, 0)
+			if errs := generate(t, source, 8, 20); len(errs) > 0 {
+				t.Errorf("it works again, and still: %v", errs[0])
+			}
+		})
+	}
+}

@@ -26,6 +26,7 @@ const (
 	corrupt
 	repeat
 	destroyCode
+	generateCode
 	latencyUS
 	stallMS
 	meetAt

@@ -49,6 +49,7 @@ type pool struct {
 	jobs   chan *job    // where a session that has finished one job takes the next at once
 	served atomic.Int64 // jobs done so far: the pool isn't stuck while this grows
 	meter  meter
+	failed atomic.Int64 // keys in a row that could not be made
 
 	mu   sync.Mutex // guards most
 	most int        // permits in circulation
@@ -158,6 +159,30 @@ func (p *pool) drain() {
 	for range p.most {
 		p.spare <- struct{}{}
 	}
+}
+
+// verdict is what a key's outcome says of the token: one key that fails is its
+// own matter, but when all do nobody will fare better before somebody acts.
+func (p *pool) verdict(err error) error {
+	_, isGone := errors.AsType[*GoneError](err)
+	switch {
+	case err == nil:
+		p.failed.Store(0)
+		return nil
+	case isGone || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
+		return err
+	case errors.Is(err, errHung):
+		return asGone(err, p.uri)
+	}
+	n := p.failed.Add(1)
+	if n < int64(2*p.atOnce()) { // all that were under way may have been hit by the same
+		return err
+	}
+	hint := "see the token's log, and what `keymill hsm test` says; then the same command goes on from here"
+	if isCKR(err, pkcs11.CKR_DEVICE_MEMORY) {
+		hint = "the token is full: remove objects that are no longer needed (`keymill hsm gc` finds leftovers); then the same command goes on from here"
+	}
+	return gone(hint, "the token failed to make %d keys in a row: %w", n, err)
 }
 
 // discard closes a session, if there is one.

@@ -188,18 +188,15 @@ func (w *wrapped) Generate(ctx context.Context, _ string) (private, public []byt
 	}
 	for attempt := 1; ; attempt++ {
 		private, public, err = w.once(ctx, attempt)
-		if err == nil {
-			return private, public, nil
-		}
-		if attempt == 2 || !retryable(err) {
+		if err == nil || attempt == 2 || !retryable(err) {
 			break
 		}
 		w.pool.log.Warn("making a key failed; trying once more in a new session", "error", err)
 	}
-	if errors.Is(err, errHung) {
-		err = asGone(err, w.pool.uri)
+	if err := w.pool.verdict(err); err != nil {
+		return nil, nil, fmt.Errorf("make a key in the token: %w", err)
 	}
-	return nil, nil, fmt.Errorf("make a key in the token: %w", err)
+	return private, public, nil
 }
 
 // once occupies a session for what is done in the token, and for nothing else:

@@ -28,6 +28,7 @@ enum {
 	CORRUPT,       /* the next C_WrapKey hands out a flipped bit; then 0 */
 	REPEAT,        /* random numbers are always the same */
 	DESTROY_CODE,  /* what C_DestroyObject answers */
+	GENERATE_CODE, /* what C_GenerateKeyPair answers */
 	LATENCY_US,    /* every call takes so much longer, as with a network in between */
 	STALL_MS,      /* from the next call on all calls hang, for so long; then 0 */
 	MEET,          /* calls that make keys, or random numbers for them, wait for so many to be under way, half a second at most */
@@ -167,6 +168,8 @@ static CK_RV bad_C_GenerateKeyPair(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_A
 	uint32_t ms = __atomic_exchange_n(&control[HANG_MS], 0, __ATOMIC_SEQ_CST);
 	rest_us(ms * 1000LL);
 	meet();
+	if (control[GENERATE_CODE])
+		return control[GENERATE_CODE];
 	if (rv)
 		return rv;
 	for (i = 0; control[TOKEN_ONLY] && i < npriv; i++)
