@@ -112,7 +112,7 @@ func unpackTo(ctx context.Context, name string, in io.Reader) (err error) {
 			return err
 		}
 	}
-	tmp, err := os.CreateTemp(filepath.Split(pattern))
+	tmp, err := os.CreateTemp(filepath.Dir(name), unpackName) // "." is not "", which would be another disk's /tmp
 	if err != nil {
 		return err
 	}
