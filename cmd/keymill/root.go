@@ -32,18 +32,25 @@ type app struct {
 
 // run executes one command line.
 func run(ctx context.Context, args []string, stdio stdio, brake *brake) error {
+	out := &outlet{w: stdio.out}
+	stdio.out = out
 	a := &app{stdio: stdio, brake: brake, env: os.Environ()}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(stdio.in)
 	root.SetErr(stdio.err)
-	return root.ExecuteContext(ctx)
+	if err := root.ExecuteContext(ctx); err != nil {
+		return err
+	}
+	return out.fault()
 }
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "keymill",
 		Short: "Provision production lots of Mender devices",
+		// `keymill version` tells more.
+		Version: buildVersion(),
 		Long: `Keymill gives every device of a manufacturing manifest a key of its own, puts the
 private key into that device's disk image, preauthorizes the public key with the
 Mender server, and leaves evidence that an auditor can check.
@@ -67,6 +74,7 @@ Mender server, and leaves evidence that an auditor can check.
 	root.SetOut(a.out) // cobra's completion verb asks for it while it is made
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
+	strict(root)
 	a.complete(root)
 	wrapUsage(root)
 	return root
@@ -79,6 +87,9 @@ func wrapUsage(cmd *cobra.Command) {
 			err := validate(cmd, args)
 			if err == nil {
 				return nil
+			}
+			if !cmd.HasSubCommands() && cmd.Name() != "help" {
+				err = fmt.Errorf("arguments are missing or too many: it is written `%s`", strings.TrimSuffix(cmd.UseLine(), " [flags]"))
 			}
 			return withCode(exitUsage, pipeline.WithHint(err, "See `%s --help`.", cmd.CommandPath()))
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -41,7 +42,9 @@ func (a *app) tokenSource(cfg ServerConfig) (mender.TokenSource, error) {
 	}
 	switch {
 	case cfg.TokenFile != "":
-		if _, err := os.ReadFile(cfg.TokenFile); err != nil {
+		// It is not read here: a pipe gives it only once.
+		if info, err := os.Stat(cfg.TokenFile); err != nil || info.IsDir() {
+			err = cmp.Or(err, fmt.Errorf("%s is a folder", cfg.TokenFile))
 			return nil, pipeline.WithHint(err, "server.token_file must name a readable file that holds the token.")
 		}
 		return mender.TokenFile(cfg.TokenFile), nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -66,12 +67,13 @@ var (
 )
 
 func readSecret(path, what string) (string, error) {
-	data, err := os.ReadFile(path)
+	data, err := readShort(path)
 	if err != nil {
 		return "", pipeline.WithHint(fmt.Errorf("the %s can't be read: %w", what, err),
 			"Put the %s of the Mender server into that file (mode 0600), or name another one.", what)
 	}
-	secret := strings.TrimRight(string(data), "\r\n") // a password may end in a space
+	secret := strings.TrimPrefix(string(data), "\ufeff") // as Windows editors begin a text
+	secret = strings.TrimRight(secret, "\r\n")           // a password may end in a space
 	if what == "token" {
 		secret = strings.TrimSpace(secret)
 	}
@@ -83,6 +85,17 @@ func readSecret(path, what string) (string, error) {
 		err = checkToken(secret)
 	}
 	return secret, err
+}
+
+// readShort reads no more of a file than a secret can have, in case that it is
+// another file.
+func readShort(path string) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return io.ReadAll(io.LimitReader(file, 128<<10))
 }
 
 // checkToken accepts what may stand in an Authorization header (RFC 6750,

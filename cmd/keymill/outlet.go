@@ -1,0 +1,49 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"sync"
+
+	"keymill/pipeline"
+)
+
+// outlet is standard output. It remembers that something could not be written,
+// so that `keymill audit key > station.pem` on a full disk does not end with 0.
+type outlet struct {
+	w io.Writer
+
+	mu  sync.Mutex
+	err error // guarded by mu; the first one
+}
+
+func (o *outlet) Write(p []byte) (int, error) {
+	n, err := o.w.Write(p)
+	return n, o.note(err)
+}
+
+// ReadFrom leaves the copying to the kernel where it can do it.
+func (o *outlet) ReadFrom(r io.Reader) (int64, error) {
+	n, err := io.Copy(o.w, r)
+	return n, o.note(err)
+}
+
+func (o *outlet) note(err error) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == nil {
+		o.err = err
+	}
+	return err
+}
+
+// fault is the error of a verb that has succeeded otherwise.
+func (o *outlet) fault() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == nil {
+		return nil
+	}
+	return withCode(exitStorage, pipeline.WithHint(fmt.Errorf("the results could not be written: %w", o.err),
+		"What the verb does is done; see where its standard output goes, and ask again."))
+}
