@@ -13,7 +13,7 @@ import (
 
 // deltaWriters is how many small files a run writes at once, so that they share
 // the disk's syncs.
-const deltaWriters = 128
+const deltaWriters = 256
 
 // benchFormat publishes devices' files from as many goroutines as a run does, each durable; the
 // goal is 2,000/s for formats that hold only what differs.
