@@ -29,6 +29,7 @@ import (
 // fails because of it: the queue is bounded, and so is the end.
 type telemetry struct {
 	log     *slog.Logger
+	batch   bool // has many lots: what is lost is said at the end of each
 	station string
 	share   float64 // of families that are sent
 
@@ -43,9 +44,9 @@ type telemetry struct {
 }
 
 const (
-	// spanQueue is how many spans wait for the collector, about 2 KB each.
+	// spanQueue is how many spans wait for the collector, about 4 KB each.
 	// OTEL_BSP_MAX_QUEUE_SIZE beats it.
-	spanQueue = 8192
+	spanQueue = 4096
 	// flushLimit is the most time that the end of a verb waits for the collector.
 	flushLimit = 3 * time.Second
 )
@@ -64,7 +65,7 @@ func (a *app) openTelemetry(ctx context.Context, cfg *Config, books *meter) (*te
 	// The SDK's own log can hold what the environment says, headers included.
 	otel.SetLogger(logr.Discard())
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) {})) // what they are about is tallied
-	t := &telemetry{log: cfg.Log.logger(a.err), station: cfg.Audit.Station, share: cfg.Telemetry.Sample}
+	t := &telemetry{log: cfg.Log.logger(a.err), batch: books != nil, station: cfg.Audit.Station, share: cfg.Telemetry.Sample}
 	about, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithHost(), resource.WithAttributes(
 		semconv.ServiceName("keymill"), semconv.ServiceVersion(buildVersion()), semconv.ServiceInstanceID(t.station)),
 		resource.WithFromEnv())
@@ -77,7 +78,7 @@ func (a *app) openTelemetry(ctx context.Context, cfg *Config, books *meter) (*te
 		}
 	}
 	if metrics != nil {
-		if err := t.openMetrics(ctx, metrics, about, cfg, books, a.getenv("OTEL_METRIC_EXPORT_INTERVAL") != ""); err != nil {
+		if err := t.openMetrics(ctx, metrics, about, cfg, books, a.getenv("OTEL_METRIC_EXPORT_INTERVAL") != "" && cfg.from["telemetry.interval"] != envName("telemetry.interval")); err != nil {
 			t.shutdown(ctx)
 			return nil, err
 		}
@@ -94,7 +95,7 @@ func (t *telemetry) openTraces(ctx context.Context, c *collector, about *resourc
 	if err != nil {
 		return telemetryFault(err, "Correct the endpoint or its certificates.")
 	}
-	var options []sdktrace.BatchSpanProcessorOption
+	options := []sdktrace.BatchSpanProcessorOption{sdktrace.WithExportTimeout(c.timeout)}
 	if !ownQueue {
 		options = append(options, sdktrace.WithMaxQueueSize(spanQueue))
 	}
@@ -103,7 +104,7 @@ func (t *telemetry) openTraces(ctx context.Context, c *collector, about *resourc
 	t.lots = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(t.queue), sdktrace.WithResource(about))
 	families := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(t.queue), sdktrace.WithResource(about),
 		sdktrace.WithSampler(familySampler{}))
-	t.tracer = families.Tracer(tracerName)
+	t.tracer = tracerOf(families)
 	t.cutOff = exporter.Shutdown
 	return nil
 }
@@ -113,12 +114,11 @@ func (t *telemetry) openMetrics(ctx context.Context, c *collector, about *resour
 	if err != nil {
 		return telemetryFault(err, "Correct the endpoint or its certificates.")
 	}
-	batch := books != nil
-	if !batch {
+	if !t.batch {
 		books = newMeter(MetricsConfig{}, t.station, time.Now())
 		t.meter = books
 	}
-	options := []sdkmetric.PeriodicReaderOption{sdkmetric.WithProducer(newBooksProducer(books, cfg.Ledger, &t.tally, batch))}
+	options := []sdkmetric.PeriodicReaderOption{sdkmetric.WithTimeout(c.timeout), sdkmetric.WithProducer(newBooksProducer(books, cfg.Ledger, &t.tally, t.batch))}
 	if !ownInterval {
 		options = append(options, sdkmetric.WithInterval(cfg.Telemetry.Interval))
 	}
@@ -163,7 +163,7 @@ func (t *telemetry) close(ctx context.Context) {
 		return
 	}
 	t.shutdown(context.WithoutCancel(ctx))
-	t.tally.warn(t.log)
+	t.tally.warn(t.log, true)
 }
 
 // shutdown ends everything within flushLimit. What the SDK says of failed

@@ -53,7 +53,7 @@ type collector struct {
 	grpc    bool
 	headers map[string]string
 	tls     *tls.Config
-	timeout time.Duration
+	timeout time.Duration // of one export, tries included
 }
 
 // otlpEnv is a variable of the OpenTelemetry specification: the signal's own,
@@ -210,7 +210,7 @@ func (c *collector) httpClient(heard *tally) (*http.Client, error) {
 	transport = transport.Clone()
 	transport.TLSClientConfig = c.tls
 	return &http.Client{
-		Transport: &heardTransport{transport, heard}, Timeout: c.timeout,
+		Transport:     &heardTransport{transport, heard},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
 }

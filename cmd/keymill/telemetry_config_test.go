@@ -80,7 +80,7 @@ func TestTelemetryMistakes(t *testing.T) {
 		{"protocol", on + "OTEL_EXPORTER_OTLP_PROTOCOL=http/json", `telemetry.protocol is "http/json"`},
 		{"exporter", on + "OTEL_TRACES_EXPORTER=zipkin", `OTEL_TRACES_EXPORTER is "zipkin"`},
 		{"share", "KEYMILL_TELEMETRY_SAMPLE=2", "telemetry.sample is 2; it is a share, 0 to 1"},
-		{"no number", "KEYMILL_TELEMETRY_SAMPLE=some", "telemetry.sample"},
+		{"no number", "KEYMILL_TELEMETRY_SAMPLE=some", "must be a number"},
 		{"interval", "KEYMILL_TELEMETRY_INTERVAL=1ms", "the least is 1s"},
 		{"headers without =", on + "OTEL_EXPORTER_OTLP_HEADERS=a=b,s3cret", "an entry without ="},
 		{"open headers", on + "KEYMILL_TELEMETRY_HEADERS_FILE=" + write("open", "a: s3cret", 0o644), "everybody can read"},

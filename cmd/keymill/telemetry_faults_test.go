@@ -130,6 +130,7 @@ func checkBadCollector(t *testing.T, endpoint, want string) {
 	t.Setenv("KEYMILL_TELEMETRY_HEADERS_FILE", f.path("headers"))
 	t.Setenv("KEYMILL_TELEMETRY_SAMPLE", "1")
 	t.Setenv("KEYMILL_LOG_LEVEL", "debug")
+	t.Setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1000")
 	t.Setenv("OTEL_BSP_MAX_QUEUE_SIZE", "16") // less than a lot has
 	t.Setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8")
 	code, _, stderr := f.call(f.args("--format", "pack")...)

@@ -19,11 +19,12 @@ import (
 // tally counts what was handed to the SDK and what the collector took, so that
 // the end can say what is missing.
 type tally struct {
-	spans, taken atomic.Int64
+	spans, taken, refused atomic.Int64
 
 	mu      sync.Mutex
 	trouble string // guarded by mu; the last one, without what a collector wrote
 	stale   bool   // guarded by mu; the newest metrics were not taken
+	said    int64  // guarded by mu; spans whose loss was said already
 }
 
 func (t *tally) hear(trouble string) {
@@ -48,15 +49,19 @@ func (t *tally) missed(trouble string) {
 	t.trouble, t.stale = trouble, true
 }
 
-// warn says what was lost, if anything was.
-func (t *tally) warn(log *slog.Logger) {
+// warn says what was lost, if anything was that was not said before. Until the
+// end what waits in the queue is not lost.
+func (t *tally) warn(log *slog.Logger, end bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	spans := t.spans.Load()
-	lost := spans - t.taken.Load()
-	if lost <= 0 && !t.stale {
+	spans, lost := t.spans.Load(), t.refused.Load()
+	if end {
+		lost = spans - t.taken.Load()
+	}
+	if lost <= t.said && (!end || !t.stale) {
 		return
 	}
+	t.said = lost
 	why := t.trouble
 	if why == "" {
 		why = "more than the collector took in time"
@@ -75,7 +80,7 @@ type heardTransport struct {
 func (h *heardTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := h.RoundTripper.RoundTrip(req)
 	switch {
-	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
+	case err != nil && req.Context().Err() != nil:
 		h.tally.hearUnlessTold("no answer in time")
 	case err != nil:
 		h.tally.hear(err.Error())
@@ -124,7 +129,9 @@ type talliedSpans struct {
 func (e *talliedSpans) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	err := e.SpanExporter.ExportSpans(ctx, spans)
 	n := int64(len(spans))
-	e.tally.taken.Add(n - e.tally.exported(n, err))
+	refused := e.tally.exported(n, err)
+	e.tally.refused.Add(refused)
+	e.tally.taken.Add(n - refused)
 	return err
 }
 

@@ -43,7 +43,7 @@ func (t *telemetry) beginVerb(cmd *cobra.Command, lot string) (ended func(error)
 		return func(error) {}
 	}
 	before := cmd.Context()
-	ctx, span := t.lots.Tracer(tracerName).Start(before, cmd.CommandPath(),
+	ctx, span := tracerOf(t.lots).Start(before, cmd.CommandPath(),
 		trace.WithNewRoot(), trace.WithAttributes(attrStation.String(t.station), attrLot.String(lot)))
 	cmd.SetContext(ctx)
 	return func(err error) {
@@ -57,7 +57,14 @@ func (t *telemetry) beginVerb(cmd *cobra.Command, lot string) (ended func(error)
 		}
 		span.End()
 		cmd.SetContext(before)
+		if t.batch {
+			t.tally.warn(t.log, false)
+		}
 	}
+}
+
+func tracerOf(provider trace.TracerProvider) trace.Tracer {
+	return provider.Tracer(tracerName, trace.WithInstrumentationVersion(buildVersion()))
 }
 
 // describeLotIn says in ctx's span what the lot is.
@@ -72,7 +79,7 @@ func phase(ctx context.Context, name string) (_ context.Context, ended func(*err
 	if !parent.IsRecording() {
 		return ctx, func(*error) {}
 	}
-	ctx, span := parent.TracerProvider().Tracer(tracerName).Start(ctx, name)
+	ctx, span := tracerOf(parent.TracerProvider()).Start(ctx, name)
 	return ctx, func(err *error) {
 		if *err != nil && exitCode(*err) != exitInterrupted {
 			fail(span, "exit_"+strconv.Itoa(exitCode(*err)), *err)
