@@ -144,13 +144,14 @@ func TestKillNine(t *testing.T) {
 // or until one ends by itself. It returns how many were killed. The time that a
 // run gets follows what the last one achieved, so that the kills spread over
 // the whole lot on slow machines and on fast ones.
-func (f *factory) killInTheMiddle(args []string, most int) (killed int) {
+func (f *factory) killInTheMiddle(args []string, most int, settings ...string) (killed int) {
 	f.t.Helper()
 	random := rand.New(rand.NewPCG(1, uint64(most)))
 	grace := 600 * time.Millisecond
 	for killed < most {
 		before := countDevices(f.box)
 		cmd, log := f.process(args...)
+		cmd.Env = append(cmd.Env, settings...)
 		if err := cmd.Start(); err != nil {
 			f.t.Fatal(err)
 		}

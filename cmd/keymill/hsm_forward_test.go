@@ -164,7 +164,19 @@ func (s *station) checkTokenEmpty() {
 			s.t.Errorf("keys are left in the token:\n%s", out)
 		}
 	}
-	if files, err := filepath.Glob(s.path("token", "tokens", "*", "*.object")); err != nil || len(files) > 1 {
-		s.t.Errorf("objects are left in the token's folder: %v, %v", files, err) // one is the token itself
+	files, err := filepath.Glob(s.path("token", "tokens", "*", "*.object"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, path := range files {
+		info, err := os.Stat(path)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		// A SoftHSM that is killed while it makes an object leaves an empty file,
+		// which is no object to it.
+		if filepath.Base(path) != "token.object" && info.Size() > 0 {
+			s.t.Errorf("%s is left in the token's folder", path)
+		}
 	}
 }
