@@ -165,7 +165,7 @@ func TestCostDoesNotGrowWithTheImage(t *testing.T) {
 	for _, name := range []string{"qcow2", "bmap", "simg"} {
 		g, _ := smallGolden(t, t.TempDir())
 		if err := g.Truncate(1 << 40); err != nil {
-			t.Skip(err)
+			missing(t, "needs a file system that holds files of 1 TiB: %v", err)
 		}
 		g.size = 1 << 40
 		g.info, _ = g.Stat()
@@ -292,11 +292,8 @@ func mustRun(t testing.TB, name string, args ...string) string {
 func loopDevice(t testing.TB, file string) string {
 	t.Helper()
 	out, err := exec.Command(program(t, "losetup", "mount"), "--find", "--show", file).CombinedOutput()
-	if err != nil && os.Getenv("CI") != "" {
-		t.Fatalf("needs a loop device (root): %s", out)
-	}
 	if err != nil {
-		t.Skipf("needs a loop device (root): %s", out)
+		missing(t, "needs a loop device (root): %s", out)
 	}
 	loop := strings.TrimSpace(string(out))
 	t.Cleanup(func() {

@@ -13,6 +13,15 @@ import (
 	"time"
 )
 
+// missing skips a test for what this machine lacks, and fails it in CI.
+func missing(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
 // need skips a test whose tool is missing, except in CI.
 func need(t testing.TB, pkg string, names ...string) {
 	t.Helper()
@@ -20,10 +29,7 @@ func need(t testing.TB, pkg string, names ...string) {
 		if _, err := lookTool(name, pkg); err == nil {
 			continue
 		}
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is missing: install the Debian package %s", name, pkg)
-		}
-		t.Skipf("%s is missing: install the Debian package %s", name, pkg)
+		missing(t, "%s is missing: install the Debian package %s", name, pkg)
 	}
 }
 

@@ -286,7 +286,7 @@ func smallDisk(t testing.TB, bytes int64) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", bytes)); err != nil {
-		t.Skipf("needs to mount a tmpfs (root): %v", err)
+		missing(t, "needs to mount a tmpfs (root): %v", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	return dir

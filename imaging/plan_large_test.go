@@ -67,7 +67,7 @@ func allocated(t *testing.T, dir string) (sum int64) {
 func TestKernelMount(t *testing.T) {
 	need(t, "mount", "mount", "umount")
 	if os.Getuid() != 0 {
-		t.Skip("only root can mount")
+		missing(t, "only root can mount")
 	}
 	for _, mkfs := range []string{"-t ext4", "-t ext4 -b 4096 -O inline_data", "-t ext2 -b 1024"} {
 		t.Run(mkfs, func(t *testing.T) {
@@ -106,7 +106,7 @@ func mountData(t *testing.T, g *Golden, image string) string {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command("mount", "-o", "ro,loop", part, dir).CombinedOutput(); err != nil {
-		t.Skipf("this machine does not mount images: %s", out)
+		missing(t, "this machine does not mount images: %s", out)
 	}
 	t.Cleanup(func() { tool(t, "umount", dir) })
 	return dir
@@ -117,7 +117,7 @@ func TestNoRoomForThePlan(t *testing.T) {
 	need(t, "mount", "mount", "umount")
 	g, dir := sampleWith(t), t.TempDir()
 	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", dir).CombinedOutput(); err != nil {
-		t.Skipf("this machine does not mount: %s", out)
+		missing(t, "this machine does not mount: %s", out)
 	}
 	t.Cleanup(func() { tool(t, "umount", dir) })
 	_, err := NewPlan(t.Context(), g, []Target{{Path: agentPath}}, PlanOptions{Now: planTime, WorkDir: dir})

@@ -122,7 +122,7 @@ func TestBatchPassesOver(t *testing.T) {
 func TestMoveAcross(t *testing.T) {
 	there, err := os.MkdirTemp("/dev/shm", "keymill")
 	if err != nil {
-		t.Skipf("there is no second file system: %v", err)
+		lacking(t, "there is no second file system: %v", err)
 	}
 	defer os.RemoveAll(there)
 	from, to := filepath.Join(there, "a.csv"), filepath.Join(t.TempDir(), "a.csv")
@@ -130,7 +130,7 @@ func TestMoveAcross(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := os.Link(from, to); !errors.Is(err, syscall.EXDEV) {
-		t.Skipf("/dev/shm is no other file system: %v", err)
+		lacking(t, "/dev/shm is no other file system: %v", err)
 	}
 	if err := move(from, to); err != nil {
 		t.Fatal(err)

@@ -106,6 +106,15 @@ func checkData(t *testing.T, path string) error {
 	return nil
 }
 
+// lacking skips a test for what this machine lacks, and fails it in CI.
+func lacking(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
 // needTools skips a test on a machine without the tools of a Debian package,
 // and fails it in CI.
 func needTools(t testing.TB, debian string, tools ...string) {
@@ -114,9 +123,6 @@ func needTools(t testing.TB, debian string, tools ...string) {
 		if _, err := exec.LookPath(tool); err == nil {
 			continue
 		}
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is missing; .ci/setup installs Debian's %s", tool, debian)
-		}
-		t.Skipf("%s is missing; install Debian's %s", tool, debian)
+		lacking(t, "%s is missing; .ci/setup installs Debian's %s", tool, debian)
 	}
 }
