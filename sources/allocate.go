@@ -114,7 +114,7 @@ func propose(ctx context.Context, reg Register, req AllocationRequest, foreign m
 	a := &Allocation{Count: req.Count, Left: 1 << 62, req: req}
 	var err error
 	if len(req.MACs) > 0 {
-		p := picker{name: "MAC addresses", space: macSpace, unit: uint64(len(req.MACs)), align: 1, used: slices.Clone(foreign[macSpace])}
+		p := picker{name: "MAC addresses", space: MACSpace, unit: uint64(len(req.MACs)), align: 1, used: slices.Clone(foreign[MACSpace])}
 		for _, r := range req.From {
 			p.ranges = append(p.ranges, span(r))
 		}
@@ -136,8 +136,8 @@ func propose(ctx context.Context, reg Register, req AllocationRequest, foreign m
 	return a, nil
 }
 
-// macSpace is the space of MAC addresses: one for all pools.
-const macSpace = "mac"
+// MACSpace is the space of MAC addresses: one for all pools.
+const MACSpace = "mac"
 
 func (req *AllocationRequest) check() error {
 	switch {

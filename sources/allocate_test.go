@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"keymill/pipeline"
@@ -107,6 +108,13 @@ func TestAllocate(t *testing.T) {
 		"00:1b:63:10:00:02,00:1b:63:10:00:03,KM2647-000021,KM-100\n"
 	if got := manifest(t, a); got != want {
 		t.Errorf("manifest\n%s", got)
+	}
+	var book bytes.Buffer
+	if err := a.WriteXLSX(&book); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(accept(t, takeCSV(t, want, Config{})), accept(t, takeXLSX(t, book.Bytes(), Config{}))); diff != "" {
+		t.Errorf("the workbook differs: %s", diff)
 	}
 	if a.Left != 99_997 || a.Low() {
 		t.Errorf("left %d", a.Left)
@@ -246,7 +254,7 @@ func TestOtherStationIsFaster(t *testing.T) {
 		t.Fatalf("%+v, %v", a, err)
 	}
 	reg.before = func() {
-		reg.grants = append(reg.grants, Grant{Lot: "B", Space: macSpace, First: req.From[0].First, Last: uint64(len(reg.grants)) + req.From[0].First + 10})
+		reg.grants = append(reg.grants, Grant{Lot: "B", Space: MACSpace, First: req.From[0].First, Last: uint64(len(reg.grants)) + req.From[0].First + 10})
 	}
 	if _, err := Allocate(t.Context(), reg, req); !errors.Is(err, ErrOverlap) || pipeline.Hint(err) == "" {
 		t.Errorf("got %v", err)

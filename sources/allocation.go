@@ -88,7 +88,7 @@ func (a *Allocation) findTaken(ctx context.Context, foreign map[string][]span) (
 		for i, u := range units {
 			if _, ok := held[sums[i]]; ok {
 				found = true
-				foreign[macSpace] = append(foreign[macSpace], span{u.mac, u.mac + max(uint64(len(a.req.MACs)), 1) - 1})
+				foreign[MACSpace] = append(foreign[MACSpace], span{u.mac, u.mac + max(uint64(len(a.req.MACs)), 1) - 1})
 				foreign[a.block.space] = append(foreign[a.block.space], span{u.serial, u.serial + max(a.block.unit, 1) - 1})
 			}
 		}

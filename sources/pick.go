@@ -72,7 +72,7 @@ func (p *picker) gaps(r span) []span {
 }
 
 func (p *picker) remedy() string {
-	if p.space == macSpace {
+	if p.space == MACSpace {
 		return "add a block of addresses, or allow those of undone lots to be used again; nothing was allocated"
 	}
 	return "give the sequence more digits, or allow numbers of undone lots to be used again; nothing was allocated"

@@ -28,6 +28,7 @@ type allocateFlags struct {
 	local  bool
 	reuse  bool
 	dryRun bool
+	undo   bool
 }
 
 func (a *app) allocateCmd() *cobra.Command {
@@ -38,7 +39,8 @@ func (a *app) allocateCmd() *cobra.Command {
 		Long: `Allocate takes the lowest free addresses and serial numbers for a lot's devices,
 records them in the ledger so that they are never given out again, and writes the
 lot's manifest. Devices of manifests made elsewhere are passed over. What lots had
-that were undone stays theirs unless --reuse is given.
+that were undone stays theirs unless --reuse is given; --undo takes back what a lot
+got that was never run, such as one with a wrong --count.
 
 A range is an OUI (00:1b:63), a block as IEEE assigns them (00:1b:63:10:00:00/28) or
 FIRST..LAST. A serial number is text with fields: {seq:N}, once, for the number in N
@@ -47,24 +49,32 @@ digits; {luhn} right after it for a check digit; {yyyy} {yy} {mm} {dd} {ww} {lot
 ` + exitCodesHelp,
 		Example: "  keymill allocate 2026-W47 --count 5000 --mac 00:1b:63:10:00:00/28 --serial 'KM{yy}{ww}-{seq:5}'\n" +
 			"  keymill allocate 2026-W47 --count 5000 --mac-attributes mac,wifi_mac --attr part_no=KM-100 -o w47.csv\n" +
-			"  keymill allocate 2026-W47 --count 5000 --dry-run --json",
+			"  keymill allocate 2026-W47 --count 5000 --dry-run --json\n" +
+			"  keymill allocate 2026-W47 --undo --dry-run",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if flags.undo {
+				return a.deallocate(cmd, args[0], flags)
+			}
 			return a.allocate(cmd, args[0], flags)
 		},
 	}
 	cmd.Flags().IntVar(&flags.count, "count", 0, "devices of the lot")
-	cmd.Flags().StringVarP(&flags.output, "output", "o", "", "manifest to write, or - for standard output (default LOT.csv)")
+	cmd.Flags().StringVarP(&flags.output, "output", "o", "", "manifest to write, .csv or .xlsx, or - for standard output (default LOT.csv)")
 	cmd.Flags().StringArrayVar(&flags.attrs, "attr", nil, "NAME=VALUE, an attribute that is the same for every device")
 	cmd.Flags().BoolVar(&flags.local, "local", false, "allow locally administered addresses")
 	cmd.Flags().BoolVar(&flags.reuse, "reuse", false, "give out again what lots had that were undone")
 	cmd.Flags().BoolVar(&flags.dryRun, "dry-run", false, "say what would be given, record and write nothing")
+	cmd.Flags().BoolVar(&flags.undo, "undo", false, "take back what a lot got that was never run; --reuse gives it out again")
 	addSettings(cmd, "mac", "mac-attributes", "serial", "serial-first")
 	a.jsonFlag(cmd)
 	return cmd
 }
 
 func (a *app) allocate(cmd *cobra.Command, lot string, flags allocateFlags) error {
+	if flags.count < 1 {
+		return usagef("--count is %d; it is the number of devices", flags.count)
+	}
 	ctx := cmd.Context()
 	cfg, err := a.config(cmd, nil)
 	if err != nil {
@@ -75,6 +85,9 @@ func (a *app) allocate(cmd *cobra.Command, lot string, flags allocateFlags) erro
 		return withCode(exitUsage, err)
 	}
 	output := cmp.Or(flags.output, lot+".csv")
+	if isWorkbook(output) && flags.count >= sources.MaxSheetRows {
+		return usagef("%d devices are more than a sheet has rows; write a .csv", flags.count)
+	}
 	if err := freeName(output); err != nil && !flags.dryRun {
 		return err
 	}
@@ -119,6 +132,9 @@ func (a *app) propose(ctx context.Context, register sources.Register, request so
 func (a *app) handOut(ctx context.Context, cfg *Config, known *ledger.Ledger, granted *sources.Allocation, lot, output string) error {
 	var seen ends
 	write := func(w io.Writer) error { return granted.WriteCSV(io.MultiWriter(w, &seen)) }
+	if isWorkbook(output) {
+		write = func(w io.Writer) error { return errors.Join(granted.WriteCSV(&seen), granted.WriteXLSX(w)) }
+	}
 	var err error
 	if output == "-" {
 		err = write(a.out)
@@ -181,6 +197,8 @@ func (c *Config) allocation(lot string, flags allocateFlags) (sources.Allocation
 	}
 	return request, nil
 }
+
+func isWorkbook(path string) bool { return strings.EqualFold(filepath.Ext(path), ".xlsx") }
 
 // freeName refuses to replace a manifest: it may be the only one.
 func freeName(path string) error {

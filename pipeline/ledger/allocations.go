@@ -63,6 +63,13 @@ func (l *Ledger) Allocations(ctx context.Context, name string, first, last int64
 	return all, l.backend.explain(err)
 }
 
+// AllocatedTo returns what was handed out to a lot, undone or not, ordered by
+// name and first number.
+func (l *Ledger) AllocatedTo(ctx context.Context, lot string) ([]Allocation, error) {
+	all, err := collect(ctx, l.db, scanAllocation, sqlAllocatedTo, lot)
+	return all, l.backend.explain(err)
+}
+
 // Deallocate marks what was handed out to a lot as undone and returns how many
 // ranges that were. Doing it again changes nothing.
 func (l *Ledger) Deallocate(ctx context.Context, lot string) (int, error) {

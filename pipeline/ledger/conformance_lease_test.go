@@ -180,6 +180,15 @@ func testAllocations(t *testing.T, open opener) {
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("%v %v", got, err)
 	}
+	if of, err := l.AllocatedTo(t.Context(), "nobody"); err != nil || len(of) != 0 {
+		t.Errorf("nobody has %v, %v", of, err)
+	}
+	for _, lot := range []string{got[0].Lot, got[len(got)-1].Lot} {
+		of, err := l.AllocatedTo(t.Context(), lot)
+		if err != nil || len(of) == 0 || slices.ContainsFunc(of, func(a Allocation) bool { return a.Lot != lot }) {
+			t.Errorf("lot %s has %v, %v", lot, of, err)
+		}
+	}
 	if n, err := l.Deallocate(t.Context(), "a"); err != nil || n != 0 {
 		t.Errorf("undone again: %d %v", n, err)
 	}

@@ -150,6 +150,8 @@ const (
 const (
 	sqlAllocated = `SELECT name, first, last, lot, created, undone FROM allocations
 	WHERE name = $1 AND last >= $2 AND first <= $3 ORDER BY first, id`
+	sqlAllocatedTo = `SELECT name, first, last, lot, created, undone FROM allocations
+	WHERE lot = $1 ORDER BY name, first, id`
 	sqlAllocate   = `INSERT INTO allocations (name, first, last, lot, created) VALUES ($1, $2, $3, $4, $5)`
 	sqlDeallocate = `UPDATE allocations SET undone = $1 WHERE lot = $2 AND undone = 0`
 )
