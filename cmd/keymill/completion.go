@@ -1,14 +1,18 @@
 package main
 
 import (
+	"context"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"keymill/pipeline/ledger"
 )
 
-// complete teaches the shells what can stand behind a verb: lots from the
-// ledger, the few words that a setting can be.
+// complete teaches the shells what can stand behind a verb: lots and devices from
+// the ledger, the few words that a setting can be.
 func (a *app) complete(root *cobra.Command) {
 	words := map[string][]string{}
 	for _, c := range (&Config{}).choices() {
@@ -52,7 +56,8 @@ func describe(cmd *cobra.Command) {
 func (a *app) completeLots(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	const none = cobra.ShellCompDirectiveNoFileComp
 	several := strings.Contains(cmd.Use, "..]")
-	if len(args) > 0 && !several {
+	devices := len(args) == 1 && strings.Contains(cmd.Use, " LOT DEVICE")
+	if len(args) > 0 && !several && !devices {
 		return nil, cobra.ShellCompDirectiveDefault
 	}
 	cfg, err := a.config(cmd, nil)
@@ -64,6 +69,9 @@ func (a *app) completeLots(cmd *cobra.Command, args []string, typed string) ([]c
 		return nil, none
 	}
 	defer known.Close()
+	if devices {
+		return devicesLike(cmd.Context(), known, args[0], typed), none
+	}
 	lots, err := known.Lots(cmd.Context())
 	if err != nil {
 		return nil, none
@@ -75,4 +83,31 @@ func (a *app) completeLots(cmd *cobra.Command, args []string, typed string) ([]c
 		}
 	}
 	return names, none
+}
+
+const (
+	devicesOffered = 100         // nobody reads more
+	devicesWait    = time.Second // nobody waits longer
+)
+
+// devicesLike returns what names devices of a lot, identity values and serial
+// numbers, and begins like what was typed.
+func devicesLike(ctx context.Context, known *ledger.Ledger, lot, typed string) (names []cobra.Completion) {
+	ctx, cancel := context.WithTimeout(ctx, devicesWait)
+	defer cancel()
+	begins := func(value string) bool {
+		return len(value) >= len(typed) && strings.EqualFold(value[:len(typed)], typed)
+	}
+	for rec, err := range known.Records(ctx, lot) {
+		if err != nil || len(names) >= devicesOffered {
+			break
+		}
+		for _, attr := range slices.Concat(rec.Identity, rec.Attrs) {
+			named := attr.Name == "serial" || slices.Contains(rec.Identity, attr)
+			if named && begins(attr.Value) && !slices.Contains(names, attr.Value) && (typed != "" || attr.Value == rec.Identity.Name()) {
+				names = append(names, attr.Value)
+			}
+		}
+	}
+	return names
 }
