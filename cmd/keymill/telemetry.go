@@ -3,8 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -14,7 +12,6 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
@@ -69,7 +66,7 @@ func (a *app) openTelemetry(ctx context.Context, cfg *Config, books *meter) (*te
 	about, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithHost(), resource.WithAttributes(
 		semconv.ServiceName("keymill"), semconv.ServiceVersion(buildVersion()), semconv.ServiceInstanceID(t.station)),
 		resource.WithFromEnv())
-	if err != nil && about == nil {
+	if err != nil {
 		return nil, telemetryFault(err, "Correct OTEL_RESOURCE_ATTRIBUTES.")
 	}
 	if traces != nil {
@@ -78,7 +75,8 @@ func (a *app) openTelemetry(ctx context.Context, cfg *Config, books *meter) (*te
 		}
 	}
 	if metrics != nil {
-		if err := t.openMetrics(ctx, metrics, about, cfg, books, a.getenv("OTEL_METRIC_EXPORT_INTERVAL") != "" && cfg.from["telemetry.interval"] != envName("telemetry.interval")); err != nil {
+		ownInterval := a.getenv("OTEL_METRIC_EXPORT_INTERVAL") != "" && cfg.from["telemetry.interval"] != envName("telemetry.interval")
+		if err := t.openMetrics(ctx, metrics, about, cfg, books, ownInterval); err != nil {
 			t.shutdown(ctx)
 			return nil, err
 		}
@@ -86,6 +84,8 @@ func (a *app) openTelemetry(ctx context.Context, cfg *Config, books *meter) (*te
 	return t, nil
 }
 
+// openTraces starts sending spans. ownQueue says that the SDK finds the queue's
+// length in the environment.
 func (t *telemetry) openTraces(ctx context.Context, c *collector, about *resource.Resource, ownQueue bool) error {
 	client, err := c.tracesClient(&t.tally)
 	if err != nil {
@@ -109,6 +109,8 @@ func (t *telemetry) openTraces(ctx context.Context, c *collector, about *resourc
 	return nil
 }
 
+// openMetrics starts sending figures. ownInterval says that the SDK finds the
+// interval in the environment.
 func (t *telemetry) openMetrics(ctx context.Context, c *collector, about *resource.Resource, cfg *Config, books *meter, ownInterval bool) error {
 	exporter, err := c.metricsExporter(ctx, &t.tally)
 	if err != nil {
@@ -222,51 +224,4 @@ func lotAsked(cmd *cobra.Command, args []string) string {
 		return args[0]
 	}
 	return cmp.Or(cmd.Flag("lot").Value.String(), lotName(args[0]))
-}
-
-// checkTelemetry sends nothing to the collector, and looks whether it takes it.
-func (j *job) checkTelemetry(ctx context.Context) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, exportTimeout)
-	defer cancel()
-	said := "off; telemetry.otlp_endpoint turns it on"
-	for _, signal := range []string{signalTraces, signalMetrics} {
-		c, err := j.app.collector(j.cfg.Telemetry, signal)
-		if err != nil {
-			return "", err
-		}
-		if c == nil {
-			continue
-		}
-		var heard tally
-		if err := c.probe(ctx, signal, &heard); err != nil {
-			return "", withCode(exitServer, pipeline.WithHint(fmt.Errorf("the collector takes no %s: %s", signal, cmp.Or(heard.trouble, "no answer")),
-				"Check telemetry.otlp_endpoint, headers_file and ca_file. Lots run without it, too."))
-		}
-		said = "the collector takes what it is sent"
-	}
-	return said, nil
-}
-
-// probe sends an empty export.
-func (c *collector) probe(ctx context.Context, signal string, heard *tally) error {
-	otel.SetLogger(logr.Discard())
-	if signal == signalMetrics {
-		exporter, err := c.metricsExporter(ctx, heard)
-		if err != nil {
-			return telemetryFault(err, "Correct the endpoint or its certificates.")
-		}
-		err = exporter.Export(ctx, &metricdata.ResourceMetrics{})
-		heard.exported(0, err)
-		return errors.Join(err, exporter.Shutdown(context.WithoutCancel(ctx)))
-	}
-	client, err := c.tracesClient(heard)
-	if err != nil {
-		return err
-	}
-	if err := client.Start(ctx); err != nil {
-		return telemetryFault(err, "Correct the endpoint or its certificates.")
-	}
-	err = client.UploadTraces(ctx, nil)
-	heard.exported(0, err)
-	return errors.Join(err, client.Stop(context.WithoutCancel(ctx)))
 }

@@ -4,24 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
-
-	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetricgrpc"
-	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
-	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
-	"google.golang.org/grpc/credentials"
 
 	"keymill/pipeline"
 )
@@ -40,12 +30,6 @@ const (
 
 // exportTimeout is the most time for handing over one batch, tries included.
 const exportTimeout = 10 * time.Second
-
-// Tries of one batch: soon enough for the end of a run.
-const (
-	exportRetryFirst = 500 * time.Millisecond
-	exportRetryMost  = 5 * time.Second
-)
 
 // collector is where one signal goes.
 type collector struct {
@@ -148,11 +132,11 @@ func (a *app) collectorHeaders(cfg TelemetryConfig, signal string) (map[string]s
 	if err := a.guardSecret("telemetry.headers_file", path); err != nil {
 		return nil, err
 	}
-	data, err := readCollectorHeaders(path)
+	headers, err := readCollectorHeaders(path)
 	if err != nil {
 		return nil, pipeline.WithHint(err, "telemetry.headers_file holds `name: value` lines, such as `Authorization: Bearer ...`.")
 	}
-	return data, nil
+	return headers, nil
 }
 
 func readCollectorHeaders(path string) (map[string]string, error) {
@@ -198,81 +182,4 @@ func (a *app) collectorTLS(cfg TelemetryConfig, signal string) (*tls.Config, err
 		config.Certificates = []tls.Certificate{pair}
 	}
 	return config, nil
-}
-
-// httpClient follows no redirects: neither devices nor keys go where nobody
-// has pointed.
-func (c *collector) httpClient(heard *tally) (*http.Client, error) {
-	transport, ok := http.DefaultTransport.(*http.Transport)
-	if !ok {
-		return nil, errors.New("the HTTP client has a foreign transport")
-	}
-	transport = transport.Clone()
-	transport.TLSClientConfig = c.tls
-	return &http.Client{
-		Transport:     &heardTransport{transport, heard},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}, nil
-}
-
-// tracesClient returns the client for spans; heard learns how it fares.
-func (c *collector) tracesClient(heard *tally) (otlptrace.Client, error) {
-	retry := otlptracehttp.RetryConfig{
-		Enabled: true, InitialInterval: exportRetryFirst, MaxInterval: exportRetryMost, MaxElapsedTime: exportTimeout,
-	}
-	if c.grpc {
-		options := []otlptracegrpc.Option{
-			otlptracegrpc.WithEndpointURL(c.url), otlptracegrpc.WithTimeout(c.timeout),
-			otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig(retry)),
-		}
-		if strings.HasPrefix(c.url, "https:") {
-			options = append(options, otlptracegrpc.WithTLSCredentials(credentials.NewTLS(c.tls)))
-		}
-		if c.headers != nil {
-			options = append(options, otlptracegrpc.WithHeaders(c.headers))
-		}
-		return otlptracegrpc.NewClient(options...), nil
-	}
-	client, err := c.httpClient(heard)
-	if err != nil {
-		return nil, err
-	}
-	options := []otlptracehttp.Option{
-		otlptracehttp.WithEndpointURL(c.url), otlptracehttp.WithHTTPClient(client), otlptracehttp.WithRetry(retry),
-	}
-	if c.headers != nil {
-		options = append(options, otlptracehttp.WithHeaders(c.headers))
-	}
-	return otlptracehttp.NewClient(options...), nil
-}
-
-// metricsExporter returns the exporter for metrics.
-func (c *collector) metricsExporter(ctx context.Context, heard *tally) (sdkmetric.Exporter, error) {
-	retry := otlpmetrichttp.RetryConfig{
-		Enabled: true, InitialInterval: exportRetryFirst, MaxInterval: exportRetryMost, MaxElapsedTime: exportTimeout,
-	}
-	if c.grpc {
-		options := []otlpmetricgrpc.Option{
-			otlpmetricgrpc.WithEndpointURL(c.url), otlpmetricgrpc.WithTimeout(c.timeout),
-			otlpmetricgrpc.WithRetry(otlpmetricgrpc.RetryConfig(retry)),
-		}
-		if strings.HasPrefix(c.url, "https:") {
-			options = append(options, otlpmetricgrpc.WithTLSCredentials(credentials.NewTLS(c.tls)))
-		}
-		if c.headers != nil {
-			options = append(options, otlpmetricgrpc.WithHeaders(c.headers))
-		}
-		return otlpmetricgrpc.New(ctx, options...)
-	}
-	client, err := c.httpClient(heard)
-	if err != nil {
-		return nil, err
-	}
-	options := []otlpmetrichttp.Option{
-		otlpmetrichttp.WithEndpointURL(c.url), otlpmetrichttp.WithHTTPClient(client), otlpmetrichttp.WithRetry(retry),
-	}
-	if c.headers != nil {
-		options = append(options, otlpmetrichttp.WithHeaders(c.headers))
-	}
-	return otlpmetrichttp.New(ctx, options...)
 }

@@ -2,13 +2,16 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	colmetrics "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	coltraces "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	metricspb "go.opentelemetry.io/proto/otlp/metrics/v1"
@@ -16,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 
 	"keymill/pipeline"
+	"keymill/pipeline/mender"
 	"keymill/pipeline/mender/sandbox"
 )
 
@@ -247,7 +251,79 @@ func TestTelemetryShare(t *testing.T) {
 			t.Errorf("a conflict's span: %v", s)
 		}
 	}
+	again := newOTLPReceiver(t, nil)
+	t.Setenv("KEYMILL_TELEMETRY_OTLP_ENDPOINT", again.endpoint)
+	retry := []string{"retry", "lot", "--on-conflict", "replace", "--ledger", f.ledger, "--token-file", f.path("sb", "token"), "--ca-file", f.path("sb", "ca.crt")}
+	if code, _, stderr := f.call(retry...); code != 0 {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	if again.oneTree().Name != "keymill retry" {
+		t.Errorf("spans of the retry: %v", again.names())
+	}
+	for name, want := range map[string]int{"device": 0, "POST": 0, "golden": 1, "recover": 1, "carry": 1, "verify": 1, "report": 1} {
+		if got := again.names()[name]; got != want {
+			t.Errorf("%d spans %s of the retry, want %d", got, name, want)
+		}
+	}
 }
+
+// TestTelemetryOutage: what stops a lot is said in the root and in no detail
+// that is secret.
+func TestTelemetryOutage(t *testing.T) {
+	needTools(t, "e2fsprogs", "debugfs")
+	const pin = "s3cret-wrong-pin"
+	r := newOTLPReceiver(t, nil)
+	f := newFactory(t, 2, sandbox.Config{Seed: 4})
+	t.Setenv("KEYMILL_TELEMETRY_OTLP_ENDPOINT", r.endpoint)
+	t.Setenv("KEYMILL_TELEMETRY_SAMPLE", "1")
+	uri, _, _ := strings.Cut(f.token(t), "&pin-source=")
+	code, _, stderr := f.call(f.args("--format", "pack", "--keys", "hsm", "--algorithm", "ecdsa-p256", "--hsm", uri+"&pin-value="+pin)...)
+	if code != exitHSM {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	root := r.oneTree()
+	if root.Status.GetCode() != tracepb.Status_STATUS_CODE_ERROR || root.Status.Message == "" || texts(root.Attributes)["error.type"] != "exit_6" {
+		t.Errorf("the root is %v", root)
+	}
+	r.secretFree(pin)
+}
+
+// BenchmarkTelemetryDevice is what following costs a device with three steps
+// and one request: of one that is not chosen,
+// and of one that is sent.
+func BenchmarkTelemetryDevice(b *testing.B) {
+	for name, share := range map[string]float64{"recorded": 0, "sent": 1} {
+		b.Run(name, func(b *testing.B) {
+			t := &telemetry{share: share, queue: nowhere{}}
+			t.lots = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(t.queue))
+			t.tracer = tracerOf(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(t.queue), sdktrace.WithSampler(familySampler{})))
+			ctx, root := tracerOf(t.lots).Start(b.Context(), "carry")
+			defer root.End()
+			rec := &pipeline.Record{Device: pipeline.Device{Identity: pipeline.Identity{{Name: "mac", Value: "00:11:22:33:44:55"}}}}
+			address := &url.URL{Scheme: "https", Host: "hosted.mender.io", Path: "/api/management/v2/devauth/devices"}
+			b.ReportAllocs()
+			for b.Loop() {
+				device, ended := t.follow(ctx, rec, "")
+				for _, from := range []pipeline.State{pipeline.Planned, pipeline.Staged, pipeline.Preauthorized} {
+					step, stepped := t.follow(device, rec, from)
+					if from == pipeline.Staged {
+						t.followRequest(step, mender.Attempt{Method: "POST", URL: address, Number: 1})(mender.Answer{Status: 201, Protocol: "HTTP/2.0", RequestID: "x"})
+					}
+					stepped(nil)
+				}
+				ended(nil)
+			}
+		})
+	}
+}
+
+// nowhere takes spans and forgets them.
+type nowhere struct{}
+
+func (nowhere) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
+func (nowhere) OnEnd(sdktrace.ReadOnlySpan)                     {}
+func (nowhere) Shutdown(context.Context) error                  { return nil }
+func (nowhere) ForceFlush(context.Context) error                { return nil }
 
 // TestTelemetryVerbs: verify, undo, export and retry have traces of their own.
 func TestTelemetryVerbs(t *testing.T) {
