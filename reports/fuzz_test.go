@@ -87,7 +87,7 @@ func FuzzParsers(f *testing.F) {
 		}
 		_, _ = ParsePublicKey(data)
 		_, _ = ParseWitness(string(data))
-		if n, err := parseNode(string(data)); err == nil {
+		if n, err := parseNode(data); err == nil {
 			var b strings.Builder
 			if err := writeNodes(&b, []node{n}); err != nil || b.String() != string(data)+"\n" {
 				t.Errorf("%q reads as %q", data, b.String())

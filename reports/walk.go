@@ -77,15 +77,34 @@ func (r *lineReader) next() ([]byte, error) {
 	return line[:len(line)-1], nil
 }
 
-// nodeReader reads a log's nodes file.
-type nodeReader struct {
+// parsedLines reads a file of lines one line ahead.
+type parsedLines[T any] struct {
 	lines *lineReader
-	node  node
-	more  bool
+	parse func(line []byte) (T, error)
+
+	line  []byte // ahead, with what it says
+	value T
+	more  bool // false at the end
 }
 
-func (r *nodeReader) advance() error {
-	line, err := r.lines.next()
+// openParsed opens a file and reads its first line.
+func openParsed[T any](dir, name string, parse func(line []byte) (T, error)) (*parsedLines[T], error) {
+	lines, err := openLines(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	r := &parsedLines[T]{lines: lines, parse: parse}
+	if err := r.advance(); err != nil {
+		lines.close()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *parsedLines[T]) close() { r.lines.close() }
+
+func (r *parsedLines[T]) advance() (err error) {
+	r.line, err = r.lines.next()
 	if errors.Is(err, io.EOF) {
 		r.more = false
 		return nil
@@ -93,7 +112,7 @@ func (r *nodeReader) advance() error {
 	if err != nil {
 		return err
 	}
-	if r.node, err = parseNode(string(line)); err != nil {
+	if r.value, err = r.parse(r.line); err != nil {
 		return flawed(r.lines.name, "line %d: %v", r.lines.number, err)
 	}
 	r.more = true
@@ -102,8 +121,8 @@ func (r *nodeReader) advance() error {
 
 // parseNode reads "START LEVEL HASH"; only the form that writeNodes gives is
 // accepted.
-func parseNode(line string) (node, error) {
-	fields := strings.Split(line, " ")
+func parseNode(line []byte) (node, error) {
+	fields := strings.Split(string(line), " ")
 	if len(fields) != 3 {
 		return node{}, errors.New("not three fields")
 	}
@@ -123,30 +142,6 @@ func parseNode(line string) (node, error) {
 	return n, nil
 }
 
-// eventReader reads events.jsonl.
-type eventReader struct {
-	lines *lineReader
-	line  []byte
-	event *eventLine
-	more  bool
-}
-
-func (r *eventReader) advance() error {
-	line, err := r.lines.next()
-	if errors.Is(err, io.EOF) {
-		r.more = false
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if r.event, err = parseEvent(line); err != nil {
-		return flawed(r.lines.name, "line %d: %v", r.lines.number, err)
-	}
-	r.line, r.more = line, true
-	return nil
-}
-
 // visitor is told a bundle's logs from left to right: every node, and for the
 // lot's own leaves the event.
 type visitor interface {
@@ -158,15 +153,11 @@ type visitor interface {
 // walkLogs reads events.jsonl and the nodes of each log side by side: together
 // they are the whole log of each station.
 func walkLogs(dir string, heads []LogHead, v visitor) error {
-	lines, err := openLines(dir, fileEvents)
+	events, err := openParsed(dir, fileEvents, parseEvent)
 	if err != nil {
 		return err
 	}
-	defer lines.close()
-	events := &eventReader{lines: lines}
-	if err := events.advance(); err != nil {
-		return err
-	}
+	defer events.close()
 	for _, head := range heads {
 		if err := walkLog(dir, head, events, v); err != nil {
 			return err
@@ -174,36 +165,32 @@ func walkLogs(dir string, heads []LogHead, v visitor) error {
 	}
 	if events.more {
 		return flawed(fileEvents, "line %d: event %d of station %q is in no log that the statement names",
-			lines.number, events.event.Seq, events.event.Station)
+			events.lines.number, events.value.Seq, events.value.Station)
 	}
 	return nil
 }
 
-func walkLog(dir string, head LogHead, events *eventReader, v visitor) error {
-	lines, err := openLines(dir, logFile(head.Station, nameNodes))
+func walkLog(dir string, head LogHead, events *parsedLines[*eventLine], v visitor) error {
+	nodes, err := openParsed(dir, logFile(head.Station, nameNodes), parseNode)
 	if err != nil {
 		return err
 	}
-	defer lines.close()
-	nodes := &nodeReader{lines: lines}
-	if err := nodes.advance(); err != nil {
-		return err
-	}
+	defer nodes.close()
 	if err := v.log(head); err != nil {
 		return err
 	}
 	for {
-		own := events.more && events.event.Station == head.Station
+		own := events.more && events.value.Station == head.Station
 		switch {
-		case own && (!nodes.more || events.event.Seq <= nodes.node.start):
-			leaf := node{start: events.event.Seq - 1, hash: pipeline.LeafHash(events.line)}
-			if err := v.node(leaf, events.event, events.line); err != nil {
+		case own && (!nodes.more || events.value.Seq <= nodes.value.start):
+			leaf := node{start: events.value.Seq - 1, hash: pipeline.LeafHash(events.line)}
+			if err := v.node(leaf, events.value, events.line); err != nil {
 				return at(err, fileEvents, events.lines.number)
 			}
 			err = events.advance()
 		case nodes.more:
-			if err := v.node(nodes.node, nil, nil); err != nil {
-				return at(err, lines.name, lines.number)
+			if err := v.node(nodes.value, nil, nil); err != nil {
+				return at(err, nodes.lines.name, nodes.lines.number)
 			}
 			err = nodes.advance()
 		default:

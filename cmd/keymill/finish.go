@@ -223,7 +223,7 @@ func (j *job) writeReport(ctx context.Context) (err error) {
 
 // subjects are the products that the statement names beside the images.
 func (j *job) subjects(ctx context.Context) ([]reports.Subject, error) {
-	path := filepath.Join(j.lot.Out, j.lot.Name+".pack")
+	path := packPath(j.lot)
 	if j.lot.Format != formatPack {
 		return nil, nil
 	}
@@ -231,7 +231,7 @@ func (j *job) subjects(ctx context.Context) ([]reports.Subject, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	return []reports.Subject{{Name: j.lot.Name + ".pack", SHA256: sum}}, err
+	return []reports.Subject{{Name: filepath.Base(path), SHA256: sum}}, err
 }
 
 // recordExport writes down that a run has left a report. The verb export records
@@ -253,7 +253,7 @@ func (j *job) summarize(t pipeline.Totals, failures, said string, took time.Dura
 	if t.Released > 0 {
 		products := filepath.Join(j.lot.Out, "images")
 		if j.lot.Format == formatPack {
-			products = filepath.Join(j.lot.Out, j.lot.Name+".pack")
+			products = packPath(j.lot)
 		}
 		a.printf("Products: %s\n", products)
 	}

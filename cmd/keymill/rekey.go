@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"path/filepath"
 
 	"keymill/imaging"
 	"keymill/pipeline"
@@ -24,7 +23,7 @@ func (j *job) rekey(ctx context.Context, devices []string) error {
 		}
 		records = append(records, rec)
 	}
-	pack, err := imaging.OpenPack(filepath.Join(j.lot.Out, j.lot.Name+".pack"))
+	pack, err := imaging.OpenPack(packPath(j.lot))
 	if err != nil {
 		return packOutage(err)
 	}

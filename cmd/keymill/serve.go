@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -189,7 +188,7 @@ func (s *shelf) lot(ctx context.Context, name string) (*shelvedLot, error) {
 	if err != nil {
 		return nil, err
 	}
-	pack, err := imaging.ReadPack(filepath.Join(lot.Out, lot.Name+".pack"))
+	pack, err := imaging.ReadPack(packPath(lot))
 	if err != nil {
 		return nil, closing(golden, err)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 
 	"keymill/imaging"
 	"keymill/pipeline"
@@ -42,7 +41,7 @@ func (j *job) destroyIn(ctx context.Context, packs map[string]*imaging.Pack, run
 	}
 	pack, open := packs[rec.Lot]
 	if !open {
-		path := filepath.Join(old.Out, old.Name+".pack")
+		path := packPath(old)
 		pack, err = imaging.OpenPack(path)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return packOutage(fmt.Errorf("pack %s, which holds a key that must be destroyed: %w", path, err))

@@ -88,7 +88,7 @@ func (j *job) undo(ctx context.Context, stay bool) (err error) {
 		}
 		defer u.token.Close()
 	}
-	u.pack, err = imaging.OpenPack(filepath.Join(j.lot.Out, j.lot.Name+".pack"))
+	u.pack, err = imaging.OpenPack(packPath(j.lot))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return packOutage(err)
 	}
