@@ -31,11 +31,19 @@ func (a *app) openLedger(cmd *cobra.Command) (*ledger.Ledger, error) {
 // findLot returns a lot, or an error that names those that exist.
 func findLot(cmd *cobra.Command, known *ledger.Ledger, name string) (pipeline.Lot, error) {
 	lot, err := known.Lot(cmd.Context(), name)
-	if errors.Is(err, ledger.ErrNoLot) {
-		return lot, withCode(exitUsage, pipeline.WithHint(fmt.Errorf("the ledger has no lot %q", name),
-			"`keymill status` lists the lots."))
+	if !errors.Is(err, ledger.ErrNoLot) {
+		return lot, err
 	}
-	return lot, err
+	lots, err := known.Lots(cmd.Context())
+	if err != nil {
+		return lot, err
+	}
+	names := make([]string, len(lots))
+	for i := range lots {
+		names[i] = lots[i].Name
+	}
+	return lot, withCode(exitUsage, pipeline.WithHint(fmt.Errorf("the ledger has no lot %q%s", name, didYouMean(nearest(name, names))),
+		"`keymill status` lists the lots."))
 }
 
 // lotView is a planned lot that a verb looks at. Close closes its ledger.
