@@ -6,15 +6,8 @@
 # KEYMILL names a keymill to use instead of building one; KEEP=DIR keeps all
 # that is made, in DIR.
 set -euo pipefail
-root=$(cd "$(dirname "$0")/../.." && pwd)
-export PATH=$PATH:/usr/sbin:/sbin
-tmp=${KEEP:-$(mktemp -d)}
-mkdir -p "$tmp"
-tmp=$(cd "$tmp" && pwd)
-trap '[[ -n ${KEEP:-} ]] || rm -rf "$tmp"' EXIT
-die() { echo "audit-export: $*" >&2; exit 1; }
-title() { printf '\n# %s\n' "$*"; }
-show() { echo "\$ $*"; "$@"; }
+. "$(dirname "$0")/../begin.sh"
+
 # refused COMMAND..: must end with 8, evidence that does not verify.
 refused() {
   local code=0
@@ -23,16 +16,6 @@ refused() {
   ((code == 8)) || die "exit code $code, not 8"
   echo '(exit code 8)'
 }
-
-keymill=${KEYMILL:-}
-if [[ -z $keymill ]]; then
-  keymill=$tmp/bin/keymill
-  (cd "$root" && go build -o "$keymill" ./cmd/keymill)
-fi
-keymill=$(cd "$(dirname "$keymill")" && pwd)/$(basename "$keymill")
-keymill() { "$keymill" "$@"; }
-cd "$tmp"
-umask 077
 
 title 'At the factory: a lot is made and closed. The auditor has the key already.'
 keymill demo --dir factory --devices 40 >factory.log 2>&1 || die "$(cat factory.log)"

@@ -6,33 +6,14 @@
 # KEYMILL names a keymill to use instead of building one; KEEP=DIR keeps all
 # that is made, in DIR.
 set -euo pipefail
-root=$(cd "$(dirname "$0")/../.." && pwd)
-export PATH=$PATH:/usr/sbin:/sbin
-tmp=${KEEP:-$(mktemp -d)}
-mkdir -p "$tmp"
-tmp=$(cd "$tmp" && pwd)
+. "$(dirname "$0")/../begin.sh"
+
 server= loop=
-cleanup() {
+leave() {
   [[ -z $loop ]] || losetup -d "$loop" || true
   [[ -z $server ]] || kill "$server" 2>/dev/null || true
   wait
-  [[ -n ${KEEP:-} ]] || rm -rf "$tmp"
 }
-trap cleanup EXIT
-die() { echo "hsm-station: $*" >&2; exit 1; }
-title() { printf '\n# %s\n' "$*"; }
-# show COMMAND..: as a person would type it, without this run's folder.
-show() { echo "\$ $*" | sed "s#$tmp/##g"; "$@"; }
-
-keymill=${KEYMILL:-}
-if [[ -z $keymill ]]; then
-  keymill=$tmp/bin/keymill
-  (cd "$root" && go build -o "$keymill" ./cmd/keymill)
-fi
-keymill=$(cd "$(dirname "$keymill")" && pwd)/$(basename "$keymill")
-keymill() { "$keymill" "$@"; }
-cd "$tmp"
-umask 077
 
 title 'The token: initialised once, by whoever keeps its PINs.'
 module=
