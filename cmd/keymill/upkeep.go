@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 )
 
@@ -47,6 +48,10 @@ func (a *app) upkeep(cmd *cobra.Command, dry bool) error {
 	cfg, err := a.config(cmd, nil)
 	if err != nil {
 		return err
+	}
+	if cfg.Backup.Folder != "" && isDatabaseURL(cfg.Ledger) {
+		return withCode(exitUsage, pipeline.WithHint(errors.New("backup.folder is set, but a ledger in PostgreSQL is not copied by keymill"),
+			"Take backup.folder out, and see to pg_dump or pg_basebackup with archived WAL."))
 	}
 	known, err := openKnown(ctx, cfg.Ledger)
 	if err != nil {

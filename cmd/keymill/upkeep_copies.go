@@ -28,12 +28,8 @@ type copied struct {
 }
 
 func newCopies(cfg *Config) copies {
-	name, ext := "keymill", ".db"
-	if !isDatabaseURL(cfg.Ledger) {
-		ext = filepath.Ext(cfg.Ledger)
-		name = strings.TrimSuffix(filepath.Base(cfg.Ledger), ext)
-	}
-	return copies{cfg.Backup.Folder, name, ext, cfg.Backup.Keep}
+	ext := filepath.Ext(cfg.Ledger)
+	return copies{cfg.Backup.Folder, strings.TrimSuffix(filepath.Base(cfg.Ledger), ext), ext, cfg.Backup.Keep}
 }
 
 // copyTime is ISO 8601's basic form, which needs no quoting anywhere.

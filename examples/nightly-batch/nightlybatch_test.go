@@ -47,6 +47,23 @@ func build(t *testing.T) string {
 	return keymill
 }
 
+// threeNights runs the example with further environment, and compares what it
+// says with what the README shows.
+func threeNights(t *testing.T, env ...string) {
+	t.Helper()
+	cmd := exec.Command("./run.sh")
+	cmd.Env = append(append(os.Environ(), "KEYMILL="+build(t)), env...)
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s%s", err, out, &errs)
+	}
+	if readme := read(t, "README.md"); !strings.Contains(readme, "$ examples/nightly-batch/run.sh\n"+string(out)) {
+		t.Errorf("README.md does not show what run.sh says:\n%s", out)
+	}
+}
+
 // TestThreeNights: run.sh ends well, says what the README shows, and leaves
 // metrics that promtool takes and that dashboard and alerts ask for; a
 // Prometheus that looked on has something to show in each panel.
@@ -59,17 +76,7 @@ func TestThreeNights(t *testing.T) {
 		t.Fatal(err)
 	}
 	monitor := startMonitor(t, textfiles)
-	cmd := exec.Command("./run.sh")
-	cmd.Env = append(os.Environ(), "KEEP="+dir, "KEYMILL="+build(t))
-	var errs strings.Builder
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%v\n%s%s", err, out, &errs)
-	}
-	if readme := read(t, "README.md"); !strings.Contains(readme, "$ examples/nightly-batch/run.sh\n"+string(out)) {
-		t.Errorf("README.md does not show what run.sh says:\n%s", out)
-	}
+	threeNights(t, "KEEP="+dir)
 	monitor.shown(t)
 	metrics := read(t, filepath.Join(dir, "night.prom")) + read(t, filepath.Join(textfiles, "keymill-upkeep.prom"))
 	known := map[string]bool{}
