@@ -38,6 +38,7 @@ A fault plan is a file of rules, one a line:
 			if err != nil {
 				return err
 			}
+			tuneServer()
 			return a.serveSandbox(cmd.Context(), cfg, o.listen)
 		},
 	}
