@@ -116,7 +116,13 @@ func (r *csvRows) broken(e *csv.ParseError) *rawRow {
 	return &r.row
 }
 
-func (r *csvRows) findings(*layout) []Problem { return nil }
+// findings says that the last row may be cut: half a serial number looks like one.
+func (r *csvRows) findings(*layout) []Problem {
+	if r.guard.last == 0 || r.guard.last == '\n' || r.guard.last == '\r' {
+		return nil
+	}
+	return []Problem{{Row: r.row.number, What: "the last row does not end with a line end", Remedy: "make sure that the file was not cut off there", Warning: true}}
+}
 
 func (r *csvRows) sum() ([]byte, error) { return r.hash.Sum(nil), nil }
 
@@ -128,6 +134,7 @@ var errRunaway = errors.New("record too long")
 type guard struct {
 	r    io.Reader
 	left int
+	last byte // that was read
 }
 
 func (g *guard) Read(p []byte) (int, error) {
@@ -136,6 +143,9 @@ func (g *guard) Read(p []byte) (int, error) {
 	}
 	n, err := g.r.Read(p)
 	g.left -= n
+	if n > 0 {
+		g.last = p[n-1]
+	}
 	return n, err
 }
 

@@ -186,3 +186,21 @@ func TestTemplateAndGenerate(t *testing.T) {
 		t.Error("more devices than an OUI has")
 	}
 }
+
+// TestCutOff: a file that ends in the middle of a row may have lost some.
+func TestCutOff(t *testing.T) {
+	for text, warned := range map[string]bool{
+		"mac,serial\n00:1b:63:84:00:01,SN12":                                                        true,
+		"mac,serial\n00:1b:63:84:00:01,SN12\n":                                                      false,
+		"mac,serial\r\n00:1b:63:84:00:01,SN12\r\n":                                                  false,
+		"mac,serial\n00:1b:63:84:00:01,SN12\n\n":                                                    false,
+		"mac,serial\n00:1b:63:84:00:01,\"SN12\"":                                                    true,
+		"\xff\xfem\x00a\x00c\x00\n\x000\x000\x001\x00b\x006\x003\x008\x004\x000\x000\x000\x001\x00": true,
+	} {
+		o := takeCSV(t, text, Config{})
+		accept(t, o)
+		if got := len(o.warnings) == 1 && o.warnings[0].Row == 2 && strings.Contains(o.warnings[0].What, "line end"); got != warned {
+			t.Errorf("%q: %v", text, o.warnings)
+		}
+	}
+}
