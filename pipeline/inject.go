@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"text/template"
 )
 
@@ -19,12 +20,16 @@ const (
 	// ContentMenderConf stands for the part of mender.conf that tells the client
 	// where in the device's own token its key is.
 	ContentMenderConf = "mender-conf"
+	// ContentOpenSSLConf stands for the openssl.cnf by which the device's OpenSSL
+	// finds its token, for lots whose keys stay there.
+	ContentOpenSSLConf = "openssl-conf"
 )
 
 // KeyFiles are the contents that go with a device's key.
 type KeyFiles struct {
-	PrivateKey []byte // PKCS#8 PEM; nil where the key stays in a token
-	MenderConf []byte // JSON; nil where the key is in the image
+	PrivateKey  []byte // PKCS#8 PEM; nil where the key stays in a token
+	MenderConf  []byte // JSON; nil where the key is in the image
+	OpenSSLConf []byte // nil where the client is told of an engine
 }
 
 // Inject is one thing that every device of a lot gets. Exactly one of Content,
@@ -33,8 +38,8 @@ type Inject struct {
 	// Path in the image, as the running device sees it: /data/mender/mender-agent.pem
 	// lies on the data partition. partition:2:/etc/x addresses a partition by number.
 	Path string `koanf:"path" json:"path"`
-	// Content is "private-key", the device's key as PKCS#8 PEM, or "mender-conf",
-	// for lots whose keys stay in the devices' tokens.
+	// Content is "private-key", the device's key as PKCS#8 PEM, or, for lots whose
+	// keys stay in the devices' tokens, "mender-conf" or "openssl-conf".
 	Content string `koanf:"content" json:"content,omitempty"`
 	// Template is a text/template over the manifest's attributes: "{{.serial}}\n".
 	// An attribute that the manifest does not have is an error.
@@ -64,9 +69,14 @@ func DefaultInject() []Inject {
 }
 
 // TokenInject puts the part of mender.conf that names the key's place in the
-// device's token where mender-client looks for its own settings.
-func TokenInject() []Inject {
-	return []Inject{{Path: "/data/mender/mender.conf", Content: ContentMenderConf, Mode: "0600"}}
+// device's token where mender-client looks for its own settings, and beside it
+// an openssl.cnf for devices that reach their tokens by a provider.
+func TokenInject(provider bool) []Inject {
+	list := []Inject{{Path: "/data/mender/mender.conf", Content: ContentMenderConf, Mode: "0600"}}
+	if provider {
+		list = append(list, Inject{Path: "/data/mender/openssl.cnf", Content: ContentOpenSSLConf, Mode: "0644"})
+	}
+	return list
 }
 
 // Renderer makes the contents of a lot's injected files. It is safe for use by
@@ -104,6 +114,8 @@ func NewRenderer(list []Inject) (*Renderer, error) {
 	return r, nil
 }
 
+var contents = []string{ContentPrivateKey, ContentMenderConf, ContentOpenSSLConf}
+
 // check refuses entries that say nothing, or more than one thing.
 func (i *Inject) check() error {
 	given := 0
@@ -117,8 +129,8 @@ func (i *Inject) check() error {
 		return errors.New("inject: an entry has no path")
 	case given != 1:
 		return fmt.Errorf("inject %s: set exactly one of content, template, file, link and directory", i.Path)
-	case i.Content != "" && i.Content != ContentPrivateKey && i.Content != ContentMenderConf:
-		return fmt.Errorf("inject %s: content %q is unknown; it can be %s or %s", i.Path, i.Content, ContentPrivateKey, ContentMenderConf)
+	case i.Content != "" && !slices.Contains(contents, i.Content):
+		return fmt.Errorf("inject %s: content %q is unknown; it can be %s", i.Path, i.Content, strings.Join(contents, ", "))
 	}
 	return nil
 }
@@ -163,6 +175,8 @@ func (r *Renderer) Render(dev *Device, key KeyFiles) ([][]byte, error) {
 			contents[i] = key.PrivateKey
 		case ContentMenderConf:
 			contents[i] = key.MenderConf
+		case ContentOpenSSLConf:
+			contents[i] = key.OpenSSLConf
 		default:
 			if attrs == nil {
 				attrs = attrMap(dev)

@@ -129,6 +129,23 @@ type KeysConfig struct {
 	Timeout time.Duration `koanf:"timeout"`
 	// Limit is the most keys that one run may take from the token. 0: no limit.
 	Limit int `koanf:"limit"`
+	// Device says how devices reach the tokens that their keys stay in.
+	Device DeviceTokenConfig `koanf:"device"`
+}
+
+// DeviceTokenConfig says, for keys.source token, how devices reach their tokens.
+type DeviceTokenConfig struct {
+	// PINSource is the file on the device that holds its token's PIN;
+	// mender.conf names it. Without it the device must know the PIN otherwise.
+	//
+	//	pin_source: /data/mender/token-pin
+	PINSource string `koanf:"pin_source"`
+	// Module is the PKCS#11 module on the device, for OpenSSL 3's
+	// pkcs11-provider: images then get an openssl.cnf beside mender.conf. Without
+	// it the client is told to use OpenSSL's pkcs11 engine.
+	//
+	//	module: /usr/lib/libtpm2_pkcs11.so
+	Module string `koanf:"module"`
 }
 
 // ImageConfig says what becomes of the golden image.
@@ -359,7 +376,7 @@ func (l layers) load() (*Config, error) {
 			"`keymill init` writes a keymill.yaml with every setting and its meaning."))
 	}
 	if cfg.Keys.Source == pipeline.KeysInToken && reflect.DeepEqual(cfg.Image.Inject, pipeline.DefaultInject()) {
-		cfg.Image.Inject = pipeline.TokenInject()
+		cfg.Image.Inject = pipeline.TokenInject(cfg.Keys.Device.Module != "")
 	}
 	cfg.from = l.origins(file, env)
 	if err := cfg.resolveServer(); err != nil {

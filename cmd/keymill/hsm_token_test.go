@@ -2,11 +2,15 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 	"keymill/pipeline/mender/sandbox"
 )
@@ -176,4 +180,102 @@ func TestTokenLotKillNine(t *testing.T) {
 	}
 	s.checkKeys(devices)
 	s.checkEvidence()
+}
+
+// identityScripts is where Debian's client looks for the identity script.
+const identityScripts = "/usr/share/mender/identity"
+
+// TestRealClientWithItsKeyInAToken boots Debian's mender-client with the
+// mender.conf out of a produced image and the token that stayed with the
+// device: it is accepted, and isn't as another device.
+func TestRealClientWithItsKeyInAToken(t *testing.T) {
+	needRoot(t, "it boots mender-client in a mount namespace of its own")
+	needTools(t, "mender-client", "mender", "unshare")
+	needTools(t, "mender-artifact", "mender-artifact")
+	engines, err := filepath.Glob("/usr/lib/*/engines-3/pkcs11.so")
+	if err != nil || len(engines) == 0 {
+		needTools(t, "libengine-pkcs11-openssl", "engines-3/pkcs11.so")
+	}
+	for _, algorithm := range []string{"ecdsa-p256", "rsa-2048"} {
+		s := newStation(newFactory(t, 2, sandbox.Config{}))
+		args := s.args("--keys", "token", "--hsm", s.uri, "--algorithm", algorithm)
+		if code, out := s.do(args, "KEYMILL_KEYS_DEVICE_PIN_SOURCE="+s.path("token", "pin")); code != 0 {
+			t.Fatalf("exit %d: %s", code, out)
+		}
+		own, other := s.records()[0], s.records()[1]
+		for _, boot := range []struct {
+			as, image *pipeline.Record
+			want      string
+		}{{own, other, "preauthorized"}, {own, own, "accepted"}} {
+			out, err := s.bootWithToken(boot.as, boot.image, engines[0])
+			device, _ := s.box.Find(boot.as.Identity.JSON())
+			if device.Status != boot.want || (err == nil) != (boot.want == "accepted") {
+				t.Errorf("%s: the device is %s, want %s; %v\n%s", algorithm, device.Status, boot.want, err, out)
+			}
+		}
+	}
+}
+
+// bootWithToken starts a mender-client once, as dev with the mender.conf of another's image.
+func (s *station) bootWithToken(dev, image *pipeline.Record, engine string) ([]byte, error) {
+	s.t.Helper()
+	data := s.t.TempDir()
+	text, err := exec.Command("mender-artifact", "cat", s.path("out", "images", image.Output.Name)+":/data/mender/mender.conf").Output()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	conf := map[string]any{"ServerURL": s.server, "ServerCertificate": s.path("sb", "ca.crt"), "DBus": map[string]bool{"Enabled": false}}
+	if err := json.Unmarshal(text, &conf); err != nil {
+		s.t.Fatal(err)
+	}
+	merged, err := json.Marshal(conf)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	identity := "#!/bin/sh\n"
+	for _, attr := range dev.Identity {
+		identity += "echo '" + attr.Name + "=" + attr.Value + "'\n"
+	}
+	if err := os.Mkdir(filepath.Join(data, "identity"), 0o700); err != nil {
+		s.t.Fatal(err)
+	}
+	for name, content := range map[string]string{
+		"mender.conf": string(merged), "device_type": "device_type=trial\n", "identity/mender-device-identity": identity,
+	} {
+		if err := os.WriteFile(filepath.Join(data, name), []byte(content), 0o700); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	cmd := exec.Command("unshare", "--mount", "sh", "-c", `mkdir -p "$SCRIPTS" && mount --bind "$DATA/identity" "$SCRIPTS" && exec timeout 60 \
+		mender --no-syslog --config "$DATA/mender.conf" --fallback-config "$DATA/none.conf" --data "$DATA" bootstrap`)
+	cmd.Env = append(append(os.Environ(), s.env...), "PKCS11_MODULE_PATH="+modulePath.FindStringSubmatch(s.uri)[1],
+		"OPENSSL_ENGINES="+filepath.Dir(engine), "DATA="+data, "SCRIPTS="+identityScripts)
+	return cmd.CombinedOutput()
+}
+
+// TestImageForAProvider: a device that reaches its token by OpenSSL 3's
+// provider gets the settings for it, and a mender.conf that names no engine.
+func TestImageForAProvider(t *testing.T) {
+	t.Parallel()
+	needTools(t, "mender-artifact", "mender-artifact")
+	s := newStation(newFactory(t, 2, sandbox.Config{}))
+	args := s.args("--keys", "token", "--hsm", s.uri, "--algorithm", "ecdsa-p256")
+	if code, out := s.do(args, "KEYMILL_KEYS_DEVICE_MODULE=/usr/lib/device.so", "KEYMILL_KEYS_DEVICE_PIN_SOURCE=/data/pin"); code != 0 {
+		t.Fatalf("exit %d: %s", code, out)
+	}
+	for _, rec := range s.records() {
+		for name, wants := range map[string][]string{
+			"mender.conf": {`"AuthPrivateKey":"pkcs11:`, "?pin-source=/data/pin"}, "openssl.cnf": {"pkcs11-module-path = /usr/lib/device.so\n"},
+		} {
+			out, err := exec.Command("mender-artifact", "cat", s.path("out", "images", rec.Output.Name)+":/data/mender/"+name).Output()
+			for _, want := range wants {
+				if err != nil || !strings.Contains(string(out), want) || strings.Contains(string(out), "SSLEngine") {
+					t.Errorf("%s is %q, want %q in it and no engine; %v", name, out, want, err)
+				}
+			}
+		}
+	}
+	if code, out := s.do(args, "KEYMILL_KEYS_DEVICE_MODULE="); code == 0 {
+		t.Errorf("the lot goes on with images of another kind: %s", out)
+	}
 }

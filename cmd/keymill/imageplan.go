@@ -5,7 +5,6 @@ import (
 	"encoding/csv"
 	"encoding/hex"
 	"errors"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -61,7 +60,7 @@ func (a *app) imagePlan(cmd *cobra.Command) error {
 	if j.keys, err = a.openKeys(ctx, cfg, j.log); err != nil {
 		return err
 	}
-	key, err := sampleKey(ctx, j.keys)
+	key, err := sampleKey(ctx, j.keys, cfg.Keys.Device)
 	if err != nil {
 		return err
 	}
@@ -84,11 +83,10 @@ func (a *app) imagePlan(cmd *cobra.Command) error {
 
 // sampleKey is what an invented device gets. None is made that would stay in
 // its token.
-func sampleKey(ctx context.Context, keys keySource) (key pipeline.KeyFiles, err error) {
+func sampleKey(ctx context.Context, keys keySource, device DeviceTokenConfig) (key pipeline.KeyFiles, err error) {
 	if o := keys.Origin(); o.Mode == hsm.ModeToken {
 		uri := hsm.URI{Token: o.TokenLabel, Serial: o.TokenSerial, Object: "0123456789", ID: make([]byte, 16), Type: "private"}
-		key.MenderConf, err = hsm.MenderSecurity(uri.String(), hsm.Engine)
-		return key, err
+		return device.files(uri.String())
 	}
 	key.PrivateKey, _, err = keys.Generate(ctx, "plan")
 	return key, err
@@ -105,7 +103,7 @@ func (a *app) imagePlanOf(cmd *cobra.Command, name string, table bool) error {
 	if err != nil {
 		return err
 	}
-	pack, err := imaging.ReadPack(filepath.Join(lot.Out, lot.Name+".pack"))
+	pack, err := imaging.ReadPack(packPath(lot))
 	if err != nil {
 		return packOutage(err)
 	}

@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"keymill/hsm"
 	"keymill/imaging"
 	"keymill/pipeline"
 )
@@ -36,7 +35,7 @@ type lotImages struct {
 	render *pipeline.Renderer
 	log    *slog.Logger
 	pack   *imaging.Pack
-	locate hsm.Locator // nil where keys go into the images
+	finder *keyFinder // nil where keys go into the images
 
 	format imaging.Format // zero for packs
 	writer imaging.Writer // nil for packs
@@ -48,9 +47,9 @@ var _ pipeline.Images = (*lotImages)(nil)
 
 func (l *lotImages) Stage(ctx context.Context, dev *pipeline.Device, private, public []byte) (pipeline.PackRef, error) {
 	key := pipeline.KeyFiles{PrivateKey: private}
-	if l.locate != nil {
+	if l.finder != nil {
 		var err error
-		if key.MenderConf, err = menderConf(l.locate, public); err != nil {
+		if key, err = l.finder.files(public); err != nil {
 			return pipeline.PackRef{}, err
 		}
 	}
@@ -189,15 +188,6 @@ func (l *lotImages) Close() error {
 		errs = append(errs, l.golden.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// menderConf tells the client where in the device's token its key is.
-func menderConf(locate hsm.Locator, public []byte) ([]byte, error) {
-	uri, err := locate.URI(public)
-	if err != nil {
-		return nil, err
-	}
-	return hsm.MenderSecurity(uri, hsm.Engine)
 }
 
 // wipe overwrites a device's own bytes: the key is among them.

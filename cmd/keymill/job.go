@@ -88,6 +88,9 @@ func (j *job) openGolden(ctx context.Context, now time.Time) (err error) {
 				j.cfg.Keys.Source, want)
 		}
 	}
+	if render.Index(pipeline.ContentOpenSSLConf) >= 0 && j.cfg.Keys.Device.Module == "" {
+		return usagef("image.inject has an entry with `content: %s`; name the PKCS#11 module on the device in keys.device.module", pipeline.ContentOpenSSLConf)
+	}
 	targets, err := targets(j.cfg.Image.Inject, render)
 	if err != nil {
 		return withCode(exitUsage, err)
@@ -212,7 +215,7 @@ func (j *job) openProducts(ctx context.Context, resumed bool) error {
 		return err
 	}
 	j.images.pack = pack
-	j.images.locate = locatorOf(j.keys)
+	j.images.finder = finderOf(j.keys, j.cfg.Keys.Device)
 	if j.lot.Format == formatPack {
 		return nil
 	}

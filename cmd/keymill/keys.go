@@ -57,14 +57,43 @@ func (s *stationKeys) Close() error {
 	return err
 }
 
-// locatorOf returns how images find keys that stay in tokens, nil for others.
-func locatorOf(keys keySource) hsm.Locator {
+// keyFinder makes the files by which devices find the keys in their tokens.
+type keyFinder struct {
+	locator hsm.Locator
+	device  DeviceTokenConfig
+}
+
+// finderOf returns nil for keys that don't stay in tokens.
+func finderOf(keys keySource, device DeviceTokenConfig) *keyFinder {
 	if station, ok := keys.(*stationKeys); ok {
 		if locator, ok := station.Source.(hsm.Locator); ok && station.Origin().Mode == hsm.ModeToken {
-			return locator
+			return &keyFinder{locator, device}
 		}
 	}
 	return nil
+}
+
+func (f *keyFinder) files(public []byte) (pipeline.KeyFiles, error) {
+	uri, err := f.locator.URI(public)
+	if err != nil {
+		return pipeline.KeyFiles{}, err
+	}
+	return f.device.files(uri)
+}
+
+// files are for the device whose key has this URI.
+func (d *DeviceTokenConfig) files(uri string) (key pipeline.KeyFiles, err error) {
+	u, err := hsm.ParseURI(uri)
+	if err != nil {
+		return key, err
+	}
+	u.PINSource = d.PINSource
+	via := hsm.Engine
+	if d.Module != "" {
+		via, key.OpenSSLConf = hsm.OpenSSL3, []byte(hsm.ProviderConf(d.Module))
+	}
+	key.MenderConf, err = hsm.MenderSecurity(u.String(), via)
+	return key, err
 }
 
 // openKeys opens the configured source of keys, and never another one.
