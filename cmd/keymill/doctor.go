@@ -47,7 +47,7 @@ func (a *app) doctor(cmd *cobra.Command) error {
 			run  func(context.Context) (string, error)
 		}{
 			{"secrets", j.checkSecrets}, {"e2fsprogs", j.checkTools}, {"golden image", j.checkGolden}, {"disk", j.checkDisk},
-			{"ledger", j.checkLedger}, {"keys", j.checkKeys}, {"server", j.checkServer}, {"telemetry", j.checkTelemetry},
+			{"ledger", j.checkLedger}, {"keys", j.checkKeys}, {"server", j.checkServer}, {"told", j.checkTold}, {"telemetry", j.checkTelemetry},
 		}
 		for _, check := range checks {
 			detail, err := check.run(ctx)

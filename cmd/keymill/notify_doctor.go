@@ -1,0 +1,47 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"keymill/pipeline"
+)
+
+// checkTold looks at what tells people of a batch: whether the webhook's key and
+// the hook's program are there, and metrics can be written. Nobody is called.
+func (j *job) checkTold(context.Context) (string, error) {
+	var told []string
+	web, err := j.app.webhook(j.cfg.Notify)
+	if err != nil {
+		return "", err
+	}
+	if web != nil {
+		told = append(told, "webhook")
+	}
+	command, err := j.app.hook(j.cfg.Notify, "")
+	if err != nil {
+		return "", err
+	}
+	if command != nil {
+		told = append(told, command.argv[0])
+	}
+	if file := j.cfg.Metrics.Textfile; file != "" {
+		dir := filepath.Dir(file)
+		if err := unix.Access(dir, unix.W_OK); err != nil {
+			return "", withCode(exitStorage, pipeline.WithHint(fmt.Errorf("metrics.textfile: the folder %s cannot be written to: %w", dir, err),
+				"Make it, and let keymill's user write there; node_exporter reads it with --collector.textfile.directory."))
+		}
+		told = append(told, file)
+	}
+	if j.cfg.Metrics.Pushgateway != "" {
+		told = append(told, "Pushgateway")
+	}
+	if told == nil {
+		return "a batch tells nobody; notify and metrics change that", nil
+	}
+	return "a batch tells " + strings.Join(told, ", "), nil
+}
