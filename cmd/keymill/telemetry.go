@@ -40,13 +40,8 @@ type telemetry struct {
 	tally tally
 }
 
-const (
-	// spanQueue is how many spans wait for the collector, about 4 KB each.
-	// OTEL_BSP_MAX_QUEUE_SIZE beats it.
-	spanQueue = 4096
-	// flushLimit is the most time that the end of a verb waits for the collector.
-	flushLimit = 3 * time.Second
-)
+// flushLimit is the most time that the end of a verb waits for the collector.
+const flushLimit = 3 * time.Second
 
 // openTelemetry starts what the configuration asks for; nil for nothing. books
 // is the meter to send; nil makes one of the ledger and of runs.
@@ -70,7 +65,7 @@ func (a *app) openTelemetry(ctx context.Context, cfg *Config, books *meter) (*te
 		return nil, telemetryFault(err, "Correct OTEL_RESOURCE_ATTRIBUTES.")
 	}
 	if traces != nil {
-		if err := t.openTraces(ctx, traces, about, a.getenv("OTEL_BSP_MAX_QUEUE_SIZE") != ""); err != nil {
+		if err := t.openTraces(ctx, traces, about); err != nil {
 			return nil, err
 		}
 	}
@@ -84,9 +79,9 @@ func (a *app) openTelemetry(ctx context.Context, cfg *Config, books *meter) (*te
 	return t, nil
 }
 
-// openTraces starts sending spans. ownQueue says that the SDK finds the queue's
-// length in the environment.
-func (t *telemetry) openTraces(ctx context.Context, c *collector, about *resource.Resource, ownQueue bool) error {
+// openTraces starts sending spans. The queue has the SDK's 2048, or what
+// OTEL_BSP_MAX_QUEUE_SIZE says.
+func (t *telemetry) openTraces(ctx context.Context, c *collector, about *resource.Resource) error {
 	client, err := c.tracesClient(&t.tally)
 	if err != nil {
 		return err
@@ -95,11 +90,8 @@ func (t *telemetry) openTraces(ctx context.Context, c *collector, about *resourc
 	if err != nil {
 		return telemetryFault(err, "Correct the endpoint or its certificates.")
 	}
-	options := []sdktrace.BatchSpanProcessorOption{sdktrace.WithExportTimeout(c.timeout)}
-	if !ownQueue {
-		options = append(options, sdktrace.WithMaxQueueSize(spanQueue))
-	}
-	t.queue = &talliedQueue{sdktrace.NewBatchSpanProcessor(&talliedSpans{exporter, &t.tally}, options...), &t.tally}
+	batches := sdktrace.NewBatchSpanProcessor(&talliedSpans{exporter, &t.tally}, sdktrace.WithExportTimeout(c.timeout))
+	t.queue = &talliedQueue{batches, &t.tally}
 	// OTEL_TRACES_SAMPLER decides about lots, the share about devices in them.
 	t.lots = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(t.queue), sdktrace.WithResource(about))
 	families := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(t.queue), sdktrace.WithResource(about),

@@ -159,6 +159,9 @@ func readCollectorHeaders(path string) (map[string]string, error) {
 		}
 		headers[name] = value
 	}
+	if len(headers) == 0 {
+		return nil, lines.Err() // an empty credential is none
+	}
 	return headers, lines.Err()
 }
 
