@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -132,4 +133,30 @@ func TestTelemetryNames(t *testing.T) {
 			t.Errorf("the meter has no %s", name)
 		}
 	}
+}
+
+// TestTelemetryHeaders: a named file beats the credential, which beats the
+// environment; an empty one is none.
+func TestTelemetryHeaders(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o400); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	a := &app{env: []string{"CREDENTIALS_DIRECTORY=" + dir, "OTEL_EXPORTER_OTLP_HEADERS=a=b"}}
+	check := func(file string, want map[string]string) {
+		t.Helper()
+		got, err := a.collectorHeaders(TelemetryConfig{HeadersFile: file}, signalTraces)
+		if err != nil || (got == nil) != (want == nil) || !maps.Equal(got, want) {
+			t.Errorf("%v %v, want %v", got, err, want)
+		}
+	}
+	check("", nil)
+	check(write("empty", "# none yet\n\n"), nil)
+	write("otlp-headers", "X-Key: credential\n")
+	check("", map[string]string{"X-Key": "credential"})
+	check(write("named", "X-Key: a: b\nX-Other:c"), map[string]string{"X-Key": "a: b", "X-Other": "c"})
 }
