@@ -201,8 +201,12 @@ func (j *FileJournal) Open() []JournalEntry {
 	return entries
 }
 
-// Close closes the file, and with it ends the lock.
+// Close closes the file, and with it ends the lock. A journal that is nil has
+// nothing to close.
 func (j *FileJournal) Close() error {
+	if j == nil {
+		return nil
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.file.Close()

@@ -22,12 +22,12 @@ func PINFile(path string) func(context.Context) ([]byte, error) {
 	return func(context.Context) ([]byte, error) {
 		file, err := os.Open(path)
 		if err != nil {
-			return nil, fmt.Errorf("PIN: %w", err)
+			return nil, refused(pinHint, "PIN: %w", err)
 		}
 		defer file.Close()
 		info, err := file.Stat()
 		if err != nil {
-			return nil, fmt.Errorf("PIN: %w", err)
+			return nil, refused(pinHint, "PIN: %w", err)
 		}
 		if mode := info.Mode(); mode.IsRegular() && mode.Perm()&0o007 != 0 {
 			return nil, refused("chmod o= "+path, "PIN: everybody may read %s", path)
@@ -68,16 +68,20 @@ func PINPrompt(prompt string) func(context.Context) ([]byte, error) {
 	}
 }
 
+const pinHint = "write the PIN, and nothing else, into a file of your own (chmod 600), and name it with pin-source in the token's URI"
+
 func readPIN(r io.Reader) ([]byte, error) {
 	buf := make([]byte, maxPIN+1)
 	n, err := io.ReadFull(r, buf)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("PIN: %w", err)
+		return nil, refused(pinHint, "PIN: %w", err)
 	}
-	pin := bytes.TrimRight(buf[:n], "\r\n")
+	// Editors leave a line's end, or a mark of the encoding, that nobody sees: a
+	// token would count a wrong PIN.
+	pin := bytes.TrimPrefix(bytes.TrimRight(buf[:n], "\r\n"), []byte("\xef\xbb\xbf"))
 	if len(pin) == 0 || n > maxPIN {
 		Wipe(buf)
-		return nil, fmt.Errorf("PIN: %d bytes where 1 to %d are expected", n, maxPIN)
+		return nil, refused(pinHint, "PIN: %d bytes where 1 to %d are expected", len(pin), maxPIN)
 	}
 	return pin, nil
 }

@@ -38,6 +38,7 @@ func TestPINFromWhereverItIs(t *testing.T) {
 		"file URI":   {uri: "pkcs11:?pin-source=file:" + path},
 		"file://":    {uri: "pkcs11:?pin-source=file://" + path},
 		"value":      {uri: "pkcs11:?pin-value=4321"},
+		"Windows":    {uri: "pkcs11:?pin-source=" + writeFile(t, "\xef\xbb\xbf4321\r\n", 0o600)},
 		"descriptor": {uri: "pkcs11:?pin-source=fd:" + strconv.Itoa(int(r.Fd()))},
 		"asked":      {cfg: asked, uri: "pkcs11:"},
 	} {
@@ -59,7 +60,9 @@ func TestPINFromWhereverItIs(t *testing.T) {
 func TestPINRefusals(t *testing.T) {
 	for name, test := range map[string]struct{ source, want string }{
 		"missing":         {filepath.Join(t.TempDir(), "none"), "no such file"},
-		"empty":           {writeFile(t, "\n", 0o600), "bytes"},
+		"empty":           {writeFile(t, "\n", 0o600), "0 bytes"},
+		"only a mark":     {writeFile(t, "\xef\xbb\xbf\r\n", 0o600), "0 bytes"},
+		"a folder":        {t.TempDir(), "directory"},
 		"too long":        {writeFile(t, strings.Repeat("1", maxPIN+1), 0o600), "bytes"},
 		"world-readable":  {writeFile(t, "4321", 0o604), "everybody"},
 		"command":         {"|/bin/echo 4321", "not run"},
@@ -73,8 +76,8 @@ func TestPINRefusals(t *testing.T) {
 			if err == nil || pin != nil {
 				t.Fatalf("%q, %v", pin, err)
 			}
-			if !strings.Contains(err.Error(), test.want) {
-				t.Errorf("got %v, want %q", err, test.want)
+			if !strings.Contains(err.Error(), test.want) || Hint(err) == "" && !strings.Contains(test.source, "fd:") {
+				t.Errorf("got %v (hint %q), want %q", err, Hint(err), test.want)
 			}
 			if strings.Contains(err.Error(), "4321") {
 				t.Error("the error shows the PIN")

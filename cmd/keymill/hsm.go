@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -27,7 +28,7 @@ func (a *app) hsmCmd() *cobra.Command {
 	}
 	var sessions []int
 	var keys, destroy bool
-	list := a.hsmVerb("list", "Show the module's tokens and what they say of themselves", hsm.OpenJournal, func(ctx context.Context, _ *Config, c hsm.Config) (table, error) {
+	list := a.hsmVerb("list", "Show the module's tokens and what they say of themselves", nil, func(ctx context.Context, _ *Config, c hsm.Config) (table, error) {
 		if keys {
 			return hsm.Inventory(ctx, c)
 		}
@@ -38,6 +39,9 @@ func (a *app) hsmCmd() *cobra.Command {
 		return hsm.Test(ctx, c)
 	})
 	bench := a.hsmVerb("bench", "Measure keys a second by algorithm and sessions", hsm.OpenJournal, func(ctx context.Context, _ *Config, c hsm.Config) (table, error) {
+		if slices.ContainsFunc(sessions, func(n int) bool { return n < 1 }) {
+			return nil, usagef("--sessions %v: each must be 1 or more", sessions)
+		}
 		return hsm.Bench(ctx, c, hsm.BenchOptions{Sessions: sessions})
 	})
 	bench.Flags().IntSliceVar(&sessions, "sessions", nil, "numbers of sessions to try (default 1,2,4,8)")

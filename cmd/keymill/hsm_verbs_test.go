@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -110,4 +112,61 @@ func TestWithoutCgo(t *testing.T) {
 		t.Fatalf("keys in software: %v: %s", err, out)
 	}
 	s.checkLot(2)
+}
+
+// TestTokenSettings: what can't name a token, and a PIN that others can see, is
+// a mistake in the configuration; what editors leave around a PIN is not.
+func TestTokenSettings(t *testing.T) {
+	t.Parallel()
+	s := newStation(newFactory(t, 1, sandbox.Config{}))
+	module := "module-path=" + modulePath.FindStringSubmatch(s.uri)[1]
+	open := "pkcs11:token=factory?" + module + "&pin-value=4321"
+	if err := os.WriteFile(s.path("open.yaml"), []byte("keys: {hsm: \""+open+"\"}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	credentials := s.path("credentials")
+	if err := os.Mkdir(credentials, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(credentials, "hsm-pin"), []byte("4321\r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	text := s.path("text.so")
+	if err := os.WriteFile(text, []byte("no module"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	list := []string{"hsm", "list", "--objects", "--ledger", s.ledger}
+	bare := "pkcs11:token=factory?" + module
+	for name, c := range map[string]struct {
+		args    []string
+		setting string
+		code    int
+		says    string
+	}{
+		"percent-encoded":       {args: append(list, "--hsm", strings.Replace(s.uri, "token=factory", "token=f%61ctory", 1)), says: "token=factory"},
+		"badly encoded":         {args: append(list, "--hsm", "pkcs11:token=a%2"), code: exitUsage, says: "percent-encoding"},
+		"a blank":               {args: append(list, "--hsm", "pkcs11:token=a b"), code: exitUsage, says: "%20"},
+		"no URI":                {args: append(list, "--hsm", "factory"), code: exitUsage, says: "pkcs11:"},
+		"PIN in a flag":         {args: append(list, "--hsm", open), code: exitUsage, says: "pin-source"},
+		"PIN in an open file":   {args: append(list, "--config", s.path("open.yaml")), code: exitUsage, says: "chmod 600"},
+		"PIN in the URI":        {args: list, setting: "KEYMILL_KEYS_HSM=" + open},
+		"PIN with a line's end": {args: append(list, "--hsm", bare), setting: "KEYMILL_HSM_PIN=4321\r"},
+		"credential":            {args: append(list, "--hsm", bare), setting: "CREDENTIALS_DIRECTORY=" + credentials},
+		"no PIN":                {args: append(list, "--hsm", bare), code: exitHSM, says: "hint: "},
+		"no PIN file":           {args: append(list, "--hsm", bare+"&pin-source=/nowhere"), code: exitHSM, says: "hint: write the PIN"},
+		"negative":              {args: append(list, "--hsm", s.uri), setting: "KEYMILL_KEYS_SESSIONS=-1", code: exitUsage, says: "keys.sessions"},
+		"a text as module":      {args: append(list, "--hsm", "pkcs11:token=factory?module-path="+text), code: exitHSM, says: "hint: check that the file is the vendor's module"},
+		"a library as module":   {args: append(list, "--hsm", "pkcs11:token=factory?module-path=/lib/x86_64-linux-gnu/libc.so.6"), code: exitHSM, says: "hint: "},
+	} {
+		code, out := s.do(c.args, cmp.Or(c.setting, "UNUSED="))
+		if code != c.code || !strings.Contains(out, c.says) || strings.Contains(out, "4321") {
+			t.Errorf("%s: exit %d, want %d and %q, and no PIN: %s", name, code, c.code, c.says, out)
+		}
+	}
+	if _, err := os.Stat(s.path("keymill-hsm-journal")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("looking at a token leaves a journal: %v", err)
+	}
+	if code, out := s.do([]string{"hsm", "bench", "--sessions", "0", "--hsm", s.uri, "--ledger", s.ledger}); code != exitUsage || !strings.Contains(out, "1 or more") {
+		t.Errorf("a bench without sessions: exit %d, want %d: %s", code, exitUsage, out)
+	}
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/term"
@@ -125,14 +125,17 @@ func (a *app) openKeys(ctx context.Context, cfg *Config, log *slog.Logger) (keyS
 }
 
 // hsmConfig names the token. The journal of token objects lies beside the
-// ledger and is opened by open; the caller closes it.
+// ledger and is opened by open; the caller closes it. Without open there is none.
 func (a *app) hsmConfig(cfg *Config, log *slog.Logger, open func(path string) (*hsm.FileJournal, error)) (hsm.Config, *hsm.FileJournal, error) {
-	if cfg.Keys.HSM == "" {
-		return hsm.Config{}, nil, withCode(exitUsage, pipeline.WithHint(errors.New("no HSM is named"),
-			"Give --hsm 'pkcs11:token=LABEL?module-path=/usr/lib/../libmodule.so&pin-source=/path/to/pin', or set keys.hsm."))
-	}
-	if err := a.guardPIN("keys.hsm", cfg.Keys.HSM); err != nil {
+	if err := a.checkToken(cfg); err != nil {
 		return hsm.Config{}, nil, err
+	}
+	config := hsm.Config{
+		URI: cfg.Keys.HSM, PIN: a.pin, Log: log, Timeout: cfg.Keys.Timeout,
+		Limits: hsm.Limits{Sessions: cfg.Keys.Sessions, Objects: cfg.Keys.TokenObjects, Keys: cfg.Keys.Limit},
+	}
+	if open == nil {
+		return config, nil, nil
 	}
 	journal, err := open(hsmJournalPath(cfg.Ledger))
 	if errors.Is(err, hsm.ErrJournalInUse) {
@@ -142,23 +145,22 @@ func (a *app) hsmConfig(cfg *Config, log *slog.Logger, open func(path string) (*
 	if err != nil {
 		return hsm.Config{}, nil, packOutage(err)
 	}
-	return hsm.Config{
-		URI: cfg.Keys.HSM, PIN: a.pin, Journal: journal, Log: log, Timeout: cfg.Keys.Timeout,
-		Limits: hsm.Limits{Sessions: cfg.Keys.Sessions, Objects: cfg.Keys.TokenObjects, Keys: cfg.Keys.Limit},
-	}, journal, nil
+	config.Journal = journal
+	return config, journal, nil
 }
 
 func hsmJournalPath(ledger string) string { return besideLedger(ledger, "keymill-hsm-journal") }
 
 // pin is asked for when the URI names no pin-source: the systemd credential
 // hsm-pin, the environment, or somebody at the terminal.
-func (a *app) pin(context.Context) ([]byte, error) {
+func (a *app) pin(ctx context.Context) ([]byte, error) {
 	if dir := a.getenv("CREDENTIALS_DIRECTORY"); dir != "" {
-		if data, err := os.ReadFile(filepath.Join(dir, "hsm-pin")); err == nil {
-			return bytes.TrimSpace(data), nil
+		path := filepath.Join(dir, "hsm-pin")
+		if info, err := os.Stat(path); err == nil && info.Size() > 0 { // an empty credential is none
+			return hsm.PINFile(path)(ctx)
 		}
 	}
-	if value := a.getenv("KEYMILL_HSM_PIN"); value != "" {
+	if value := strings.TrimRight(a.getenv("KEYMILL_HSM_PIN"), "\r\n"); value != "" {
 		return []byte(value), nil
 	}
 	if file, ok := a.in.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
@@ -172,7 +174,7 @@ func (a *app) pin(context.Context) ([]byte, error) {
 
 // hsmError gives errors of the HSM their exit code.
 func hsmError(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() != nil {
+	if _, has := errors.AsType[*coded](err); err == nil || has || ctx.Err() != nil {
 		return err
 	}
 	return withCode(exitHSM, err)
