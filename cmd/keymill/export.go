@@ -3,13 +3,16 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"keymill/pipeline"
 	"keymill/reports"
 )
 
@@ -49,7 +52,25 @@ recipients can read.
 	return cmd
 }
 
+// check refuses what cannot be exported before anything is read.
+func (f exportFlags) check() error {
+	for _, format := range f.formats {
+		if known := reports.FormatNames(); !slices.Contains(known, format) {
+			return usagef("--format has %q; it can have %s%s", format, strings.Join(known, ", "), didYouMean(nearest(format, known)))
+		}
+	}
+	for _, path := range []string{f.dir, f.dir + ".tar.age"} {
+		if (path == f.dir || len(f.recipients) > 0) && exists(path) {
+			return withCode(exitUsage, pipeline.WithHint(fmt.Errorf("%s exists already; nothing was exported", path), "Name another folder with -o."))
+		}
+	}
+	return nil
+}
+
 func (a *app) export(cmd *cobra.Command, name string, flags exportFlags) error {
+	if err := flags.check(); err != nil {
+		return err
+	}
 	ctx := cmd.Context()
 	known, err := a.openLot(cmd, name)
 	if err != nil {

@@ -135,7 +135,7 @@ func (a *app) serveSandbox(ctx context.Context, cfg sandbox.Config, listen strin
 	var listener net.ListenConfig
 	ln, err := listener.Listen(ctx, "tcp", listen)
 	if err != nil {
-		return errors.Join(withCode(exitUsage, err), box.Close())
+		return errors.Join(withCode(exitUsage, pipeline.WithHint(err, "Name another address with --listen; with port 0 the system chooses a free one.")), box.Close())
 	}
 	if err := box.WriteFiles(cfg.Dir); err != nil {
 		return errors.Join(withCode(exitStorage, err), ln.Close(), box.Close())

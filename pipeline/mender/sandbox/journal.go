@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"keymill/pipeline"
 )
 
 // journalName is the file in Config.Dir that the devices are kept in: a line of
@@ -42,7 +44,7 @@ func openJournal(name string) (*journal, error) {
 		return nil, fmt.Errorf("the sandbox's journal: %w", err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("another sandbox uses %s: %w", name, err), f.Close())
+		return nil, errors.Join(pipeline.WithHint(fmt.Errorf("another sandbox uses %s: %w", name, err), "Stop it, or name another folder with --dir."), f.Close())
 	}
 	return &journal{name: name, file: f, out: bufio.NewWriterSize(f, 1<<16)}, nil
 }
