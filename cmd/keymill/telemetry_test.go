@@ -51,7 +51,6 @@ func TestTelemetry(t *testing.T) {
 		t.Errorf("the root is %v", root)
 	}
 	names := r.names()
-	t.Log(names)
 	for name, want := range map[string]int{"device": 60, "stage": 60, "preauthorize": 60, "release": 55, "carry": 1, "plan": 1, "golden": 1, "report": 1} {
 		if names[name] != want {
 			t.Errorf("%d spans %s, want %d", names[name], name, want)
