@@ -44,7 +44,8 @@ got that was never run, such as one with a wrong --count.
 
 A range is an OUI (00:1b:63), a block as IEEE assigns them (00:1b:63:10:00:00/28) or
 FIRST..LAST. A serial number is text with fields: {seq:N}, once, for the number in N
-digits; {luhn} right after it for a check digit; {yyyy} {yy} {mm} {dd} {ww} {lot}.
+digits; {luhn} right after it for a check digit; {yyyy} {yy} {mm} {dd} {ww} for the
+local date; {lot}.
 
 ` + exitCodesHelp,
 		Example: "  keymill allocate 2026-W47 --count 5000 --mac 00:1b:63:10:00:00/28 --serial 'KM{yy}{ww}-{seq:5}'\n" +
@@ -162,7 +163,7 @@ func (a *app) handOut(ctx context.Context, cfg *Config, known *ledger.Ledger, gr
 func (c *Config) allocation(lot string, flags allocateFlags) (sources.AllocationRequest, error) {
 	request := sources.AllocationRequest{
 		Lot: lot, Count: flags.count, Local: flags.local, Reuse: flags.reuse, Identity: c.Manifest.Identity,
-		SerialFirst: uint64(c.Allocate.SerialFirst), Time: time.Now().UTC(),
+		SerialFirst: uint64(c.Allocate.SerialFirst), Time: time.Now(), // the factory's day and week, not Greenwich's
 	}
 	if safeName(lot) != lot {
 		return request, fmt.Errorf("%q cannot name a lot: letters, digits, dot, dash and underscore can", lot)
