@@ -28,9 +28,10 @@ NAME.problems.txt and NAME.problems.json beside them. Lots with failed devices s
 in DIR/work, and the next batch tries those again; products lie in out/LOT, as with
 "keymill run".
 
-A manifest is taken when it has not changed for batch.settle (2s). Names that begin
-with a dot or end otherwise than in .csv or .xlsx are left alone: write NAME.csv.part
-and rename it.
+A manifest is taken when it has not changed for batch.settle (2s) and no process on
+this machine writes to it. Names that begin with a dot or end otherwise than in .csv
+or .xlsx are left alone: write NAME.csv.part and rename it. One that is found to have
+grown after it was taken goes to DIR/refused, as not all of it was made.
 
 One batch at a time works on a folder. SIGTERM ends the steps under way and stops.
 The exit code is the worst that any lot had, in the order 0, 3, 4, 2, 5, 6, 7, 1, or
