@@ -207,6 +207,9 @@ func storage(err error) error {
 
 func packOutage(err error) error {
 	hint := hintOf(err)
+	if errors.Is(err, imaging.ErrPackInUse) {
+		hint = "Another keymill works on this lot. Let it end, or stop it with an interrupt, then run the same command again."
+	}
 	if hint == "" {
 		hint = "Free or repair the disk, then run the same command again: it goes on from here."
 	}

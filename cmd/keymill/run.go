@@ -166,6 +166,9 @@ func (j *job) plan(ctx context.Context, path, lot string) (err error) {
 		return withCode(exitManifest, pipeline.WithHint(sourceErr,
 			"Images are named after the identity's first value: put one first in manifest.identity that is different for each device."))
 	}
+	if errors.Is(err, ledger.ErrLotExists) {
+		return withCode(exitUsage, pipeline.WithHint(err, "Another keymill planned it meanwhile; run the same command again when that one has ended."))
+	}
 	return err
 }
 
