@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func writeFile(t testing.TB, content string, mode os.FileMode) string {
@@ -28,6 +30,11 @@ func TestPINFromWhereverItIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Close()
+	inherited, err := unix.Dup(int(r.Fd())) // r's own would be closed twice, the second time under somebody else
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
 	path := writeFile(t, "4321\r\n", 0o640)
 	asked := Config{PIN: func(context.Context) ([]byte, error) { return []byte("4321"), nil }}
 	for name, test := range map[string]struct {
@@ -39,7 +46,7 @@ func TestPINFromWhereverItIs(t *testing.T) {
 		"file://":    {uri: "pkcs11:?pin-source=file://" + path},
 		"value":      {uri: "pkcs11:?pin-value=4321"},
 		"Windows":    {uri: "pkcs11:?pin-source=" + writeFile(t, "\xef\xbb\xbf4321\r\n", 0o600)},
-		"descriptor": {uri: "pkcs11:?pin-source=fd:" + strconv.Itoa(int(r.Fd()))},
+		"descriptor": {uri: "pkcs11:?pin-source=fd:" + strconv.Itoa(inherited)},
 		"asked":      {cfg: asked, uri: "pkcs11:"},
 	} {
 		t.Run(name, func(t *testing.T) {
