@@ -101,7 +101,7 @@ func (r MACRange) check(local bool) error {
 	case m[0]&1 != 0:
 		return pipeline.WithHint(fmt.Errorf("the addresses %s are multicast addresses", r), "%s", hint)
 	case m.Local() && !local:
-		return pipeline.WithHint(fmt.Errorf("the addresses %s are locally administered: others may use them too", r), "%s, or allow local addresses expressly", hint)
+		return pipeline.WithHint(fmt.Errorf("the addresses %s are locally administered: others may use them too", r), "%s, or allow local addresses expressly (--local)", hint)
 	}
 	if owner := foreignOUI(m); owner != "" {
 		return pipeline.WithHint(fmt.Errorf("the addresses %s belong to %s", r, owner), "%s", hint)

@@ -73,9 +73,9 @@ func (p *picker) gaps(r span) []span {
 
 func (p *picker) remedy() string {
 	if p.space == MACSpace {
-		return "add a block of addresses, or allow those of undone lots to be used again; nothing was allocated"
+		return "add a block of addresses, or allow those of undone lots to be used again (--reuse); nothing was allocated"
 	}
-	return "give the sequence more digits, or allow numbers of undone lots to be used again; nothing was allocated"
+	return "give the sequence more digits, or allow numbers of undone lots to be used again (--reuse); nothing was allocated"
 }
 
 // cursor walks over the numbers of spans.
