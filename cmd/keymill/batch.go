@@ -68,6 +68,7 @@ type batch struct {
 
 	worst   int                  // exit code
 	retryAt map[string]time.Time // by lot; when watch takes it up again
+	failed  map[string]string    // by lot; the failure that was told last
 	rest    time.Time            // until when watch leaves everything alone, after an outage
 }
 
@@ -115,7 +116,7 @@ func (a *app) openBatch(cmd *cobra.Command, dir string) (b *batch, held io.Close
 		return nil, nil, withCode(exitUsage, pipeline.WithHint(fmt.Errorf("there is no folder %s", dir),
 			"Make it; batch makes the folders in it: in, work, done, refused."))
 	}
-	b = &batch{app: a, cmd: cmd, cfg: cfg, log: cfg.Log.logger(a.err), retryAt: map[string]time.Time{}}
+	b = &batch{app: a, cmd: cmd, cfg: cfg, log: cfg.Log.logger(a.err), retryAt: map[string]time.Time{}, failed: map[string]string{}}
 	if b.folder, err = openDropFolder(dir); err != nil {
 		return nil, nil, err
 	}

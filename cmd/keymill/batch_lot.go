@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -137,7 +138,7 @@ func (b *batch) settle(ctx context.Context, d dropped, r *lotResult) error {
 		Schema: notificationSchema, Time: time.Now().UTC(), Station: b.cfg.Audit.Station, Lot: d.lot, Manifest: d.name(),
 		ExitCode: r.ExitCode, Error: r.Error, Hint: r.Hint, Totals: totals,
 	}
-	stamp := strconv.FormatInt(n.Time.UnixMilli(), 10) // x.csv and x.xlsx may both be refused in one second
+	stamp := strconv.FormatInt(n.Time.UnixMicro(), 10) // x.csv and x.xlsx may both be refused in one second
 	switch r.Outcome {
 	case outcomeClosed:
 		if !lot.Closed.IsZero() {
@@ -161,8 +162,24 @@ func (b *batch) settle(ctx context.Context, d dropped, r *lotResult) error {
 		return b.refuse(ctx, d, r, n, "refused-"+stamp+"-"+d.lot)
 	case outcomeFailed:
 		n.Event, n.ID = eventFailed, "failed-"+stamp+"-"+d.lot
-		return b.outbox.put(n)
+		return b.tellFailed(n)
 	}
+	return nil
+}
+
+// tellFailed tells of a failure, unless it is the one that was told last: a batch
+// that watches meets the same conflict every few minutes.
+func (b *batch) tellFailed(n *notification) error {
+	same := *n
+	same.ID, same.Time, same.Error = "", time.Time{}, "" // the text may name a time or a port
+	text, err := json.Marshal(same)
+	if err != nil || b.failed[n.Lot] == string(text) {
+		return err
+	}
+	if err := b.outbox.put(n); err != nil {
+		return err
+	}
+	b.failed[n.Lot] = string(text)
 	return nil
 }
 
@@ -227,7 +244,7 @@ func (b *batch) refuseChanged(ctx context.Context, d dropped, r *lotResult, n no
 	r.Outcome, r.ExitCode, r.Error, r.Hint = outcomeRefused, report(b.app.stdio, err), err.Error(), hintOf(err)
 	n.Time = time.Now().UTC()
 	n.ExitCode, n.Error, n.Hint = r.ExitCode, r.Error, r.Hint
-	return b.refuse(ctx, d, r, &n, fmt.Sprintf("refused-%d-%s", n.Time.UnixMilli(), d.lot))
+	return b.refuse(ctx, d, r, &n, fmt.Sprintf("refused-%d-%s", n.Time.UnixMicro(), d.lot))
 }
 
 // problems checks a manifest once more, for its report. That it cannot be read

@@ -48,6 +48,44 @@ func TestBatchStillOpen(t *testing.T) {
 	}
 }
 
+// open returns a batch in this process.
+func (n *night) open() *batch {
+	n.t.Helper()
+	a := &app{stdio: stdio{in: strings.NewReader(""), out: io.Discard, err: io.Discard}, brake: newBrake(func() {}), env: os.Environ()}
+	cmd := a.batchCmd()
+	cmd.SetContext(n.t.Context())
+	if err := cmd.ParseFlags(n.args()[2:]); err != nil {
+		n.t.Fatal(err)
+	}
+	b, held, err := a.openBatch(cmd, n.drop)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() {
+		if err := held.Close(); err != nil {
+			n.t.Error(err)
+		}
+	})
+	return b
+}
+
+// TestBatchTellsOnce: a lot that fails again in the same way is not told again.
+func TestBatchTellsOnce(t *testing.T) {
+	n := newNight(t, sandbox.Config{})
+	t.Setenv("KEYMILL_NOTIFY_COMMAND", "false")
+	b := n.open()
+	d := dropped{filepath.Join(n.drop, "work", "a", "a.csv"), "a"}
+	for i, step := range []struct{ code, told int }{{exitDevices, 1}, {exitDevices, 1}, {exitServer, 2}, {exitDevices, 3}} {
+		b.outbox.restUntil = time.Now().Add(time.Hour)
+		if err := b.settle(t.Context(), d, &lotResult{Lot: "a", Outcome: outcomeFailed, ExitCode: step.code, Error: strings.Repeat("x", i)}); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.outbox.count(); got != step.told {
+			t.Errorf("after failure %d: %d are told, want %d", i, got, step.told)
+		}
+	}
+}
+
 // TestBatchLateRows: a manifest that grew while its lot was made is not put away
 // as if all of it had been.
 func TestBatchLateRows(t *testing.T) {
@@ -68,18 +106,7 @@ func TestBatchLateRows(t *testing.T) {
 	if err := errors.Join(err, file.Close()); err != nil {
 		t.Fatal(err)
 	}
-	var out, log bytes.Buffer
-	a := &app{stdio: stdio{in: strings.NewReader(""), out: &out, err: &log}, brake: newBrake(func() {})}
-	cmd := a.batchCmd()
-	cmd.SetContext(t.Context())
-	if err := cmd.ParseFlags(n.args()[2:]); err != nil {
-		t.Fatal(err)
-	}
-	b, held, err := a.openBatch(cmd, n.drop)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer held.Close()
+	b := n.open()
 	if err := b.conclude(t.Context(), dropped{filepath.Join(work, "a.csv"), "a"}, nil); err != nil {
 		t.Fatal(err)
 	}
