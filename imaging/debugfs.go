@@ -70,6 +70,10 @@ func (t *tools) debugfs(ctx context.Context, image string, commands []string) er
 	}
 	for line := range strings.Lines(stderr) {
 		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "debugfs 1.") {
+			if strings.Contains(line, "Could not allocate") {
+				return refuse("Make room in the golden image: remove files from the partition, or make its file system larger.",
+					"the partition has no room left: debugfs: %s", line)
+			}
 			return fmt.Errorf("debugfs: %s", line)
 		}
 	}
@@ -89,7 +93,16 @@ func (t *tools) repair(ctx context.Context, image string) error {
 		return err
 	}
 	return refuse("Repair the partition in the golden image with e2fsck -fy, look at what it says, and start again.",
-		"the file system needs repair by hand: e2fsck -fp: %w%s", err, firstLine(out+stderr))
+		"the file system needs repair by hand: e2fsck -fp: %w%s", err, firstLine(givenUp(out, stderr)))
+}
+
+// givenUp returns what e2fsck -p says last before it gives up, which stderr tells:
+// what it says before that, it has put right.
+func givenUp(out, stderr string) string {
+	if said := strings.TrimSpace(out); strings.Contains(stderr, "UNEXPECTED INCONSISTENCY") && said != "" {
+		return said[strings.LastIndex(said, "\n")+1:]
+	}
+	return out + stderr
 }
 
 // clean requires that e2fsck finds nothing.

@@ -56,9 +56,10 @@ type extInode struct {
 
 // Inode flags.
 const (
-	flagEncrypt = 0x00000800
-	flagExtents = 0x00080000
-	flagInline  = 0x10000000
+	flagEncrypt  = 0x00000800
+	flagExtents  = 0x00080000
+	flagInline   = 0x10000000
+	flagCasefold = 0x40000000
 )
 
 // File types in i_mode.

@@ -53,37 +53,68 @@ const (
 	xattrIndexSystem = 7
 )
 
-// inlineSpans returns where inline content lies, as offsets within the inode:
-// i_block first, then the value of the attribute system.data.
-func inlineSpans(n *extInode) ([]Span, error) {
-	spans := []Span{{0x28, 60}}
+// bodyAttrs returns the entries of the attributes that lie in the inode itself,
+// each with its name, and where the inode's bytes begin that their values'
+// offsets count from.
+func bodyAttrs(n *extInode) (entries [][]byte, first int, err error) {
 	if len(n.raw) <= extInodeMin {
-		return spans, nil
+		return nil, 0, nil
 	}
 	le := binary.LittleEndian
 	at := extInodeMin + int(n.u16(extExtraSize))
 	if at+4 > len(n.raw) || le.Uint32(n.raw[at:]) != xattrMagic {
-		return spans, nil
+		return nil, 0, nil
 	}
-	first := at + 4
+	first = at + 4
 	for at = first; at+xattrEntryBytes <= len(n.raw) && le.Uint32(n.raw[at:]) != 0; {
-		e := n.raw[at:]
-		name, offset, length := int(e[0]), int(le.Uint16(e[2:])), int(le.Uint32(e[8:]))
+		name := int(n.raw[at])
 		if at+xattrEntryBytes+name > len(n.raw) {
-			return nil, errors.New("an inode's attributes are damaged")
+			return nil, 0, errors.New("an inode's attributes are damaged")
 		}
-		if e[1] == xattrIndexSystem && string(e[16:16+name]) == "data" {
-			if length < 0 || length > len(n.raw) || first+offset+length > len(n.raw) {
-				return nil, errors.New("an inode's inline data is damaged")
-			}
-			if length > 0 {
-				spans = append(spans, Span{int64(first + offset), int64(length)})
-			}
-			return spans, nil
-		}
+		entries = append(entries, n.raw[at:at+xattrEntryBytes+name])
 		at += xattrEntryBytes + (name+3)&^3
 	}
+	return entries, first, nil
+}
+
+// inlineSpans returns where inline content lies, as offsets within the inode:
+// i_block first, then the value of the attribute system.data.
+func inlineSpans(n *extInode) ([]Span, error) {
+	spans := []Span{{0x28, 60}}
+	entries, first, err := bodyAttrs(n)
+	if err != nil {
+		return nil, err
+	}
+	le := binary.LittleEndian
+	for _, e := range entries {
+		if e[1] != xattrIndexSystem || string(e[xattrEntryBytes:]) != "data" {
+			continue
+		}
+		offset, length := int(le.Uint16(e[2:])), int(le.Uint32(e[8:]))
+		if length < 0 || length > len(n.raw) || first+offset+length > len(n.raw) {
+			return nil, errors.New("an inode's inline data is damaged")
+		}
+		if length > 0 {
+			spans = append(spans, Span{int64(first + offset), int64(length)})
+		}
+		return spans, nil
+	}
 	return spans, nil
+}
+
+// attrsElsewhere reports whether some of the inode's attributes lie in a block or
+// in inodes of their own.
+func attrsElsewhere(n *extInode) (bool, error) {
+	if n.u32(0x68) != 0 || n.u16(0x76) != 0 { // i_file_acl
+		return true, nil
+	}
+	entries, _, err := bodyAttrs(n)
+	for _, e := range entries {
+		if binary.LittleEndian.Uint32(e[4:]) != 0 { // e_value_inum
+			return true, nil
+		}
+	}
+	return false, err
 }
 
 // maxDirBytes bounds how much of one directory is read.

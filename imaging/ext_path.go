@@ -6,23 +6,41 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+
+	"golang.org/x/text/cases"
+	"golang.org/x/text/unicode/norm"
 )
 
 // maxLinks is how many symbolic links one path may go through.
 const maxLinks = 40
 
-// child returns the entry of a directory, fs.ErrNotExist if there is none.
-func (f *extFS) child(dir *extInode, name string) (*extInode, error) {
+// child returns the entry of a directory and its name, fs.ErrNotExist if there is
+// none. The name is another one only where the directory ignores case: there the
+// kernel would open that entry, and a second one beside it would be damage that
+// e2fsck before 1.47.1 does not see.
+func (f *extFS) child(dir *extInode, name string) (string, *extInode, error) {
 	list, err := f.entries(dir)
 	if err != nil {
-		return nil, err
+		return "", nil, err
+	}
+	same := func(other string) bool { return other == name }
+	if dir.flags()&flagCasefold != 0 {
+		folded := foldName(name)
+		same = func(other string) bool { return foldName(other) == folded }
 	}
 	for _, e := range list {
-		if e.name == name {
-			return f.inode(e.inode)
+		if same(e.name) {
+			n, err := f.inode(e.inode)
+			return e.name, n, err
 		}
 	}
-	return nil, fs.ErrNotExist
+	return "", nil, fs.ErrNotExist
+}
+
+// foldName returns what names that differ only in case have in common (Unicode
+// case folding of the decomposed name, as fs/unicode of the kernel has it).
+func foldName(name string) string {
+	return norm.NFD.String(cases.Fold().String(norm.NFD.String(name)))
 }
 
 // walk follows a path from the file system's root through symbolic links, the
@@ -53,7 +71,7 @@ func (f *extFS) walk(name, mount string) (real string, inodes []*extInode, missi
 		if dir.kind() != modeDir {
 			return "", nil, nil, fmt.Errorf("/%s is not a directory", path.Join(names...))
 		}
-		next, err := f.child(dir, part)
+		stored, next, err := f.child(dir, part)
 		if errors.Is(err, fs.ErrNotExist) {
 			missing = append([]string{part}, rest...)
 			return "/" + path.Join(append(names, missing...)...), inodes, missing, nil
@@ -62,7 +80,7 @@ func (f *extFS) walk(name, mount string) (real string, inodes []*extInode, missi
 			return "", nil, nil, err
 		}
 		if next.kind() != modeSymlink || len(rest) == 0 {
-			names, inodes = append(names, part), append(inodes, next)
+			names, inodes = append(names, stored), append(inodes, next)
 			continue
 		}
 		if links++; links > maxLinks {

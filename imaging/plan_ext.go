@@ -23,6 +23,10 @@ func newFilesystem(t *tools, p *Partition, mount string, files []volumeFile) (fi
 	case "f2fs":
 		return &f2fsVolume{tools: t, partition: p, files: files}, nil
 	case "":
+		if p.extFlaw != nil {
+			return nil, refuse("Look at it with dumpe2fs -h; an image or a partition that was cut short shows so.",
+				"its ext2/3/4 file system cannot be used: %w", p.extFlaw)
+		}
 		return nil, refuse("Set image.partition to a partition with ext4.", "it holds no known file system")
 	}
 	reason, ok := unpatchable[p.FileSystem]
@@ -113,6 +117,14 @@ func (v *extVolume) place(fs *extFS, name string, kind TargetKind) error {
 		}
 		if kind != TargetDirectory && there != modeRegular && there != modeSymlink {
 			return errors.New("something that is not a file is there already")
+		}
+		elsewhere, err := attrsElsewhere(last)
+		if err != nil {
+			return err
+		}
+		if kind != TargetDirectory && elsewhere {
+			return refuse("Remove the file from the golden image.",
+				"the file that is there has extended attributes outside its inode, which debugfs does not free with it")
 		}
 		last = inodes[max(len(inodes)-2, 0)]
 	}

@@ -27,6 +27,8 @@ type Partition struct {
 	FileSystem string `json:"file_system"` // "ext4", "vfat", ..; empty if unknown
 	FSLabel    string `json:"fs_label"`
 	FSUUID     string `json:"fs_uuid"`
+
+	extFlaw error // why what has the signature of ext2/3/4 is not counted as that
 }
 
 // Table is an image's partition table.

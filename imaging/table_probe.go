@@ -51,7 +51,8 @@ func probe(r io.ReaderAt, p *Partition) {
 	switch p.FileSystem {
 	case "ext":
 		p.FileSystem = ""
-		if s, err := parseSuperblock(b[min(1024, len(b)):], p.Bytes); err == nil {
+		s, err := parseSuperblock(b[min(1024, len(b)):], p.Bytes)
+		if p.extFlaw = err; err == nil {
 			p.FileSystem, p.FSLabel, p.FSUUID = s.kind(), s.label, formatUUID(s.uuid[:])
 		}
 	case "":

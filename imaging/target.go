@@ -103,6 +103,10 @@ type place struct {
 	path      string
 }
 
+// maxName is how many bytes a name has at most, in ext4 as in any file system of
+// Linux.
+const maxName = 255
+
 // parsePlace reads a target's path.
 func parsePlace(target string) (place, error) {
 	const remedy = "Write /data/.. for the data partition, or partition:N:/.. for partition N."
@@ -128,6 +132,11 @@ func parsePlace(target string) (place, error) {
 	}
 	if clean := path.Clean(inside); clean != inside {
 		return place{}, refuse("Write "+clean+" instead.", "the path %q has superfluous parts", target)
+	}
+	for part := range strings.SplitSeq(inside, "/") {
+		if len(part) > maxName {
+			return place{}, refuse("Use a shorter name.", "a name in the path has %d bytes, %d are the most: %.40s..", len(part), maxName, part)
+		}
 	}
 	return place{number, inside}, nil
 }
