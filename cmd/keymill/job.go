@@ -118,6 +118,9 @@ func imageFault(ctx context.Context, path string, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	if hintOf(err) == "" && errors.Is(err, fs.ErrPermission) {
+		err = pipeline.WithHint(err, "Let keymill's user read %s, and write beside the ledger, where its hash and plan are kept.", path)
+	}
 	if hintOf(err) == "" {
 		err = pipeline.WithHint(err, "Check the golden image with `keymill image inspect %s`.", path)
 	}
@@ -197,7 +200,7 @@ func sameLot(planned, asked pipeline.Lot) error {
 	}
 	return withCode(code, pipeline.WithHint(
 		fmt.Errorf("lot %s was planned otherwise: %s", planned.Name, strings.Join(lines, "; ")),
-		"Nothing was changed. Use what the lot was planned with, or another name with --lot."))
+		"Nothing was changed. Use what the lot was planned with, or another name: --lot, or in a drop folder the manifest's."))
 }
 
 // openProducts opens pack, format and folders of the lot for writing.

@@ -136,7 +136,10 @@ func (a *app) webhookSecret(file string) ([]byte, error) {
 		}
 	}
 	if file != "" {
-		data, err := readSecret(file)
+		if err := a.guardSecret("notify.secret_file", file); err != nil {
+			return nil, err
+		}
+		data, err := readShort(file)
 		if err != nil {
 			return nil, err
 		}
@@ -166,7 +169,7 @@ func readSecret(path string) ([]byte, error) {
 	if info.Mode().Perm()&0o004 != 0 {
 		return nil, pipeline.WithHint(fmt.Errorf("everybody can read the secret in %s", path), "chmod 600 %s", path)
 	}
-	return os.ReadFile(path)
+	return readShort(path)
 }
 
 // sign returns the value of the header webhook-signature.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -86,13 +87,21 @@ func (o *sandboxOptions) config() (sandbox.Config, error) {
 	f := o.cfg.Faults
 	sum := 0.0
 	for _, rate := range []float64{f.Fail, f.Reset, f.Stored500, f.Orphan500} {
-		if rate < 0 || rate > 1 {
+		if !(rate >= 0 && rate <= 1) { // NaN is neither
 			return o.cfg, usagef("a rate of faults is %v; it is a fraction of the calls, 0 to 1", rate)
 		}
 		sum += rate
 	}
 	if sum > 1 {
 		return o.cfg, usagef("the rates of faults add up to %v; each call suffers one at most", sum)
+	}
+	for _, d := range []time.Duration{f.Latency, f.LatencyP95, o.cfg.TokenLife, o.cfg.Decommission} {
+		if d < 0 {
+			return o.cfg, usagef("%v is no time that something can take", d)
+		}
+	}
+	if f.Capacity < 0 || o.cfg.MaxDevices < 0 {
+		return o.cfg, usagef("--capacity and --max-devices are numbers of calls and devices")
 	}
 	if o.plan != "" {
 		text, err := os.ReadFile(o.plan)
@@ -140,6 +149,16 @@ func (a *app) serveSandbox(ctx context.Context, cfg sandbox.Config, listen strin
 	if err := box.WriteFiles(cfg.Dir); err != nil {
 		return errors.Join(withCode(exitStorage, err), ln.Close(), box.Close())
 	}
-	a.printf("https://%s\n", ln.Addr())
+	a.printf("https://%s\n", reachable(ln.Addr().String(), cfg.Names))
 	return errors.Join(box.Serve(ctx, ln), box.Close())
+}
+
+// reachable is a listener's address as a client can name it: one that listens on
+// all addresses is found under its first name, or on this machine.
+func reachable(address string, names []string) string {
+	host, port, err := net.SplitHostPort(address)
+	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsUnspecified() {
+		return address
+	}
+	return net.JoinHostPort(append(slices.Clone(names), "127.0.0.1")[0], port)
 }
