@@ -312,7 +312,7 @@ func (b *batch) end(ctx context.Context, err error) error {
 	b.meter.running.Set(0)
 	b.meter.exitCode.Set(float64(code))
 	b.show(ctx, true)
-	if err := b.meter.push(ctx); err != nil {
+	if err := b.meter.push(ctx, time.Now(), true); err != nil {
 		b.log.Warn("metrics", "error", err)
 	}
 	switch {

@@ -84,7 +84,7 @@ func (b *batch) conclude(ctx context.Context, d dropped, runErr error) (err erro
 	}
 	b.flush(ctx)
 	b.show(ctx, false)
-	if pushErr := b.meter.push(ctx); pushErr != nil && ctx.Err() == nil {
+	if pushErr := b.meter.push(ctx, time.Now(), false); pushErr != nil && ctx.Err() == nil {
 		b.log.Warn("metrics", "error", pushErr)
 	}
 	return err

@@ -31,6 +31,8 @@ type meter struct {
 	running, exitCode                      prometheus.Gauge
 	started, heartbeat, success, closed    prometheus.Gauge
 
+	pushRest time.Time // after a push that failed; pushes come one after the other
+
 	mu     sync.Mutex
 	books  *ledger.Ledger             // guarded by mu; nil until there is one
 	totals map[string]pipeline.Totals // guarded by mu; of all lots
@@ -275,9 +277,18 @@ func writeTextfile(path string, reg *prometheus.Registry) error {
 // pushTimeout is the most time for a Pushgateway.
 const pushTimeout = 5 * time.Second
 
-// push replaces what the Pushgateway holds of this station.
-func (m *meter) push(ctx context.Context) error {
-	return pushMetrics(ctx, m.cfg.Pushgateway, "keymill", m.station, m.reg)
+// push replaces what the Pushgateway holds of this station. One that does not
+// answer is left alone for a while, unless these are the last figures: it would
+// cost every lot the timeout.
+func (m *meter) push(ctx context.Context, now time.Time, last bool) error {
+	if now.Before(m.pushRest) && !last {
+		return nil
+	}
+	err := pushMetrics(ctx, m.cfg.Pushgateway, "keymill", m.station, m.reg)
+	if err != nil {
+		m.pushRest = now.Add(outboxRest)
+	}
+	return err
 }
 
 func pushMetrics(ctx context.Context, url, job, station string, reg *prometheus.Registry) error {

@@ -90,3 +90,26 @@ func TestBatchMetrics(t *testing.T) {
 		t.Errorf("%v: the last success is not in\n%s", err, metrics)
 	}
 }
+
+// TestPushRests: a Pushgateway that is away is asked for the first lot and at the
+// end, not for each of the lots between.
+func TestPushRests(t *testing.T) {
+	asked := 0
+	gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked++
+		w.WriteHeader(http.StatusBadGateway)
+	}))
+	defer gateway.Close()
+	now := time.Now()
+	m := newMeter(MetricsConfig{Pushgateway: gateway.URL}, "line-3", now)
+	for _, step := range []struct {
+		after time.Duration
+		last  bool
+		asked int
+	}{{0, false, 1}, {time.Second, false, 1}, {outboxRest, false, 2}, {outboxRest + time.Second, true, 3}} {
+		err := m.push(t.Context(), now.Add(step.after), step.last)
+		if asked != step.asked {
+			t.Errorf("after %v: %v, asked %d times, want %d", step.after, err, asked, step.asked)
+		}
+	}
+}
