@@ -54,7 +54,7 @@ type pool struct {
 	mu   sync.Mutex // guards most
 	most int        // permits in circulation
 
-	opening sync.Mutex // guards fatal; held while a session is opened, so that a PIN is tried once
+	opening sync.Mutex // guards fatal; held while a session logs in, so that a PIN is tried once
 	fatal   error      // a refused PIN: nobody tries again
 }
 
@@ -223,32 +223,42 @@ func (p *pool) reopen(ctx context.Context) (*session, error) {
 
 // openSession opens a session, logs in and prepares it.
 func (p *pool) openSession() (*session, error) {
+	s, token, err := p.loggedIn()
+	if err != nil {
+		return nil, err
+	}
+	if err = s.ping(token); err == nil {
+		err = p.prepared(s)
+	}
+	if err != nil {
+		_ = s.CloseSession(s.handle)
+		return nil, err
+	}
+	return s, nil
+}
+
+// loggedIn opens a session and logs in, one caller after the other.
+func (p *pool) loggedIn() (*session, pkcs11.TokenInfo, error) {
 	p.opening.Lock()
 	defer p.opening.Unlock()
 	if p.fatal != nil {
-		return nil, p.fatal
+		return nil, pkcs11.TokenInfo{}, p.fatal
 	}
 	generation := p.mod.generation.Load()
 	slot, token, err := p.mod.findToken(p.uri)
 	if err != nil {
-		return nil, err
+		return nil, token, err
 	}
 	handle, err := p.mod.ctx.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
 	if err != nil {
-		return nil, fmt.Errorf("open a session: %w", err)
+		return nil, token, fmt.Errorf("open a session: %w", err)
 	}
 	s := &session{Ctx: p.mod.ctx, direct: p.mod.direct, handle: handle, generation: generation}
-	if err = p.login(s, token); err == nil {
-		err = s.ping(token)
-	}
-	if err == nil {
-		err = p.prepared(s)
-	}
-	if err != nil {
+	if err = p.login(s, token); err != nil {
 		_ = s.CloseSession(handle)
-		return nil, err
+		return nil, token, err
 	}
-	return s, nil
+	return s, token, nil
 }
 
 // prepared makes what the source needs in the session, unless it is there.

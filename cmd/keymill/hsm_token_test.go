@@ -139,26 +139,60 @@ func TestPlanLeavesNoKeyInTheToken(t *testing.T) {
 	}
 }
 
+// TestEvidenceSaysWhereKeysAreFrom: what the reference asks for stands in the
+// event that begins a run.
+func TestEvidenceSaysWhereKeysAreFrom(t *testing.T) {
+	t.Parallel()
+	for keys, wants := range map[string][]string{
+		"hsm": {`"key_mechanism"`, `"key_transport"`, "SoftHSM", `"token_serial"`, `"token_model"`, "factory", "CKM_AES_KEY_WRAP_PAD (RFC 5649)",
+			`"key_always_sensitive":"true"`, `"key_never_extractable":"false"`, "passes through this host's memory"},
+		"token":       {`"key_always_sensitive":"true"`, `"key_never_extractable":"true"`, "not extractable"},
+		"hsm-entropy": {"C_GenerateRandom", "only the random numbers are the token's"},
+	} {
+		s := newStation(newFactory(t, 1, sandbox.Config{}))
+		if code, out := s.do(s.lot("--keys", keys)); code != 0 {
+			t.Fatalf("exit %d: %s", code, out)
+		}
+		events := s.events("run-started")
+		for _, want := range wants {
+			if len(events) != 1 || !strings.Contains(events[0], want) {
+				t.Errorf("%s: no %s in %q", keys, want, events)
+			}
+		}
+	}
+}
+
 // checkEvents counts the lot's events with an action and what they say of the key.
 func (s *station) checkEvents(action, key string, want int) {
 	s.t.Helper()
-	db, err := ledger.Open(s.t.Context(), s.ledger)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer db.Close()
 	n := 0
-	for event, err := range db.Events(s.t.Context(), "lot") {
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		if text := string(event.Canonical); strings.Contains(text, `"action":"`+action+`"`) && strings.Contains(text, `"key":"`+key+`"`) {
+	for _, text := range s.events(action) {
+		if strings.Contains(text, `"key":"`+key+`"`) {
 			n++
 		}
 	}
 	if n != want {
 		s.t.Errorf("%d events say that a device was %s and its key %s, want %d", n, action, key, want)
 	}
+}
+
+// events returns the lot's events with an action.
+func (s *station) events(action string) (all []string) {
+	s.t.Helper()
+	db, err := ledger.Open(s.t.Context(), s.ledger)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer db.Close()
+	for event, err := range db.Events(s.t.Context(), "lot") {
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if text := string(event.Canonical); strings.Contains(text, `"action":"`+action+`"`) {
+			all = append(all, text)
+		}
+	}
+	return all
 }
 
 // TestTokenLotKillNine: after any number of kills the token holds exactly the

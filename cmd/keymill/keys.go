@@ -25,6 +25,20 @@ type keySource interface {
 	Close() error
 }
 
+// originFacts are what the evidence says of where keys come from.
+func originFacts(o hsm.Origin) map[string]string {
+	values := map[string]string{
+		"keys": string(o.Mode), "key_module": o.Module, "key_module_version": o.ModuleVersion,
+		"token_label": o.TokenLabel, "token_serial": o.TokenSerial, "token_model": o.TokenModel, "token_firmware": o.Firmware,
+		"key_mechanism": o.Mechanism, "key_transport": o.Transport, "key_warnings": strings.Join(o.Warnings, "; "),
+	}
+	if o.Mode == hsm.ModeHSM || o.Mode == hsm.ModeToken { // the others make no keys in the token
+		values["key_always_sensitive"] = strconv.FormatBool(o.AlwaysSensitive)
+		values["key_never_extractable"] = strconv.FormatBool(o.NeverExtractable)
+	}
+	return values
+}
+
 // logLoad says how well the token was used: sessions that starved cost speed.
 func logLoad(ctx context.Context, log *slog.Logger, load hsm.Load) {
 	if load.Sessions == 0 || load.Span == 0 {

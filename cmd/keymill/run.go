@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"iter"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -279,7 +280,6 @@ func (j *job) carry(ctx context.Context, resumed bool, states ...pipeline.State)
 
 // startRun writes down who begins this run with what, and returns its number.
 func (j *job) startRun(ctx context.Context) (int64, error) {
-	origin := j.keys.Origin()
 	config, err := j.cfg.hash()
 	if err != nil {
 		return 0, err
@@ -288,16 +288,15 @@ func (j *job) startRun(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	known := map[string]string{
+		"operator": j.cfg.Audit.Operator, "tool": "keymill " + buildVersion(), "tool_sha256": binaryHash(),
+		"config_sha256": config, "work_order": j.cfg.Audit.WorkOrder, "inject": string(inject),
+		"server": j.lot.Server, "manifest_sha256": j.lot.ManifestSHA256, "golden_sha256": j.lot.GoldenSHA256,
+		"inject_sha256": j.lot.InjectSHA256, "format": j.lot.Format, "algorithm": j.lot.Algorithm, "on_conflict": string(j.app.policy(j.cfg)),
+	}
+	maps.Copy(known, originFacts(j.keys.Origin()))
 	return j.ledger.Append(ctx, pipeline.Event{
-		Station: j.cfg.Audit.Station, Lot: j.lot.Name, Action: pipeline.ActionRun, Facts: facts(map[string]string{
-			"operator": j.cfg.Audit.Operator, "tool": "keymill " + buildVersion(), "tool_sha256": binaryHash(),
-			"config_sha256": config, "work_order": j.cfg.Audit.WorkOrder, "inject": string(inject),
-			"server": j.lot.Server, "manifest_sha256": j.lot.ManifestSHA256, "golden_sha256": j.lot.GoldenSHA256,
-			"inject_sha256": j.lot.InjectSHA256, "format": j.lot.Format, "algorithm": j.lot.Algorithm,
-			"keys": string(origin.Mode), "key_module": origin.Module, "key_module_version": origin.ModuleVersion,
-			"token_label": origin.TokenLabel, "token_serial": origin.TokenSerial, "token_model": origin.TokenModel,
-			"key_mechanism": origin.Mechanism, "key_transport": origin.Transport, "on_conflict": string(j.app.policy(j.cfg)),
-		})})
+		Station: j.cfg.Audit.Station, Lot: j.lot.Name, Action: pipeline.ActionRun, Facts: facts(known)})
 }
 
 func (j *job) line(run int64) *pipeline.Line {
