@@ -25,6 +25,7 @@ type outbox struct {
 	log     *slog.Logger
 
 	restUntil time.Time      // after a round that failed
+	fails     int            // rounds that failed, one after the other; each rest is longer
 	failures  map[string]int // by path; what failed often lets the others go first
 }
 
@@ -40,7 +41,7 @@ type target struct {
 
 const (
 	outboxLife = 7 * 24 * time.Hour // a receiver that is away for longer is not coming back
-	outboxRest = time.Minute        // between a round that failed and the next
+	outboxRest = time.Minute        // between the first round that failed and the next
 )
 
 // openOutbox prepares the receivers that are configured.
@@ -153,12 +154,15 @@ func (o *outbox) flush(ctx context.Context, now time.Time) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
+	fails := 0
 	for _, t := range o.targets {
 		if err := o.flushTo(ctx, t, now); err != nil {
-			o.restUntil = now.Add(outboxRest)
+			fails = o.fails + 1
+			o.restUntil = now.Add(outboxRest << min(o.fails, 4))
 			o.log.Warn("a notification was not taken; it will be told again", "receiver", t.name, "error", err)
 		}
 	}
+	o.fails = fails
 }
 
 func (o *outbox) flushTo(ctx context.Context, t target, now time.Time) error {

@@ -361,3 +361,21 @@ func TestBatchPutsAwayAgain(t *testing.T) {
 		t.Errorf("told: %+v", r.taken)
 	}
 }
+
+// TestOutboxRests: the longer a receiver is away, the less often a night waits for it.
+func TestOutboxRests(t *testing.T) {
+	r := &receiver{t: t, secret: "shared", answers: slices.Repeat([]int{403}, 7)}
+	server := httptest.NewServer(r)
+	defer server.Close()
+	o, _ := testOutbox(t, r, server.URL, NotifyConfig{Timeout: 20 * time.Second})
+	now := time.Now()
+	if err := o.put(note("one", now)); err != nil {
+		t.Fatal(err)
+	}
+	for minute := range 60 {
+		o.flush(t.Context(), now.Add(time.Duration(minute)*time.Minute))
+	}
+	if calls, _ := r.heard(); calls != 7 || o.count() != 1 { // after 0, 1, 3, 7, 15, 31 and 47 minutes
+		t.Errorf("%d calls in an hour, %d left", calls, o.count())
+	}
+}
