@@ -9,8 +9,9 @@ import (
 
 const (
 	// memoryLimit is where the garbage collector begins to work harder, in bytes:
-	// a station has other things to do, and lots of a million devices need no more.
-	memoryLimit = 220 << 20
+	// a station has other things to do, and lots of a million devices need no
+	// more. SQLite's caches and the program itself, some 90 MB, come on top.
+	memoryLimit = 150 << 20
 	// garbagePercent lets the heap grow up to there instead of being collected
 	// each time that it has doubled.
 	garbagePercent = 400
