@@ -75,6 +75,9 @@ func (c *Config) check() error {
 		return usagef("allocate.serial_first is %d; it is a sequence number", c.Allocate.SerialFirst)
 	case c.Backup.Keep < 1:
 		return usagef("backup.keep is %d; at least one copy must be kept", c.Backup.Keep)
+	case isDatabaseURL(c.Ledger) && !strings.HasPrefix(c.Ledger, "postgres://") && !strings.HasPrefix(c.Ledger, "postgresql://"):
+		scheme, _, _ := strings.Cut(c.Ledger, "://") // the rest may hold a password
+		return usagef("ledger is a URL of %s; it can be a file or postgres://USER@HOST/DATABASE", scheme)
 	case c.Ledger == "":
 		return usagef("ledger is empty; it is the path of the ledger file")
 	}

@@ -48,6 +48,7 @@ func TestConfigMistakes(t *testing.T) {
 		{"nothing near in an entry", "image:\n  inject:\n    - {path: /x, zzzz: y}\n", "", "image.inject[0].zzzz is unknown"},
 		{"second document", "workers: 3\n---\nworkers: 4\n", "", "a second document begins"},
 		{"list, not names", "- a\n", "", "is not readable YAML"},
+		{"another database", "ledger: \"mysql://u:pw@h/x\"\n", "", "ledger is a URL of mysql; it can be"},
 		{"no station", "audit: {station: \"\"}\n", "", "audit.station is empty"},
 		{"unknown report", "report: {formats: [csv, xslx]}\n", "", "did you mean xlsx?"},
 		{"wrong algorithm", "keys: {algorithm: ed25518}\n", "", "did you mean ed25519?"},
