@@ -170,15 +170,22 @@ func inOrder(steps ...func() error) error {
 	return nil
 }
 
-// refuse moves a manifest to refused/, after writing beside its new place what
-// is wrong with it. An older one of the same name keeps its place.
-func (f *dropFolder) refuse(d dropped, text, json func(io.Writer) error) (string, error) {
+// refusedAs returns where a refused manifest goes. An older one of the same name
+// keeps its place.
+func (f *dropFolder) refusedAs(d dropped) string {
 	ext := filepath.Ext(d.name())
 	base := strings.TrimSuffix(d.name(), ext)
 	target := f.path("refused", d.name())
 	for n := 2; exists(target); n++ {
 		target = f.path("refused", fmt.Sprintf("%s.%d%s", base, n, ext))
 	}
+	return target
+}
+
+// refuse moves a manifest there, after writing beside its new place what is
+// wrong with it.
+func (f *dropFolder) refuse(d dropped, text, json func(io.Writer) error) (string, error) {
+	target := f.refusedAs(d)
 	err := inOrder(
 		func() error { return writeFile(target+".problems.txt", text) },
 		func() error { return writeFile(target+".problems.json", json) },

@@ -225,7 +225,7 @@ func (b *batch) refuse(ctx context.Context, d dropped, r *lotResult, n *notifica
 		}
 	})
 	n.Event, n.ID, n.Problems = eventRefused, id, r.problems
-	n.Moved = b.folder.path("refused")
+	n.Moved = b.folder.refusedAs(d)
 	if err := b.outbox.put(n); err != nil {
 		return err
 	}

@@ -327,6 +327,9 @@ func TestBatchTells(t *testing.T) {
 			told = append(told, fmt.Sprintf("%s %s %d", n.Event, n.Lot, n.Totals.Released))
 		case eventRefused:
 			told = append(told, fmt.Sprintf("%s %s %d", n.Event, n.Lot, n.Problems))
+			if !exists(n.Moved) || filepath.Base(n.Moved) != "b.csv" {
+				t.Errorf("the refused manifest is said to lie in %s", n.Moved)
+			}
 		}
 	}
 	if !slices.Equal(told, []string{"lot-closed a 3", "lot-refused b 1"}) {
