@@ -75,6 +75,9 @@ func (m *module) initialize() error {
 
 // enter waits until weight more may be inside the module.
 func (m *module) enter(ctx context.Context, weight int64) error {
+	if ctx.Err() == nil && m.calls.TryAcquire(weight) {
+		return nil
+	}
 	limited, cancel := m.limit(ctx)
 	defer cancel()
 	if m.calls.Acquire(limited, weight) != nil {
