@@ -209,8 +209,13 @@ type refusal struct {
 	Hint     string            `json:"hint,omitempty"`
 	Rows     int               `json:"rows"`
 	Problems []sources.Problem `json:"problems"`
+	More     int               `json:"more,omitempty"` // problems that are not listed
 	late     bool
 }
+
+// mostReported is how many problems of a manifest are put down: a column that is
+// wrong is wrong in every row.
+const mostReported = 10_000
 
 // refuse puts a refused manifest away, with all that is wrong with it.
 func (b *batch) refuse(ctx context.Context, d dropped, r *lotResult, n *notification, id string) error {
@@ -219,7 +224,11 @@ func (b *batch) refuse(ctx context.Context, d dropped, r *lotResult, n *notifica
 		Problems: []sources.Problem{}, late: r.late,
 	}
 	report.Rows = b.problems(ctx, d, func(p sources.Problem) {
-		report.Problems = append(report.Problems, p)
+		if len(report.Problems) < mostReported {
+			report.Problems = append(report.Problems, p)
+		} else {
+			report.More++
+		}
 		if !p.Warning {
 			r.problems++
 		}
@@ -281,6 +290,9 @@ func (r refusal) text(w io.Writer) error {
 	}
 	for _, p := range r.Problems {
 		fmt.Fprintln(w, p)
+	}
+	if r.More > 0 {
+		fmt.Fprintf(w, "%s more; `keymill check` lists all\n", count(r.More, "problem"))
 	}
 	_, err := fmt.Fprintln(w, next)
 	return err

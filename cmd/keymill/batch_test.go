@@ -364,3 +364,23 @@ func TestBatchWorse(t *testing.T) {
 		}
 	}
 }
+
+// TestBatchManyProblems: a column that is wrong in every row floods neither the
+// log nor the folder.
+func TestBatchManyProblems(t *testing.T) {
+	n := newNight(t, sandbox.Config{})
+	const rows = mostReported + 500
+	n.write(filepath.Join("drop", "in", "a.csv"), func(w io.Writer) error {
+		_, err := io.WriteString(w, "mac,serial\n"+strings.Repeat("none,x\n", rows))
+		return err
+	})
+	code, log := n.batch()
+	if code != exitManifest || strings.Count(log, "\n") > 20*fewWarnings {
+		t.Errorf("exit %d, %d lines", code, strings.Count(log, "\n"))
+	}
+	text, err := os.ReadFile(filepath.Join(n.drop, "refused", "a.csv.problems.json"))
+	var report refusal
+	if err != nil || json.Unmarshal(text, &report) != nil || len(report.Problems) != mostReported || report.More < 500 {
+		t.Errorf("%v: %d problems, %d more", err, len(report.Problems), report.More)
+	}
+}

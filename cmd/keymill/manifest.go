@@ -52,18 +52,23 @@ func openManifest(path string, cfg *Config, lot string, known *ledger.Ledger) (*
 // checkManifest validates the whole manifest and writes every problem to w. An
 // error says that the manifest is refused, or that checking was not possible.
 //
-// At most warnings warnings are written; a large lot may have one a row.
+// At most so many warnings are written, and ten times as many problems: a large
+// lot may have one a row.
 func checkManifest(ctx context.Context, manifest *sources.Manifest, w io.Writer, warnings int) (sources.Summary, error) {
+	problems := math.MaxInt
+	if warnings < math.MaxInt/10 {
+		problems = 10 * warnings
+	}
+	left := map[bool]int{true: warnings, false: problems} // by whether it is a warning
 	summary, err := manifest.Check(ctx, func(p sources.Problem) {
-		if p.Warning {
-			if warnings--; warnings < 0 {
-				return
-			}
+		if left[p.Warning]--; left[p.Warning] >= 0 {
+			fmt.Fprintln(w, p)
 		}
-		fmt.Fprintln(w, p)
 	})
-	if warnings < 0 {
-		fmt.Fprintf(w, "%s more; `keymill check` lists all\n", count(-warnings, "warning"))
+	for i, what := range []string{"problem", "warning"} {
+		if more := -left[i == 1]; more > 0 {
+			fmt.Fprintf(w, "%s more; `keymill check` lists all\n", count(more, what))
+		}
 	}
 	return summary, manifestFault(ctx, summary, err)
 }
