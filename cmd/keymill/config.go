@@ -395,6 +395,9 @@ func (l layers) path() string {
 
 // readFile returns what the configuration file sets.
 func (l layers) readFile() (map[string]any, error) {
+	if info, err := os.Stat(l.path()); err == nil && info.Mode()&fs.ModeNamedPipe != 0 {
+		return nil, usagef("%s is a pipe, and a configuration is read for each lot: give a file", l.path())
+	}
 	data, err := readShort(l.path())
 	if errors.Is(err, fs.ErrNotExist) && l.file == "" {
 		return nil, nil
