@@ -65,11 +65,7 @@ func (a *app) imagePlan(cmd *cobra.Command) error {
 		return err
 	}
 	defer hsm.Wipe(key.PrivateKey)
-	device := &pipeline.Device{}
-	for _, name := range j.images.render.Attributes() {
-		device.Attrs = append(device.Attrs, pipeline.Attr{Name: name, Value: "0123456789"})
-	}
-	contents, err := j.images.render.Render(device, key)
+	contents, err := j.images.render.Render(inventedDevice(j.images.render), key)
 	if err != nil {
 		return withCode(exitUsage, err)
 	}

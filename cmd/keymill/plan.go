@@ -69,6 +69,9 @@ func (a *app) plan(cmd *cobra.Command, path, name string) error {
 	if err := j.openGolden(ctx, time.Now().UTC().Truncate(time.Second)); err != nil {
 		return err
 	}
+	if err := j.tryGolden(ctx); err != nil {
+		return err
+	}
 	asked, err := j.describeLot(name, path, summary.SHA256, summary.Rows)
 	if err != nil {
 		return err

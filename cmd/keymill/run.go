@@ -143,6 +143,9 @@ func (j *job) plan(ctx context.Context, path, lot string) (err error) {
 	if err := j.openGolden(ctx, now); err != nil {
 		return err
 	}
+	if err := j.tryGolden(ctx); err != nil {
+		return err
+	}
 	if j.lot, err = j.describeLot(lot, path, summary.SHA256, summary.Rows); err != nil {
 		return err
 	}
