@@ -1,10 +1,14 @@
 package main
 
 import (
+	"fmt"
+	"io/fs"
 	"strings"
+	"syscall"
 	"testing"
 
 	"keymill/imaging"
+	"keymill/pipeline"
 	"keymill/pipeline/mender/sandbox"
 )
 
@@ -24,5 +28,22 @@ func TestLotInUse(t *testing.T) {
 	code, _, stderr := f.call("undo", "lot", "--yes", "--ledger", f.ledger, "--token-file", f.path("sb", "token"), "--ca-file", f.path("sb", "ca.crt"))
 	if code != exitStorage || !strings.Contains(stderr, "hint: Another keymill works on this lot") {
 		t.Errorf("exit %d: %s", code, stderr)
+	}
+}
+
+// TestStorageHints: what keeps us from a file decides what to do about it.
+func TestStorageHints(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{fmt.Errorf("open x: %w", fs.ErrPermission), "chown"},
+		{fmt.Errorf("write x: %w", syscall.ENOSPC), "Free or repair the disk"},
+		{fmt.Errorf("x: %w", imaging.ErrPackInUse), "Another keymill"},
+		{pipeline.WithHint(fs.ErrPermission, "ask Ann"), "ask Ann"},
+	} {
+		if err := packOutage(test.err); exitCode(err) != exitStorage || !strings.Contains(hintOf(err), test.want) {
+			t.Errorf("%v: code %d, hint %q", test.err, exitCode(err), hintOf(err))
+		}
 	}
 }

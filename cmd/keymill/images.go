@@ -210,6 +210,9 @@ func packOutage(err error) error {
 	if errors.Is(err, imaging.ErrPackInUse) {
 		hint = "Another keymill works on this lot. Let it end, or stop it with an interrupt, then run the same command again."
 	}
+	if hint == "" && errors.Is(err, fs.ErrPermission) {
+		hint = "See who owns it: was keymill run here by another user, such as root? Give it back with chown, then run the same command again."
+	}
 	if hint == "" {
 		hint = "Free or repair the disk, then run the same command again: it goes on from here."
 	}
