@@ -74,6 +74,9 @@ func (s *session) keyPairs(template ...*pkcs11.Attribute) ([]keyPair, error) {
 	var keys []keyPair
 	for _, object := range private {
 		names, err := s.attributes(object, pkcs11.CKA_ID, pkcs11.CKA_LABEL)
+		if isCKR(err, pkcs11.CKR_OBJECT_HANDLE_INVALID) {
+			continue // another program has just destroyed it
+		}
 		if err != nil {
 			return nil, fmt.Errorf("read a key's name: %w", err)
 		}
