@@ -276,7 +276,8 @@ func TestTelemetryOutage(t *testing.T) {
 	t.Setenv("KEYMILL_TELEMETRY_OTLP_ENDPOINT", r.endpoint)
 	t.Setenv("KEYMILL_TELEMETRY_SAMPLE", "1")
 	uri, _, _ := strings.Cut(f.token(t), "&pin-source=")
-	code, _, stderr := f.call(f.args("--format", "pack", "--keys", "hsm", "--algorithm", "ecdsa-p256", "--hsm", uri+"&pin-value="+pin)...)
+	t.Setenv("KEYMILL_KEYS_HSM", uri+"&pin-value="+pin)
+	code, _, stderr := f.call(f.args("--format", "pack", "--keys", "hsm", "--algorithm", "ecdsa-p256")...)
 	if code != exitHSM {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
