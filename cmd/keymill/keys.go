@@ -49,7 +49,8 @@ func logLoad(ctx context.Context, log *slog.Logger, load hsm.Load) {
 		"busy", percent(load.Utilisation()), "starved", percent(load.Starvation()))
 }
 
-// stationKeys tells the pipeline when the HSM itself is gone.
+// stationKeys tells the pipeline when the HSM itself is gone, or the disk under
+// the journal of what is made in it.
 type stationKeys struct {
 	hsm.Source
 	journal *hsm.FileJournal // nil for keys in software
@@ -57,7 +58,11 @@ type stationKeys struct {
 
 func (s *stationKeys) Generate(ctx context.Context, label string) (private, public []byte, err error) {
 	private, public, err = s.Source.Generate(ctx, label)
-	if err != nil && hsmFault(err) {
+	switch {
+	case err == nil:
+	case diskFault(err):
+		err = packOutage(err)
+	case hsmFault(err):
 		err = &pipeline.Outage{Part: pipeline.PartHSM, Err: err, Hint: hsm.Hint(err)}
 	}
 	return private, public, err
