@@ -132,7 +132,7 @@ func (f *dropFolder) finish(d dropped, report string) (string, error) {
 	done := f.path("done", d.lot)
 	err := inOrder(
 		func() error { return f.putReport(d.lot, report) },
-		func() error { return os.Rename(d.path, filepath.Join(done, d.name())) })
+		func() error { return move(d.path, filepath.Join(done, d.name())) })
 	if err != nil {
 		return "", packOutage(fmt.Errorf("lot %s is closed, but not put away: %w", d.lot, err))
 	}
@@ -189,7 +189,7 @@ func (f *dropFolder) refuse(d dropped, text, json func(io.Writer) error) (string
 	err := inOrder(
 		func() error { return writeFile(target+".problems.txt", text) },
 		func() error { return writeFile(target+".problems.json", json) },
-		func() error { return os.Rename(d.path, target) })
+		func() error { return move(d.path, target) })
 	if err != nil {
 		return "", packOutage(fmt.Errorf("refused manifest %s: %w", d.name(), err))
 	}

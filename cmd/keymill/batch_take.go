@@ -37,8 +37,9 @@ func (f *dropFolder) take(d dropped) (taken dropped, ok bool, err error) {
 	return taken, true, nil
 }
 
-// move renames a file, or copies it where in/ is a file system of its own, such
-// as a share. A crash in between leaves both: the same manifest twice is one lot.
+// move renames a manifest, or copies it where in/, done/ or refused/ is a file
+// system of its own, such as a share. A crash in between leaves both: the same
+// manifest twice is one lot.
 func move(from, to string) error {
 	err := os.Rename(from, to)
 	if !errors.Is(err, syscall.EXDEV) {
