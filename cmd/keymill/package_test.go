@@ -50,7 +50,7 @@ func TestDebianPackage(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(root, "var/lib/keymill/in")); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the drop folder: %v, %v", info, err)
 	}
-	for _, secret := range []string{"mender-token", "webhook-secret"} {
+	for _, secret := range []string{"mender-token", "webhook-secret", "hsm-pin"} {
 		info, err := os.Stat(filepath.Join(root, "etc/keymill", secret))
 		if err != nil || info.Mode().Perm() != 0o600 || info.Size() != 0 {
 			t.Errorf("%s: %v, %v", secret, info, err)
