@@ -209,11 +209,11 @@ func (j *job) openProducts(ctx context.Context, resumed bool) error {
 	if err := makeDirs(out); err != nil {
 		return err
 	}
-	packPath := filepath.Join(out, j.lot.Name+".pack")
-	if err := j.packStillThere(ctx, packPath, resumed); err != nil {
+	path := packPath(j.lot)
+	if err := j.packStillThere(ctx, path, resumed); err != nil {
 		return err
 	}
-	pack, err := openPack(packPath, j.images.golden)
+	pack, err := openPack(path, j.images.golden)
 	if err != nil {
 		return err
 	}
