@@ -17,6 +17,7 @@ func TestDebianPackage(t *testing.T) {
 		t.Skip("builds the program twice")
 	}
 	needTools(t, "dpkg jq binutils systemd", "dpkg", "dpkg-deb", "jq", "objdump", "systemd-sysusers")
+	t.Parallel()
 	first, second := buildPackage(t), buildPackage(t)
 	if a, b := readAll(t, first), readAll(t, second); !bytes.Equal(a, b) {
 		t.Fatal("two builds of the same source differ")

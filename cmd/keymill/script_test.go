@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -27,7 +28,21 @@ func TestMain(m *testing.M) {
 		return
 	}
 	tune() // as main does: the benchmarks measure the product
-	testscript.Main(m, map[string]func(){"keymill": main})
+	testscript.Main(patient{m}, map[string]func(){"keymill": main})
+}
+
+// patient runs more of the tests that may run at once than there are cores,
+// unless -parallel says otherwise: most of these wait, some for half a minute.
+type patient struct{ *testing.M }
+
+func (p patient) Run() int {
+	flag.Parse()
+	asked := false
+	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "test.parallel" })
+	if !asked {
+		_ = flag.Set("test.parallel", "6")
+	}
+	return p.M.Run()
 }
 
 // TestScripts runs the command lines in testdata/script, which double as
