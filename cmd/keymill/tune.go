@@ -40,8 +40,11 @@ func tune() {
 // tuneServer takes back the limit of memory for a server that keeps all its
 // devices there: beyond the limit it would do little but collect garbage.
 func tuneServer() {
-	if os.Getenv("GOMEMLIMIT") == "" && os.Getenv("GOGC") == "" {
-		debug.SetMemoryLimit(math.MaxInt64)
+	if os.Getenv("GOMEMLIMIT") != "" {
+		return
+	}
+	debug.SetMemoryLimit(math.MaxInt64)
+	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(100)
 	}
 }
