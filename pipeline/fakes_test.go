@@ -55,7 +55,7 @@ func newWorld(t *testing.T, devices int) *world {
 	}
 	for i := range devices {
 		id := Identity{{Name: "mac", Value: fmt.Sprintf("02:00:00:00:%02x:%02x", i>>8, i&255)}}
-		rec := &Record{Lot: "lot", State: Planned, Device: Device{Row: i + 2, Identity: id, Attrs: id}}
+		rec := &Record{Lot: "lot", State: Planned, Device: Device{Row: i + 2, Identity: id, Attrs: append(id[:1:1], Attr{Name: "serial", Value: fmt.Sprint("SN", i)})}}
 		w.records[id.Sum()] = rec
 		w.order = append(w.order, id.Sum())
 	}
@@ -63,8 +63,12 @@ func newWorld(t *testing.T, devices int) *world {
 }
 
 func (w *world) line(devices int) *Line {
-	return &Line{
-		Lot: Lot{Name: "lot", Keys: "software", Algorithm: "ed25519"}, Station: "line-1",
+	return NewLine(w.config(devices))
+}
+
+func (w *world) config(devices int) LineConfig {
+	return LineConfig{
+		Lot: Lot{Name: "lot", Keys: "software", Algorithm: "ed25519"}, Station: "line-1", Run: 7,
 		Ledger: w, Keys: fakeKeys{w}, Images: fakeImages{w}, Server: fakeServer{w},
 		Policy: ConflictFail, Limits: Limits{Devices: devices},
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
@@ -196,16 +200,17 @@ func (w *world) Commit(_ context.Context, c Change) error {
 		}
 		rec := *c.Record
 		w.records[id] = &rec
+		if e := c.Event; e.Lot != "lot" || e.Station == "" || e.Row != rec.Row || e.Serial == "" || e.Attempt != rec.Attempts || e.Run != 7 {
+			w.t.Errorf("an event does not say which device of which run it is about: %+v", e)
+		}
 		w.events = append(w.events, c.Event)
 		return nil
 	})
 }
 
-func (w *world) Append(_ context.Context, e Event) (int64, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.events = append(w.events, e)
-	return int64(len(w.events)), nil
+// resumable yields what a run takes up.
+func (w *world) resumable() iter.Seq2[*Record, error] {
+	return w.Records(w.t.Context(), "lot", Resumable...)
 }
 
 func (w *world) Records(_ context.Context, _ string, states ...State) iter.Seq2[*Record, error] {

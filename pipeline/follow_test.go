@@ -32,7 +32,7 @@ func TestFollow(t *testing.T) {
 		return context.WithValue(ctx, followKey{}, device), func(err error) { tell("%s ends %s %v", from, rec.State, err) }
 	}
 	line.Server = contextServer{t, line.Server, w.order}
-	if err := line.Carry(t.Context(), never(), Resumable...); err != nil {
+	if err := line.Carry(t.Context(), never(), w.resumable()); err != nil {
 		t.Fatal(err)
 	}
 	good := []string{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"runtime"
 	"sync"
@@ -45,9 +46,8 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Line is the production line of one lot at one station. Its fields are set by
-// the caller before Run and not changed afterwards.
-type Line struct {
+// LineConfig is what a line is made of. All fields but the hooks must be set.
+type LineConfig struct {
 	Lot     Lot
 	Station string
 	Run     int64 // Seq of the run-started event, repeated in each device's events
@@ -67,10 +67,37 @@ type Line struct {
 	Took func(to State, d time.Duration)
 	// Follow is told what begins and ends, for traces; nil is allowed.
 	Follow Follower
+}
+
+// Line is the production line of one lot at one station. Its methods may be
+// called by many goroutines at once; they share its limits. The fields of its
+// LineConfig are not changed once one of them was called.
+type Line struct {
+	LineConfig
 
 	cpu, images *semaphore.Weighted
 	making      *semaphore.Weighted // of keys; cpu itself where they are made here
 	made        madeKeys
+}
+
+// NewLine returns a line with limits of its own.
+func NewLine(config LineConfig) *Line {
+	config.Limits = config.Limits.withDefaults()
+	l := &Line{
+		LineConfig: config,
+		cpu:        semaphore.NewWeighted(int64(config.Limits.CPU)),
+		images:     semaphore.NewWeighted(int64(config.Limits.Images)),
+	}
+	l.making = l.cpu
+	if n := config.Keys.AtOnce(); n > 0 {
+		l.making = semaphore.NewWeighted(int64(n))
+	}
+	return l
+}
+
+// transitions returns what makes the line's state changes.
+func (l *Line) transitions() *Transitions {
+	return &Transitions{Ledger: l.Ledger, Station: l.Station, Run: l.Run, Reached: l.Reached}
 }
 
 // Resumable lists the states that a run takes up.
@@ -91,19 +118,12 @@ func (r *reins) cutOff(err error) bool {
 	return r.stopping() && (r.hard.Err() != nil || errors.Is(err, context.Canceled))
 }
 
-// Carry takes the lot's devices that are in the given states to their release.
-// One device's failure is recorded and the run goes on. An *Outage stops it
-// and is returned. When drain is closed no device begins a new step, and Carry
-// returns nil within Drain; cancelling ctx stops at once with its error.
-func (l *Line) Carry(ctx context.Context, drain <-chan struct{}, states ...State) error {
-	limits := l.Limits.withDefaults()
-	l.cpu = semaphore.NewWeighted(int64(limits.CPU))
-	l.images = semaphore.NewWeighted(int64(limits.Images))
-	l.making = l.cpu
-	if n := l.Keys.AtOnce(); n > 0 {
-		l.making = semaphore.NewWeighted(int64(n))
-	}
-
+// Carry takes the records that are handed in, superseded ones aside, to their
+// release. One device's failure is recorded and the run goes on. An *Outage
+// stops it and is returned, and so does an error among the records. When drain
+// is closed no device begins a new step, and Carry returns nil within Drain;
+// cancelling ctx stops at once with its error.
+func (l *Line) Carry(ctx context.Context, drain <-chan struct{}, records iter.Seq2[*Record, error]) error {
 	soft, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	hard, kill := context.WithCancel(ctx)
@@ -120,12 +140,24 @@ func (l *Line) Carry(ctx context.Context, drain <-chan struct{}, states ...State
 	var group errgroup.Group
 	group.Go(func() error {
 		defer close(feed)
-		return l.feed(r, feed, states)
+		return l.feed(r, feed, records)
 	})
-	for range limits.Devices {
+	for range l.Limits.Devices {
 		group.Go(func() error { return l.work(r, feed) })
 	}
 	if err := group.Wait(); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// One takes one device to its release, or to where its own failure stops it:
+// then the record says so, and One returns nil. It returns an *Outage, or ctx's
+// error when ctx ended first.
+func (l *Line) One(ctx context.Context, rec *Record) error {
+	soft, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	if err := l.carry(&reins{soft: soft, hard: ctx, stop: stop}, rec); err != nil {
 		return err
 	}
 	return ctx.Err()
@@ -159,8 +191,8 @@ func watchSoft(soft context.Context, done <-chan struct{}, kill context.CancelFu
 }
 
 // feed hands out records until there are no more or the run stops.
-func (l *Line) feed(r *reins, feed chan<- *Record, states []State) error {
-	for rec, err := range l.Ledger.Records(r.soft, l.Lot.Name, states...) {
+func (l *Line) feed(r *reins, feed chan<- *Record, records iter.Seq2[*Record, error]) error {
+	for rec, err := range records {
 		if r.stopping() {
 			return nil
 		}
@@ -248,39 +280,10 @@ func (l *Line) judge(r *reins, rec *Record, err error) error {
 		l.Log.Warn("another worker has this device", "device", rec.Identity.Name(), "row", rec.Row)
 		return nil
 	}
-	to, event := Failed, Event{Action: ActionFail, Reason: err.Error()}
-	if conflict, ok := errors.AsType[*ConflictError](err); ok {
-		to, event.Action = Conflicted, ActionConflict
-		event.Auth = AuthSet{DeviceID: conflict.DeviceID, RequestID: conflict.RequestID, HTTPStatus: conflict.HTTPStatus}
+	what := ActionFail
+	if _, ok := errors.AsType[*ConflictError](err); ok {
+		what = ActionConflict
 	}
-	l.Log.Warn("device "+event.Action, "device", rec.Identity.Name(), "row", rec.Row, "reason", event.Reason)
-	return l.commit(r, rec, to, event, func(next *Record) { next.Reason = event.Reason })
-}
-
-// commit records a change of rec to the state to, and updates rec when it is
-// durable. It does not heed cancellation: what was done is recorded.
-func (l *Line) commit(r *reins, rec *Record, to State, event Event, change func(next *Record)) error {
-	next := *rec
-	next.State, next.Reason, next.Station = to, "", l.Station
-	change(&next)
-	event.Station, event.Lot, event.Run = l.Station, l.Lot.Name, l.Run
-	event.Row, event.Device, event.Attempt = rec.Row, rec.Identity, rec.Attempts
-	event.Serial, _ = rec.Attr("serial")
-	event.From, event.To = rec.State, to
-	if event.Action != ActionDestroyKey { // the destroyed key is another one than the record's
-		event.Algorithm, event.SPKI = next.Algorithm, next.Fingerprint()
-	}
-	err := l.Ledger.Commit(context.WithoutCancel(r.hard), Change{From: rec.State, Record: &next, Event: event})
-	if errors.Is(err, ErrLost) {
-		return err
-	}
-	if err != nil {
-		return storageOutage("ledger", err)
-	}
-	from := rec.State
-	*rec = next
-	if l.Reached != nil && from != to {
-		l.Reached(from, to)
-	}
-	return nil
+	l.Log.Warn("device "+what, "device", rec.Identity.Name(), "row", rec.Row, "reason", err)
+	return l.transitions().failed(r.hard, rec, err)
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -25,7 +26,7 @@ func TestCarryReleasesEveryDevice(t *testing.T) {
 	reached := map[State]int{}
 	line := w.line(32)
 	line.Reached = func(_, to State) { mu.Lock(); reached[to]++; mu.Unlock() }
-	if err := line.Carry(t.Context(), never(), Resumable...); err != nil {
+	if err := line.Carry(t.Context(), never(), w.resumable()); err != nil {
 		t.Fatal(err)
 	}
 	w.checkComplete()
@@ -35,7 +36,7 @@ func TestCarryReleasesEveryDevice(t *testing.T) {
 		}
 	}
 	before := len(w.events)
-	if err := line.Carry(t.Context(), never(), Resumable...); err != nil || len(w.events) != before {
+	if err := line.Carry(t.Context(), never(), w.resumable()); err != nil || len(w.events) != before {
 		t.Errorf("a second run of a finished lot did something: %v", err)
 	}
 }
@@ -64,7 +65,7 @@ func testFault(t *testing.T, call string, after, outage bool) {
 	}
 	w.faults[call] = fault{nth: 7, after: after, err: fail}
 	line := w.line(4)
-	err := line.Carry(t.Context(), never(), Resumable...)
+	err := line.Carry(t.Context(), never(), w.resumable())
 	_, isOutage := errors.AsType[*Outage](err)
 	if stops := outage || call == "settle" || strings.HasPrefix(call, "commit"); stops != isOutage {
 		t.Fatalf("Carry returned %v; must it stop the run? %v", err, stops)
@@ -76,7 +77,7 @@ func testFault(t *testing.T, call string, after, outage bool) {
 	if _, err := line.Recover(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
-	if err := line.Carry(t.Context(), never(), Resumable...); err != nil {
+	if err := line.Carry(t.Context(), never(), w.resumable()); err != nil {
 		t.Fatal(err)
 	}
 	w.checkComplete()
@@ -88,7 +89,7 @@ func TestConflictWaitsForAPolicy(t *testing.T) {
 	w.sets[name] = [][]byte{[]byte("another key")}
 	line := w.line(2)
 	for range 2 { // a second run leaves it alone
-		if err := line.Carry(t.Context(), never(), Resumable...); err != nil {
+		if err := line.Carry(t.Context(), never(), w.resumable()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -100,10 +101,82 @@ func TestConflictWaitsForAPolicy(t *testing.T) {
 		t.Error("the conflicting device lost its staged key, or the server got a second one")
 	}
 	delete(w.sets, name)
-	if err := line.Carry(t.Context(), never(), Failed, Conflicted); err != nil {
+	if err := line.Carry(t.Context(), never(), w.Records(t.Context(), "lot", Failed, Conflicted)); err != nil {
 		t.Fatal(err)
 	}
 	w.checkComplete()
+}
+
+// TestOneCarriesOneDevice: One ends where the device does, and its record says how.
+func TestOneCarriesOneDevice(t *testing.T) {
+	w := newWorld(t, 3)
+	line := w.line(1)
+	w.sets[w.records[w.order[1]].Identity.String()] = [][]byte{[]byte("another key")}
+	for i, want := range []State{Released, Conflicted, Released} {
+		rec, err := w.Record(t.Context(), "lot", w.order[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := line.One(t.Context(), rec); err != nil || rec.State != want {
+			t.Errorf("device %d is %s (%s), err %v; want %s", i, rec.State, rec.Reason, err, want)
+		}
+	}
+	w.faults["stage"] = fault{err: &Outage{Part: PartStorage, Err: errors.New("the disk is full")}}
+	again := newWorld(t, 1)
+	again.faults = w.faults
+	rec, err := again.Record(t.Context(), "lot", again.order[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.line(1).One(t.Context(), rec); err == nil || rec.State != Planned {
+		t.Errorf("the disk is full, but One returned %v and the device is %s", err, rec.State)
+	}
+}
+
+// TestCallersShareOneLine: two callers carry the two halves of a lot at once,
+// and the limits are the line's, not each caller's.
+func TestCallersShareOneLine(t *testing.T) {
+	w := newWorld(t, 200)
+	config := w.config(16)
+	counted := &counting{fakeKeys: fakeKeys{w}}
+	config.Keys = counted
+	line := NewLine(config)
+	var callers errgroup.Group
+	for half := range 2 {
+		callers.Go(func() error {
+			return line.Carry(t.Context(), never(), func(yield func(*Record, error) bool) {
+				for rec, err := range w.resumable() {
+					if (rec.Row < 102) == (half == 0) && !yield(rec, err) {
+						return
+					}
+				}
+			})
+		})
+	}
+	if err := callers.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	w.checkComplete()
+	if most := counted.most.Load(); most > 3 {
+		t.Errorf("%d keys were made at once by two callers of a line that lets 3", most)
+	}
+}
+
+// counting is a device that keeps 3 callers busy and counts how many come.
+type counting struct {
+	fakeKeys
+	inside, most atomic.Int32
+}
+
+func (*counting) AtOnce() int { return 3 }
+
+func (c *counting) Generate(ctx context.Context, label string) (private, public []byte, err error) {
+	inside := c.inside.Add(1)
+	defer c.inside.Add(-1)
+	for most := c.most.Load(); inside > most && !c.most.CompareAndSwap(most, inside); most = c.most.Load() {
+	}
+	runtime.Gosched()
+	return c.fakeKeys.Generate(ctx, label)
 }
 
 // TestWrongKeyInImage: an image that holds another key than the recorded one
@@ -112,7 +185,7 @@ func TestWrongKeyInImage(t *testing.T) {
 	w := newWorld(t, 2)
 	line := w.line(1)
 	line.Images = swapped{fakeImages{w}}
-	if err := line.Carry(t.Context(), never(), Resumable...); err != nil {
+	if err := line.Carry(t.Context(), never(), w.resumable()); err != nil {
 		t.Fatal(err)
 	}
 	for _, rec := range w.records {
@@ -134,7 +207,7 @@ func TestSameKeyTwiceStopsTheRun(t *testing.T) {
 	w := newWorld(t, 5)
 	line := w.line(1)
 	line.Keys = &repeating{fakeKeys: fakeKeys{w}}
-	err := line.Carry(t.Context(), never(), Resumable...)
+	err := line.Carry(t.Context(), never(), w.resumable())
 	if outage, ok := errors.AsType[*Outage](err); !ok || outage.Part != PartHSM || outage.Hint == "" {
 		t.Fatalf("got %v, want an outage of the source of keys", err)
 	}
@@ -162,12 +235,13 @@ func TestDeviceMakesKeysBesideTheCores(t *testing.T) { synctest.Test(t, testDevi
 func testDeviceKeys(t *testing.T) {
 	const devices, first, atOnce = 40, 10, 6
 	w := newWorld(t, devices)
-	line := w.line(32)
-	line.Limits.CPU = 1
+	config := w.config(32)
+	config.Limits.CPU = 1
 	device := &deviceKeys{fakeKeys: fakeKeys{w}, free: first, goOn: make(chan struct{})}
-	line.Keys = device
+	config.Keys = device
+	line := NewLine(config)
 	done := make(chan error)
-	go func() { done <- line.Carry(t.Context(), never(), Resumable...) }()
+	go func() { done <- line.Carry(t.Context(), never(), w.resumable()) }()
 	synctest.Wait()
 	totals, err := w.Totals(t.Context(), "lot")
 	if err != nil || device.inside.Load() != atOnce || totals.Released != first {
@@ -205,43 +279,38 @@ func (d *deviceKeys) Generate(ctx context.Context, label string) (private, publi
 	return d.fakeKeys.Generate(ctx, label)
 }
 
-func TestDrainEndsBetweenSteps(t *testing.T) {
+func TestDrainEndsBetweenSteps(t *testing.T) { synctest.Test(t, testDrainBetweenSteps) }
+
+func testDrainBetweenSteps(t *testing.T) {
 	const workers = 8
 	w := newWorld(t, 1000)
-	drain := make(chan struct{})
+	drain, told := make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	line := w.line(workers)
-	books := &softLedger{world: w}
-	line.Ledger = books
 	line.Reached = func(_, to State) {
-		if to == Preauthorized {
-			once.Do(func() { close(drain) })
-			<-books.soft.Done() // so that nobody is quicker than the word of it
+		if to != Preauthorized {
+			return
 		}
+		once.Do(func() {
+			go func() {
+				close(drain)
+				synctest.Wait() // so that nobody is quicker than the word of it
+				close(told)
+			}()
+		})
+		<-told
 	}
-	if err := line.Carry(t.Context(), drain, Resumable...); err != nil {
+	if err := line.Carry(t.Context(), drain, w.resumable()); err != nil {
 		t.Fatalf("a drained run is no error: %v", err)
 	}
 	totals, err := w.Totals(t.Context(), "lot")
 	if err != nil || totals.Planned < 1000-2*workers || totals.Released > 0 {
 		t.Fatalf("of 1000 devices %d were left alone after the drain and %d began another step, err %v", totals.Planned, totals.Released, err)
 	}
-	line.Reached = nil
-	if err := line.Carry(t.Context(), never(), Resumable...); err != nil {
+	if err := w.line(workers).Carry(t.Context(), never(), w.resumable()); err != nil {
 		t.Fatal(err)
 	}
 	w.checkComplete()
-}
-
-// softLedger knows the context that ends when the run is told to stop.
-type softLedger struct {
-	*world
-	soft context.Context
-}
-
-func (l *softLedger) Records(ctx context.Context, lot string, states ...State) iter.Seq2[*Record, error] {
-	l.soft = ctx
-	return l.world.Records(ctx, lot, states...)
 }
 
 // TestDrainCutsOffWhatHangs: a server that never answers does not hold a drain.
@@ -254,7 +323,7 @@ func testDrainHanging(t *testing.T) {
 	line.Server = hanging{asked}
 	drain := make(chan struct{})
 	go func() { <-asked; close(drain) }()
-	if err := line.Carry(t.Context(), drain, Resumable...); err != nil {
+	if err := line.Carry(t.Context(), drain, w.resumable()); err != nil {
 		t.Fatal(err)
 	}
 	for _, rec := range w.records {
@@ -277,7 +346,7 @@ func TestCancelStopsAtOnce(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	line := w.line(2)
 	line.Reached = func(State, State) { cancel() }
-	if err := line.Carry(ctx, never(), Resumable...); !errors.Is(err, context.Canceled) {
+	if err := line.Carry(ctx, never(), w.Records(ctx, "lot", Resumable...)); !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v, want the context's error", err)
 	}
 }
@@ -285,7 +354,7 @@ func TestCancelStopsAtOnce(t *testing.T) {
 func TestRecoverDestroysWhatTheLedgerDoesNotKnow(t *testing.T) {
 	w := newWorld(t, 3)
 	line := w.line(1)
-	if err := line.Carry(t.Context(), never(), Resumable...); err != nil {
+	if err := line.Carry(t.Context(), never(), w.resumable()); err != nil {
 		t.Fatal(err)
 	}
 	stray := w.order[1]

@@ -98,23 +98,16 @@ type Change struct {
 	Event Event
 }
 
-// Ledger keeps lots, records and events. All methods may be called by many
-// workers at once.
+// Ledger is what a line needs of one. All methods may be called by many workers
+// at once.
 type Ledger interface {
 	// Commit writes one change and its event in one transaction. It returns
 	// when both are durable; many callers share one durable commit. Any error
 	// but ErrLost means that the ledger is gone.
-	Commit(ctx context.Context, c Change) error
-	// Append writes an event that changes no record, durably, and returns its Seq.
-	Append(ctx context.Context, e Event) (int64, error)
-	// Records yields the lot's records in the given states (all if none is
-	// given), ordered by row. It holds no lock while the caller works.
-	Records(ctx context.Context, lot string, states ...State) iter.Seq2[*Record, error]
+	Committer
 	// Record returns the lot's record of an identity.
 	Record(ctx context.Context, lot string, id IdentitySum) (*Record, error)
 	// Packed yields the records of the lot that have a pack reference, ordered
 	// by its offset.
 	Packed(ctx context.Context, lot string) iter.Seq2[PackedRecord, error]
-	// Totals returns the lot's balance.
-	Totals(ctx context.Context, lot string) (Totals, error)
 }

@@ -64,18 +64,11 @@ func (l *Line) destroyUnclaimed(ctx context.Context, entry PackEntry) error {
 	if err != nil {
 		return storageOutage("ledger", err)
 	}
-	r := &reins{soft: ctx, hard: ctx}
-	event := Event{Action: ActionDestroyKey, Key: keyDestroyed, Reason: "made before an interruption, never recorded"}
+	key := KeyDestroyed
 	if l.Lot.Keys == KeysInToken {
-		event.Key = keyInToken // what clears tokens up finds that nobody has it
+		key = KeyInToken // what clears tokens up finds that nobody has it
 	}
-	reason := rec.Reason
-	err = l.commit(r, rec, rec.State, event, func(next *Record) {
-		next.Reason = reason
-		next.KeysGenerated++
-		next.KeysDestroyed++
-	})
-	if err != nil {
+	if err := l.transitions().strayDestroyed(ctx, rec, key); err != nil {
 		return err
 	}
 	return l.Images.Destroy(ctx, entry.Ref)

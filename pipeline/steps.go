@@ -9,18 +9,6 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// KeysInToken is the Lot.Keys of lots whose private keys stay in the devices'
-// own tokens: their images hold none.
-const KeysInToken = "token"
-
-// What became of a private key, as events say it.
-const (
-	keyInPack    = "in-pack"
-	keyInImage   = "in-image"
-	keyInToken   = "in-token"
-	keyDestroyed = "destroyed"
-)
-
 // stage makes a key, makes it durable in the pack, and only then records it. A
 // crash before the pack has it loses a key that nobody knows; a crash between
 // pack and ledger leaves an entry that Recover destroys.
@@ -37,17 +25,13 @@ func (l *Line) stage(r *reins, rec *Record) error {
 	if err != nil {
 		return err
 	}
-	event := Event{Action: ActionStage, Key: keyInPack}
+	where := KeyInPack
 	if l.Lot.Keys == KeysInToken {
-		event.Key = keyInToken
+		where = KeyInToken
 	}
 	// Where the commit's fate is unknown, or another worker had the record, the
 	// entry stays in the pack: the next start compares pack and ledger.
-	return l.commit(r, rec, Staged, event, func(next *Record) {
-		next.PublicKey, next.Algorithm, next.Pack = public, l.Lot.Algorithm, ref
-		next.Auth = AuthSet{}
-		next.KeysGenerated++
-	})
+	return l.transitions().staged(r.hard, rec, where, public, l.Lot.Algorithm, ref)
 }
 
 // madeKeys remembers the public keys that a run has made, 16 bytes of each hash.
@@ -90,9 +74,7 @@ func (l *Line) preauthorize(r *reins, rec *Record) error {
 	if err != nil {
 		return err
 	}
-	return l.commit(r, rec, Preauthorized, Event{Action: ActionPreauthorize, Auth: auth}, func(next *Record) {
-		next.Auth = auth
-	})
+	return l.transitions().preauthorized(r.hard, rec, auth)
 }
 
 // release publishes the image, reads it back and records it. The record says
@@ -103,13 +85,13 @@ func (l *Line) release(r *reins, rec *Record) error {
 		return err
 	}
 	defer clear(private)
-	event := Event{Action: ActionRelease, Output: out, Key: keyInImage, ReadBack: "match"}
+	where, readBack := KeyInImage, "match"
 	if l.Lot.Keys == KeysInToken {
-		event.Key, event.ReadBack = keyInToken, ""
+		where, readBack = KeyInToken, ""
 	} else if err := l.compare(r, private, rec.PublicKey); err != nil {
 		return err
 	}
-	if err := l.commit(r, rec, Released, event, func(next *Record) { next.Output = out }); err != nil {
+	if err := l.transitions().released(r.hard, rec, out, where, readBack); err != nil {
 		return err
 	}
 	// The device is released whatever happens here: what Settle leaves behind,

@@ -88,11 +88,8 @@ func (a *app) imageFlash(cmd *cobra.Command, lotName, device, disk string, again
 	if err != nil {
 		return imageFault(ctx, disk, err)
 	}
-	_, err = known.Append(ctx, pipeline.Event{
-		Station: cfg.Audit.Station, Lot: lot.Name, Action: pipeline.ActionFlash, Row: rec.Row, Device: rec.Identity,
-		SPKI: rec.Fingerprint(), ReadBack: "match",
-		Facts: facts(map[string]string{"disk": disk, "operator": cfg.Audit.Operator}),
-	})
+	changes := pipeline.Transitions{Ledger: known, Station: cfg.Audit.Station}
+	_, err = known.Append(ctx, changes.Flashed(rec, facts(map[string]string{"disk": disk, "operator": cfg.Audit.Operator})))
 	if err != nil {
 		return err
 	}

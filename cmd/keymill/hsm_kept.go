@@ -9,12 +9,6 @@ import (
 	"keymill/pipeline"
 )
 
-// What events say of a private key that is given up.
-const (
-	keyDestroyed = "destroyed"
-	keyInToken   = "in-token"
-)
-
 // kept is the token in which a lot's keys stay. It is nil for lots whose keys
 // lie in packs and images.
 type kept struct {
@@ -53,7 +47,7 @@ func keysMayStay(ctx context.Context, err error) error {
 // the device's event says of it: nothing where the token doesn't have it.
 func (k *kept) destroy(ctx context.Context, rec *pipeline.Record) (fate string, err error) {
 	if k == nil || len(rec.PublicKey) == 0 {
-		return keyDestroyed, nil
+		return pipeline.KeyDestroyed, nil
 	}
 	found, err := k.token.Destroy(ctx, rec.PublicKey)
 	if err != nil {
@@ -64,7 +58,7 @@ func (k *kept) destroy(ctx context.Context, rec *pipeline.Record) (fate string, 
 		k.log.Warn("the device's key is not in this token", "device", rec.Identity.Name(), "row", rec.Row)
 		return "", nil
 	}
-	return keyDestroyed, nil
+	return pipeline.KeyDestroyed, nil
 }
 
 func (k *kept) Close() error {

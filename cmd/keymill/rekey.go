@@ -53,19 +53,6 @@ func (j *job) rekeyOne(ctx context.Context, pack *imaging.Pack, token *kept, rec
 	if err := removeImage(j.lot, rec); err != nil {
 		return err
 	}
-	next := *rec
-	// A key that the server never confirmed does not displace the one before
-	// it, which may still be there.
-	if rec.Auth.Status != "" || len(rec.Replaces) == 0 {
-		next.Replaces = rec.PublicKey
-	}
-	next.State, next.Reason = pipeline.Planned, ""
-	next.PublicKey, next.Algorithm = nil, ""
-	next.Pack, next.Auth, next.Output = pipeline.PackRef{}, pipeline.AuthSet{}, pipeline.Output{}
-	next.KeysDestroyed = next.KeysGenerated
-	return j.ledger.Commit(ctx, pipeline.Change{From: rec.State, Record: &next, Event: pipeline.Event{
-		Station: j.cfg.Audit.Station, Lot: rec.Lot, Action: pipeline.ActionRekey, Key: fate,
-		Reason: "retry --rekey", Row: rec.Row, Device: rec.Identity, From: rec.State, To: pipeline.Planned,
-		Attempt: rec.Attempts, SPKI: rec.Fingerprint(), Algorithm: rec.Algorithm,
-	}})
+	changes := pipeline.Transitions{Ledger: j.ledger, Station: j.cfg.Audit.Station}
+	return changes.Rekeyed(ctx, rec, "retry --rekey", fate)
 }

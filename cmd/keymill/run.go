@@ -274,7 +274,7 @@ func (j *job) carry(ctx context.Context, resumed bool, states ...pipeline.State)
 		j.app.observe(j, line)
 	}
 	carrying, ended := phase(ctx, "carry")
-	err = line.Carry(carrying, j.app.brake.drainable(), states...)
+	err = line.Carry(carrying, j.app.brake.drainable(), j.ledger.Records(ctx, j.lot.Name, states...))
 	ended(&err)
 	show.end()
 	logLoad(ctx, j.log, j.keys.Load())
@@ -303,12 +303,12 @@ func (j *job) startRun(ctx context.Context) (int64, error) {
 }
 
 func (j *job) line(run int64) *pipeline.Line {
-	return &pipeline.Line{
+	return pipeline.NewLine(pipeline.LineConfig{
 		Lot: j.lot, Station: j.cfg.Audit.Station, Run: run,
 		Ledger: j.ledger, Keys: j.keys, Images: j.images, Server: j.server,
 		Policy: j.app.policy(j.cfg), Limits: pipeline.Limits{Devices: j.cfg.Workers, Images: imagesAtOnce(j.lot.Format)},
 		Log: j.log, Follow: j.app.telemetry.follower(),
-	}
+	})
 }
 
 // imagesAtOnce is how many images are written at once. Small files wait for the

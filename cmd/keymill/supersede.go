@@ -53,16 +53,10 @@ func (j *job) destroyIn(ctx context.Context, packs map[string]*imaging.Pack, run
 			return packOutage(err)
 		}
 	}
-	fate := keyDestroyed
+	fate := pipeline.KeyDestroyed
 	if old.Keys == pipeline.KeysInToken {
-		fate = keyInToken // for `hsm gc`: the token may be another one now
+		fate = pipeline.KeyInToken // for `hsm gc`: the token may be another one now
 	}
-	next := *rec
-	next.Pack = pipeline.PackRef{}
-	next.KeysDestroyed++
-	return j.ledger.Commit(ctx, pipeline.Change{From: rec.State, Record: &next, Event: pipeline.Event{
-		Station: j.cfg.Audit.Station, Lot: rec.Lot, Run: run, Action: pipeline.ActionDestroyKey, Key: fate,
-		Reason: "the device was taken over by lot " + j.lot.Name, Row: rec.Row, Device: rec.Identity,
-		From: rec.State, To: rec.State, SPKI: rec.Fingerprint(), Algorithm: rec.Algorithm,
-	}})
+	changes := pipeline.Transitions{Ledger: j.ledger, Station: j.cfg.Audit.Station, Run: run}
+	return changes.SupersededDestroyed(ctx, rec, fate)
 }

@@ -195,7 +195,7 @@ func (u *undoing) next() *pipeline.Record {
 
 // destroy destroys a device's key wherever it lies, and records it.
 func (u *undoing) destroy(ctx context.Context, rec *pipeline.Record, removal string) error {
-	fate := keyInToken
+	fate := pipeline.KeyInToken
 	if !u.stay {
 		var err error
 		if fate, err = u.token.destroy(ctx, rec); err != nil {
@@ -210,19 +210,8 @@ func (u *undoing) destroy(ctx context.Context, rec *pipeline.Record, removal str
 	if err := removeImage(u.lot, rec); err != nil {
 		return err
 	}
-	next := *rec
-	next.State, next.Reason = pipeline.Undone, ""
-	next.Pack, next.Output, next.Auth.Status = pipeline.PackRef{}, pipeline.Output{}, ""
-	next.KeysDestroyed = next.KeysGenerated
-	event := pipeline.Event{
-		Station: u.cfg.Audit.Station, Lot: rec.Lot, Run: u.run, Action: pipeline.ActionUndo, Reason: "server: " + removal,
-		Row: rec.Row, Device: rec.Identity, From: rec.State, To: pipeline.Undone, Attempt: rec.Attempts,
-		SPKI: rec.Fingerprint(), Algorithm: rec.Algorithm, Auth: pipeline.AuthSet{DeviceID: rec.Auth.DeviceID},
-	}
-	if len(rec.PublicKey) > 0 {
-		event.Key = fate
-	}
-	return u.ledger.Commit(ctx, pipeline.Change{From: rec.State, Record: &next, Event: event})
+	changes := pipeline.Transitions{Ledger: u.ledger, Station: u.cfg.Audit.Station, Run: u.run}
+	return changes.Undone(ctx, rec, removal, fate)
 }
 
 // removeImage removes the published image of a device, whose key it holds.

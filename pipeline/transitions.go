@@ -1,0 +1,171 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+)
+
+// Committer writes changes; see Ledger.Commit.
+type Committer interface {
+	Commit(ctx context.Context, c Change) error
+}
+
+// Appender writes events that change no record, durably, and returns their Seq.
+type Appender interface {
+	Append(ctx context.Context, e Event) (int64, error)
+}
+
+// KeysInToken is the Lot.Keys of lots whose private keys stay in the devices'
+// own tokens: their images hold none.
+const KeysInToken = "token"
+
+// What became of a private key, as events say it.
+const (
+	KeyInPack    = "in-pack"   // staged
+	KeyInImage   = "in-image"  // released
+	KeyInToken   = "in-token"  // it never left the device's own token
+	KeyDestroyed = "destroyed" // overwritten
+)
+
+// Transitions makes the state changes of one station's devices, each with its
+// event: nothing else constructs a Change. Every event of a device names its
+// lot, run, row, serial and attempt. Methods may be called by many goroutines
+// at once. They update the record that they are given once the change is
+// durable; ErrLost means that another worker had it. They don't heed
+// cancellation: what was done is recorded.
+type Transitions struct {
+	Ledger  Committer
+	Station string
+	Run     int64 // Seq of the run-started event; 0 where there is no run
+	// Reached is told each state change after it is durable; nil is allowed.
+	Reached func(from, to State)
+}
+
+// staged: key and overlay lie in the pack at ref.
+func (t *Transitions) staged(ctx context.Context, rec *Record, key string, public []byte, algorithm string, ref PackRef) error {
+	return t.commit(ctx, rec, Staged, Event{Action: ActionStage, Key: key}, func(next *Record) {
+		next.PublicKey, next.Algorithm, next.Pack = public, algorithm, ref
+		next.Auth = AuthSet{}
+		next.KeysGenerated++
+	})
+}
+
+// preauthorized: the server holds identity and key.
+func (t *Transitions) preauthorized(ctx context.Context, rec *Record, auth AuthSet) error {
+	return t.commit(ctx, rec, Preauthorized, Event{Action: ActionPreauthorize, Auth: auth}, func(next *Record) {
+		next.Auth = auth
+	})
+}
+
+// released: the image is out and was read back. readBack is empty where the
+// image holds no key.
+func (t *Transitions) released(ctx context.Context, rec *Record, out Output, key, readBack string) error {
+	event := Event{Action: ActionRelease, Output: out, Key: key, ReadBack: readBack}
+	return t.commit(ctx, rec, Released, event, func(next *Record) { next.Output = out })
+}
+
+// failed records a device's own failure, which may be a *ConflictError.
+func (t *Transitions) failed(ctx context.Context, rec *Record, cause error) error {
+	to, event := Failed, Event{Action: ActionFail, Reason: cause.Error()}
+	if conflict, ok := errors.AsType[*ConflictError](cause); ok {
+		to, event.Action = Conflicted, ActionConflict
+		event.Auth = AuthSet{DeviceID: conflict.DeviceID, RequestID: conflict.RequestID, HTTPStatus: conflict.HTTPStatus}
+	}
+	return t.commit(ctx, rec, to, event, func(next *Record) { next.Reason = event.Reason })
+}
+
+// strayDestroyed counts a key that was staged and never recorded: nobody knows
+// its public half, so the event names none.
+func (t *Transitions) strayDestroyed(ctx context.Context, rec *Record, key string) error {
+	reason := rec.Reason
+	event := Event{Action: ActionDestroyKey, Key: key, Reason: "made before an interruption, never recorded"}
+	return t.commit(ctx, rec, rec.State, event, func(next *Record) {
+		next.Reason = reason
+		next.KeysGenerated++
+		next.KeysDestroyed++
+	})
+}
+
+// Undone records that a device was taken off the server, which answered with
+// removal, and what became of its key ("" where it wasn't found).
+func (t *Transitions) Undone(ctx context.Context, rec *Record, removal, key string) error {
+	event := Event{Action: ActionUndo, Reason: "server: " + removal, Auth: AuthSet{DeviceID: rec.Auth.DeviceID}}
+	if len(rec.PublicKey) > 0 {
+		event.Key = key
+	}
+	return t.commit(ctx, rec, Undone, event, func(next *Record) {
+		next.Pack, next.Output, next.Auth.Status = PackRef{}, Output{}, ""
+		next.KeysDestroyed = next.KeysGenerated
+	})
+}
+
+// Rekeyed sends a device back to the start of the line. Its old key, of which
+// key says what became, comes off the server before the new one goes on it.
+func (t *Transitions) Rekeyed(ctx context.Context, rec *Record, reason, key string) error {
+	event := Event{Action: ActionRekey, Key: key, Reason: reason, SPKI: rec.Fingerprint(), Algorithm: rec.Algorithm}
+	return t.commit(ctx, rec, Planned, event, func(next *Record) {
+		// A key that the server never confirmed does not displace the one before
+		// it, which may still be there.
+		if rec.Auth.Status != "" || len(rec.Replaces) == 0 {
+			next.Replaces = rec.PublicKey
+		}
+		next.PublicKey, next.Algorithm = nil, ""
+		next.Pack, next.Auth, next.Output = PackRef{}, AuthSet{}, Output{}
+		next.KeysDestroyed = next.KeysGenerated
+	})
+}
+
+// SupersededDestroyed records what became of the key of a device that another
+// lot took over.
+func (t *Transitions) SupersededDestroyed(ctx context.Context, rec *Record, key string) error {
+	event := Event{Action: ActionDestroyKey, Key: key, Reason: "the device was taken over by lot " + rec.Superseded,
+		SPKI: rec.Fingerprint(), Algorithm: rec.Algorithm}
+	station, reason := rec.Station, rec.Reason
+	return t.commit(ctx, rec, rec.State, event, func(next *Record) {
+		next.Station, next.Reason = station, reason
+		next.Pack = PackRef{}
+		next.KeysDestroyed++
+	})
+}
+
+// Flashed returns the event that a device's image was written to a medium and
+// read back: it changes no record. facts must be sorted.
+func (t *Transitions) Flashed(rec *Record, facts []Attr) Event {
+	event := Event{Action: ActionFlash, ReadBack: "match", SPKI: rec.Fingerprint(), Facts: facts}
+	t.describe(rec, &event)
+	return event
+}
+
+// describe says which device an event is about, and who made it in which run.
+func (t *Transitions) describe(rec *Record, event *Event) {
+	event.Station, event.Lot, event.Run = t.Station, rec.Lot, t.Run
+	event.Row, event.Device, event.Attempt = rec.Row, rec.Identity, rec.Attempts
+	event.Serial, _ = rec.Attr("serial")
+}
+
+// commit records a change of rec to the state to, and updates rec when it is
+// durable. An event that names no key is about the key that the record has
+// afterwards, unless a key was destroyed.
+func (t *Transitions) commit(ctx context.Context, rec *Record, to State, event Event, change func(next *Record)) error {
+	next := *rec
+	next.State, next.Reason, next.Station = to, "", t.Station
+	change(&next)
+	t.describe(rec, &event)
+	event.From, event.To = rec.State, to
+	if event.Action != ActionDestroyKey && event.SPKI == "" {
+		event.Algorithm, event.SPKI = next.Algorithm, next.Fingerprint()
+	}
+	err := t.Ledger.Commit(context.WithoutCancel(ctx), Change{From: rec.State, Record: &next, Event: event})
+	if errors.Is(err, ErrLost) {
+		return err
+	}
+	if err != nil {
+		return storageOutage("ledger", err)
+	}
+	from := rec.State
+	*rec = next
+	if t.Reached != nil && from != to {
+		t.Reached(from, to)
+	}
+	return nil
+}
