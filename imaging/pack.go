@@ -2,6 +2,7 @@ package imaging
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -55,6 +56,9 @@ type Pack struct {
 // return. The error is an fs.ErrExist where the file exists.
 func CreatePack(path string, golden [32]byte, goldenBytes int64) (*Pack, error) {
 	header := packHeader{golden: golden, goldenBytes: goldenBytes}
+	if _, err := rand.Read(header.seed[:]); err != nil {
+		return nil, fmt.Errorf("make pack: %w", err)
+	}
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".keymill-pack-*")
 	if err != nil {
@@ -84,7 +88,8 @@ func CreatePack(path string, golden [32]byte, goldenBytes int64) (*Pack, error) 
 // cuts off a torn tail, which may hold bytes of keys, and completes
 // destructions that were interrupted. A pack whose file header is missing is
 // refused with ErrNotPack, one that is open elsewhere with ErrPackInUse, and one
-// of which durable bytes were lost is opened: Entries tells what is damaged.
+// of which durable bytes were lost is opened: Entries and HeaderDamaged tell what
+// is damaged. A pack of version 1 becomes one of version 2, with a UUID.
 func OpenPack(path string) (*Pack, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -141,6 +146,12 @@ func (p *Pack) recover() error {
 	if s.err != nil {
 		return s.err
 	}
+	if p.header.version == packVersion1 && !p.damaged {
+		changed = true
+		if err := p.upgrade(); err != nil {
+			return err
+		}
+	}
 	end := s.end
 	if end < size {
 		changed = true
@@ -155,6 +166,21 @@ func (p *Pack) recover() error {
 	}
 	p.durable = end
 	p.gather = newBatch(end)
+	return nil
+}
+
+// upgrade makes a pack of version 1 one of version 2. The header lies in one
+// sector, so that no crash leaves half of it.
+func (p *Pack) upgrade() error {
+	h := p.header
+	h.version = packVersion
+	if _, err := rand.Read(h.seed[:]); err != nil {
+		return err
+	}
+	if _, err := p.f.WriteAt(h.marshal(), 0); err != nil {
+		return err
+	}
+	p.header = h
 	return nil
 }
 
@@ -219,8 +245,9 @@ func (p *PackReader) Find(ctx context.Context, key [32]byte) (Entry, error) {
 
 // packFile is what reading and writing packs share.
 type packFile struct {
-	f      *os.File
-	header packHeader
+	f       *os.File
+	header  packHeader
+	damaged bool // the header: what is known comes from the first template
 
 	templatesMu sync.Mutex
 	templates   map[int64]*Template // by the offset of their records
@@ -233,8 +260,50 @@ func (p *packFile) init(f *os.File) error {
 	}
 	p.f = f
 	p.templates = make(map[int64]*Template)
-	return p.header.unmarshal(b)
+	err := p.header.unmarshal(b)
+	if err == nil || p.header.version != 0 && errors.Is(err, ErrNotPack) {
+		return err
+	}
+	if !p.salvage() {
+		return err
+	}
+	p.damaged = true
+	return nil
 }
+
+// salvageWithin is where a pack whose header is damaged must have its first
+// template, in bytes from its start.
+const salvageWithin = 64 << 20
+
+// salvage learns from the first template what a damaged header doesn't say.
+func (p *packFile) salvage() bool {
+	size, err := p.size()
+	if err != nil {
+		return false
+	}
+	s := newScan(p.f, min(size, salvageWithin))
+	for s.next() {
+		if s.record.kind != recordTemplate || !s.intact {
+			continue
+		}
+		body, _ := bodyOf(s.body)
+		t, err := UnmarshalTemplate(body)
+		if err != nil {
+			return false
+		}
+		p.header = packHeader{version: packVersion, golden: t.Golden, goldenBytes: t.GoldenBytes}
+		return true
+	}
+	return false
+}
+
+// HeaderDamaged reports whether the file's header doesn't check. Entries can be
+// read and destroyed, but UUID is zero.
+func (p *packFile) HeaderDamaged() bool { return p.damaged }
+
+// UUID names the pack: no two packs have the same. It is zero where a pack of
+// version 1 was opened for reading only, or the header is damaged.
+func (p *packFile) UUID() [16]byte { return p.header.uuid() }
 
 func (p *packFile) size() (int64, error) {
 	info, err := p.f.Stat()

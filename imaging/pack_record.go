@@ -2,24 +2,29 @@ package imaging
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 )
 
-// The pack file, version 1. All integers are little endian, all checksums are
+// The pack file, version 2. All integers are little endian, all checksums are
 // CRC-32C (Castagnoli, RFC 3720 appendix B.4).
 //
 // The file header, 64 bytes:
 //
 //	 0  8  magic "KEYMPACK"
-//	 8  4  version, 1
-//	12  4  zero
+//	 8  4  version, 2; in version 1 there are no marks, and the seed is zero
+//	12  4  seed, first half
 //	16 32  SHA-256 of the golden image
 //	48  8  length of the golden image in bytes
-//	56  4  zero
+//	56  4  seed, second half
 //	60  4  checksum of bytes 0 to 59
+//
+// The seed is random. The pack's UUID (RFC 9562, version 8) is made from the
+// SHA-256 of the seed and golden's hash, so that packs of version 1 could get one
+// without any record's moving.
 //
 // Records follow without gaps. A record is a header of 72 bytes and a body:
 //
@@ -27,9 +32,9 @@ import (
 //	 4  4  length of what follows the record's header, in bytes
 //	 8  8  offset of this record from the start of the file
 //	16  8  durable mark: the file was durable up to this offset when the record was written
-//	24  8  entries: offset of the record of the template; templates: zero
-//	32 32  entries: the caller's key; templates: SHA-256 of the body
-//	64  1  type: 1 template, 2 entry
+//	24  8  entries: offset of the record of the template; marks: of the entry; templates: zero
+//	32 32  entries: the caller's key; marks: the entry's; templates: SHA-256 of the body
+//	64  1  type: 1 template, 2 entry, 3 hand-out mark
 //	65  2  zero
 //	67  4  checksum of bytes 0 to 66
 //	71  1  state: 0 live, 255 destroyed
@@ -39,7 +44,7 @@ import (
 // The state is not covered by a checksum, so that destroying an entry changes
 // it with one byte; the body's checksum lies behind it and is zeroed with the
 // body, because it would tell something of a key. A template's body is
-// Template.MarshalBinary. An entry's body is the overlay's slots:
+// Template.MarshalBinary, a mark's is JSON (markBody). An entry's body is the overlay's slots:
 //
 //	uvarint  number of extents, then for each of them
 //	uvarint  offset of the extent, counted from the end of the one before
@@ -51,7 +56,8 @@ import (
 // record behind it bears a durable mark beyond it: then it is damage.
 const (
 	packMagic      = "KEYMPACK"
-	packVersion    = 1
+	packVersion    = 2
+	packVersion1   = 1
 	packHeaderSize = 64
 
 	recordMagic      = "KMR1"
@@ -59,6 +65,7 @@ const (
 	recordStateAt    = recordHeaderSize - 1
 	recordTemplate   = 1
 	recordEntry      = 2
+	recordMark       = 3
 	stateLive        = 0
 	stateDestroyed   = 0xff
 
@@ -83,16 +90,32 @@ var (
 
 // packHeader is the file header.
 type packHeader struct {
+	version     uint32
+	seed        [8]byte // zero in version 1
 	golden      [32]byte
 	goldenBytes int64
+}
+
+// uuid returns the pack's UUID, zero where there is no seed.
+func (h *packHeader) uuid() (id [16]byte) {
+	if h.seed == [8]byte{} {
+		return id
+	}
+	sum := sha256.Sum256(append(h.seed[:], h.golden[:]...))
+	copy(id[:], sum[:])
+	id[6] = id[6]&0x0f | 0x80 // version 8
+	id[8] = id[8]&0x3f | 0x80 // the variant of RFC 9562
+	return id
 }
 
 func (h *packHeader) marshal() []byte {
 	b := make([]byte, packHeaderSize)
 	copy(b, packMagic)
 	binary.LittleEndian.PutUint32(b[8:], packVersion)
+	copy(b[12:], h.seed[:4])
 	copy(b[16:], h.golden[:])
 	binary.LittleEndian.PutUint64(b[48:], uint64(h.goldenBytes))
+	copy(b[56:], h.seed[4:])
 	binary.LittleEndian.PutUint32(b[60:], crc32.Checksum(b[:60], castagnoli))
 	return b
 }
@@ -101,11 +124,17 @@ func (h *packHeader) unmarshal(b []byte) error {
 	if len(b) < packHeaderSize || string(b[:8]) != packMagic {
 		return ErrNotPack
 	}
-	if v := binary.LittleEndian.Uint32(b[8:]); v != packVersion {
-		return fmt.Errorf("%w of version %d, but of version %d", ErrNotPack, packVersion, v)
+	h.version = binary.LittleEndian.Uint32(b[8:])
+	if h.version != packVersion && h.version != packVersion1 {
+		return &Error{Remedy: "Use the version of keymill that made the pack, or a newer one.",
+			Err: fmt.Errorf("%w of version %d or older, but of version %d", ErrNotPack, packVersion, h.version)}
 	}
 	if binary.LittleEndian.Uint32(b[60:]) != crc32.Checksum(b[:60], castagnoli) {
 		return fmt.Errorf("%w: its header doesn't check", ErrPackDamaged)
+	}
+	if h.version == packVersion {
+		copy(h.seed[:4], b[12:])
+		copy(h.seed[4:], b[56:])
 	}
 	copy(h.golden[:], b[16:])
 	h.goldenBytes = int64(binary.LittleEndian.Uint64(b[48:]))
@@ -169,7 +198,7 @@ func (r *record) unmarshal(b []byte, offset, size int64) bool {
 	r.kind = b[64]
 	r.destroyed = b[recordStateAt] == stateDestroyed
 	return r.offset == offset && r.length >= bodyChecksumSize && r.length <= size-offset-recordHeaderSize &&
-		(r.kind == recordTemplate || r.kind == recordEntry)
+		r.kind >= recordTemplate && r.kind <= recordMark
 }
 
 // bodyOf returns the body behind a record's header, if its checksum holds.
