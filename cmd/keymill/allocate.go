@@ -14,6 +14,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 	"keymill/sources"
@@ -74,20 +77,20 @@ local date; {lot}.
 
 func (a *app) allocate(cmd *cobra.Command, lot string, flags allocateFlags) error {
 	if flags.count < 1 {
-		return usagef("--count is %d; it is the number of devices", flags.count)
+		return fault.Usagef("--count is %d; it is the number of devices", flags.count)
 	}
 	ctx := cmd.Context()
 	cfg, err := a.config(cmd, nil)
 	if err != nil {
 		return err
 	}
-	request, err := cfg.allocation(lot, flags)
+	request, err := allocation(cfg, lot, flags)
 	if err != nil {
-		return withCode(exitUsage, err)
+		return fault.As(fault.Usage, err)
 	}
 	output := cmp.Or(flags.output, lot+".csv")
 	if isWorkbook(output) && flags.count >= sources.MaxSheetRows {
-		return usagef("%d devices are more than a sheet has rows; write a .csv", flags.count)
+		return fault.Usagef("%d devices are more than a sheet has rows; write a .csv", flags.count)
 	}
 	if err := freeName(output); err != nil && !flags.dryRun {
 		return err
@@ -104,7 +107,7 @@ func (a *app) allocate(cmd *cobra.Command, lot string, flags allocateFlags) erro
 	}
 	defer known.Close()
 	if _, err := known.Lot(ctx, lot); !errors.Is(err, ledger.ErrNoLot) {
-		return cmp.Or(err, withCode(exitUsage, pipeline.WithHint(fmt.Errorf("the ledger has lot %s already", lot), "Give the new lot another name.")))
+		return cmp.Or(err, fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("the ledger has lot %s already", lot), "Give the new lot another name.")))
 	}
 	request.Taken = heldIn(known, flags.reuse)
 	if flags.dryRun {
@@ -130,7 +133,7 @@ func (a *app) propose(ctx context.Context, register sources.Register, request so
 }
 
 // handOut writes the manifest of what was recorded, and the event.
-func (a *app) handOut(ctx context.Context, cfg *Config, known *ledger.Ledger, granted *sources.Allocation, lot, output string) error {
+func (a *app) handOut(ctx context.Context, cfg *config.Config, known *ledger.Ledger, granted *sources.Allocation, lot, output string) error {
 	var seen ends
 	write := func(w io.Writer) error { return granted.WriteCSV(io.MultiWriter(w, &seen)) }
 	if isWorkbook(output) {
@@ -140,10 +143,10 @@ func (a *app) handOut(ctx context.Context, cfg *Config, known *ledger.Ledger, gr
 	if output == "-" {
 		err = write(a.out)
 	} else {
-		err = writeFile(output, write)
+		err = files.Write(output, write)
 	}
 	if err != nil {
-		return packOutage(pipeline.WithHint(fmt.Errorf("manifest %s: %w", output, err),
+		return fault.StorageOutage(pipeline.WithHint(fmt.Errorf("manifest %s: %w", output, err),
 			"What was handed out stays recorded and is not given again; repair the disk and allocate anew."))
 	}
 	_, err = known.Append(ctx, pipeline.Event{Station: cfg.Audit.Station, Action: pipeline.ActionAllocate, Facts: facts(map[string]string{
@@ -160,12 +163,12 @@ func (a *app) handOut(ctx context.Context, cfg *Config, known *ledger.Ledger, gr
 }
 
 // allocation is what the configuration and the flags ask for.
-func (c *Config) allocation(lot string, flags allocateFlags) (sources.AllocationRequest, error) {
+func allocation(c *config.Config, lot string, flags allocateFlags) (sources.AllocationRequest, error) {
 	request := sources.AllocationRequest{
 		Lot: lot, Count: flags.count, Local: flags.local, Reuse: flags.reuse, Identity: c.Manifest.Identity,
 		SerialFirst: uint64(c.Allocate.SerialFirst), Time: time.Now(), // the factory's day and week, not Greenwich's
 	}
-	if safeName(lot) != lot {
+	if files.SafeName(lot) != lot {
 		return request, fmt.Errorf("%q cannot name a lot: letters, digits, dot, dash and underscore can", lot)
 	}
 	for _, text := range c.Allocate.MACs {
@@ -207,18 +210,18 @@ func freeName(path string) error {
 		return nil
 	}
 	if _, err := os.Lstat(path); err == nil {
-		return withCode(exitUsage, pipeline.WithHint(fmt.Errorf("%s exists already; nothing was allocated", path), "Name another file with -o."))
+		return fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("%s exists already; nothing was allocated", path), "Name another file with -o."))
 	}
 	if _, err := os.Stat(filepath.Dir(path)); err != nil {
-		return withCode(exitUsage, fmt.Errorf("%w; nothing was allocated", err))
+		return fault.As(fault.Usage, fmt.Errorf("%w; nothing was allocated", err))
 	}
 	return nil
 }
 
 // allocateFault: what is not the ledger's fault is the request's.
 func allocateFault(err error) error {
-	if exitCode(err) == exitInternal {
-		return withCode(exitUsage, err)
+	if fault.KindOf(err) == fault.Internal {
+		return fault.As(fault.Usage, err)
 	}
 	return err
 }

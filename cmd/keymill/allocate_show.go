@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"keymill/cmd/keymill/internal/say"
 	"keymill/sources"
 )
 
@@ -29,7 +30,7 @@ type allocRange struct {
 
 func (a *app) printAllocation(lot, output string, granted *sources.Allocation, seen *ends) error {
 	if granted.Low() {
-		fmt.Fprintf(a.err, "The pool has room for %s only: fewer than three more lots of this size. Order or configure more.\n", count(int(granted.Left), "further device"))
+		fmt.Fprintf(a.err, "The pool has room for %s only: fewer than three more lots of this size. Order or configure more.\n", say.Count(int(granted.Left), "further device"))
 	}
 	if a.json {
 		result := allocated{Lot: lot, Devices: granted.Count, Manifest: output, First: seen.first(), Last: seen.last(), Left: granted.Left, Low: granted.Low()}
@@ -42,8 +43,8 @@ func (a *app) printAllocation(lot, output string, granted *sources.Allocation, s
 	if output == "" {
 		done = "Would write"
 	}
-	a.printf("%s: %s of lot %s\n  first  %s\n  last   %s\n", done, count(granted.Count, "device"), lot, seen.first(), seen.last())
-	a.printf("%s left after that.\n", count(int(granted.Left), "device"))
+	a.printf("%s: %s of lot %s\n  first  %s\n  last   %s\n", done, say.Count(granted.Count, "device"), lot, seen.first(), seen.last())
+	a.printf("%s left after that.\n", say.Count(int(granted.Left), "device"))
 	return nil
 }
 

@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 	"keymill/sources"
@@ -23,7 +25,7 @@ type takenBack struct {
 // one, undo does, as its keys must go first.
 func (a *app) deallocate(cmd *cobra.Command, lot string, flags allocateFlags) error {
 	if flags.count != 0 || flags.output != "" || flags.reuse {
-		return usagef("--undo takes back; it does not go with --count, --output or --reuse")
+		return fault.Usagef("--undo takes back; it does not go with --count, --output or --reuse")
 	}
 	ctx := cmd.Context()
 	known, err := a.openLedger(cmd)
@@ -33,7 +35,7 @@ func (a *app) deallocate(cmd *cobra.Command, lot string, flags allocateFlags) er
 	defer known.Close()
 	if _, err := known.Lot(ctx, lot); !errors.Is(err, ledger.ErrNoLot) {
 		if err == nil {
-			err = withCode(exitUsage, pipeline.WithHint(fmt.Errorf("lot %s was planned; nothing was changed", lot), "`keymill undo %s` takes it back, its keys and identifiers.", lot))
+			err = fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("lot %s was planned; nothing was changed", lot), "`keymill undo %s` takes it back, its keys and identifiers.", lot))
 		}
 		return err
 	}
@@ -48,7 +50,7 @@ func (a *app) deallocate(cmd *cobra.Command, lot string, flags allocateFlags) er
 		}
 	}
 	if len(result.Ranges) == 0 {
-		return usagef("lot %s has nothing that was allocated", lot)
+		return fault.Usagef("lot %s has nothing that was allocated", lot)
 	}
 	if !flags.dryRun {
 		if err := a.takeBack(cmd, known, lot, len(result.Ranges)); err != nil {
@@ -63,10 +65,10 @@ func (a *app) deallocate(cmd *cobra.Command, lot string, flags allocateFlags) er
 		a.printf("%s\n", r)
 	}
 	if flags.dryRun {
-		a.printf("%s of lot %s; nothing was changed\n", count(len(result.Ranges), "range"), lot)
+		a.printf("%s of lot %s; nothing was changed\n", say.Count(len(result.Ranges), "range"), lot)
 		return nil
 	}
-	a.printf("%s taken back from lot %s. Its manifest must not be run any more.\n", count(len(result.Ranges), "range"), lot)
+	a.printf("%s taken back from lot %s. Its manifest must not be run any more.\n", say.Count(len(result.Ranges), "range"), lot)
 	return nil
 }
 

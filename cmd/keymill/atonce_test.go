@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"keymill/cmd/keymill/internal/fault"
 	"keymill/imaging"
 	"keymill/pipeline"
 	"keymill/pipeline/mender/sandbox"
@@ -42,8 +43,8 @@ func TestStorageHints(t *testing.T) {
 		{fmt.Errorf("x: %w", imaging.ErrPackInUse), "Another keymill"},
 		{pipeline.WithHint(fs.ErrPermission, "ask Ann"), "ask Ann"},
 	} {
-		if err := packOutage(test.err); exitCode(err) != exitStorage || !strings.Contains(hintOf(err), test.want) {
-			t.Errorf("%v: code %d, hint %q", test.err, exitCode(err), hintOf(err))
+		if err := fault.StorageOutage(test.err); exitCode(err) != exitStorage || !strings.Contains(fault.Hint(err), test.want) {
+			t.Errorf("%v: code %d, hint %q", test.err, exitCode(err), fault.Hint(err))
 		}
 	}
 }

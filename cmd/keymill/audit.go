@@ -9,6 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/logs"
 	"keymill/pipeline"
 	"keymill/reports"
 )
@@ -39,7 +42,7 @@ Give it to the auditor before the first lot, by a way that the factory does not 
 			if err != nil {
 				return err
 			}
-			key, err := a.signer(cmd.Context(), cfg, cfg.Log.logger(a.err))
+			key, err := a.signer(cmd.Context(), cfg, logs.New(cfg.Log, a.err))
 			if err != nil {
 				return err
 			}
@@ -74,24 +77,24 @@ func (t *trustFlags) add(cmd *cobra.Command) {
 
 func (t *trustFlags) load() (trust reports.Trust, err error) {
 	if len(t.keys) == 0 {
-		return trust, withCode(exitUsage, pipeline.WithHint(errors.New("no key to trust"),
+		return trust, fault.As(fault.Usage, pipeline.WithHint(errors.New("no key to trust"),
 			"Give --key FILE with the station's public key, got from `keymill audit key` on the station and not from the bundle."))
 	}
 	for _, name := range t.keys {
 		data, err := os.ReadFile(name)
 		if err != nil {
-			return trust, withCode(exitUsage, err)
+			return trust, fault.As(fault.Usage, err)
 		}
 		key, err := reports.ParsePublicKey(data)
 		if err != nil {
-			return trust, usagef("%s: %w", name, err)
+			return trust, fault.Usagef("%s: %w", name, err)
 		}
 		trust.Keys = append(trust.Keys, key)
 	}
 	for _, name := range t.since {
 		data, err := os.ReadFile(name)
 		if err != nil {
-			return trust, withCode(exitUsage, err)
+			return trust, fault.As(fault.Usage, err)
 		}
 		trust.Since = append(trust.Since, data)
 	}
@@ -101,20 +104,20 @@ func (t *trustFlags) load() (trust reports.Trust, err error) {
 	for _, name := range t.authorities {
 		data, err := os.ReadFile(name)
 		if err != nil {
-			return trust, withCode(exitUsage, err)
+			return trust, fault.As(fault.Usage, err)
 		}
 		if !trust.Authorities.AppendCertsFromPEM(data) {
-			return trust, usagef("%s holds no certificate", name)
+			return trust, fault.Usagef("%s holds no certificate", name)
 		}
 	}
 	for _, name := range t.witnesses {
 		data, err := os.ReadFile(name)
 		if err != nil {
-			return trust, withCode(exitUsage, err)
+			return trust, fault.As(fault.Usage, err)
 		}
 		witness, err := reports.ParseWitness(string(data))
 		if err != nil {
-			return trust, usagef("%s: %w", name, err)
+			return trust, fault.Usagef("%s: %w", name, err)
 		}
 		trust.Witnesses = append(trust.Witnesses, witness)
 	}
@@ -147,7 +150,7 @@ what exactly is wrong.`,
 				a.printVerified(report)
 			}
 			if err == nil && !report.OK() {
-				err = told(exitEvidence, "the evidence does not verify")
+				err = fault.Told(fault.Evidence, "the evidence does not verify")
 			}
 			return err
 		},
@@ -163,7 +166,7 @@ func auditFault(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return withCode(exitEvidence, err)
+	return fault.As(fault.Evidence, err)
 }
 
 func (a *app) printVerified(r *reports.Report) {
@@ -193,7 +196,7 @@ func (a *app) auditProofCmd() *cobra.Command {
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output == "" {
-				return usagef("audit proof needs -o FILE, or -o - for standard output")
+				return fault.Usagef("audit proof needs -o FILE, or -o - for standard output")
 			}
 			proof, err := a.prove(cmd, args[0], args[1], bundle)
 			if err != nil {
@@ -203,7 +206,7 @@ func (a *app) auditProofCmd() *cobra.Command {
 				_, err := a.out.Write(proof.Marshal())
 				return err
 			}
-			return storage(writeFile(output, func(w io.Writer) error { _, err := w.Write(proof.Marshal()); return err }))
+			return fault.Disk(files.Write(output, func(w io.Writer) error { _, err := w.Write(proof.Marshal()); return err }))
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "file to write, or - for standard output")
@@ -230,7 +233,7 @@ func (a *app) prove(cmd *cobra.Command, lotName, device, bundle string) (*report
 	if err != nil {
 		return nil, err
 	}
-	key, err := a.signer(ctx, known.cfg, known.cfg.Log.logger(a.err))
+	key, err := a.signer(ctx, known.cfg, logs.New(known.cfg.Log, a.err))
 	if err != nil {
 		return nil, err
 	}
@@ -248,7 +251,7 @@ func (a *app) auditVerifyDeviceCmd() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if proof == "" {
-				return usagef("audit verify-device needs --proof FILE")
+				return fault.Usagef("audit verify-device needs --proof FILE")
 			}
 			trust, err := flags.load()
 			if err != nil {
@@ -256,7 +259,7 @@ func (a *app) auditVerifyDeviceCmd() *cobra.Command {
 			}
 			data, err := os.ReadFile(proof)
 			if err != nil {
-				return withCode(exitUsage, err)
+				return fault.As(fault.Usage, err)
 			}
 			spki, err := keyOfImage(cmd.Context(), image, path)
 			if err != nil {
@@ -315,7 +318,7 @@ func (a *app) printDevice(d *reports.Device, withImage bool) error {
 		}
 	}
 	if !d.OK() {
-		return told(exitEvidence, "the proof does not hold")
+		return fault.Told(fault.Evidence, "the proof does not hold")
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/fault"
 	"keymill/reports"
 )
 
@@ -52,7 +53,7 @@ func (a *app) auditKeys(cmd *cobra.Command, lots, lists []string) error {
 	for _, name := range lists {
 		file, err := os.Open(name)
 		if err != nil {
-			return withCode(exitUsage, err)
+			return fault.As(fault.Usage, err)
 		}
 		defer file.Close()
 		readers = append(readers, file)
@@ -67,7 +68,7 @@ func (a *app) auditKeys(cmd *cobra.Command, lots, lists []string) error {
 		a.printKeyAudit(report)
 	}
 	if err == nil && len(report.Findings) > 0 {
-		err = told(exitEvidence, "%d weak keys", len(report.Findings))
+		err = fault.Told(fault.Evidence, "%d weak keys", len(report.Findings))
 	}
 	return err
 }

@@ -13,6 +13,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/logs"
 	"keymill/pipeline"
 )
 
@@ -58,7 +62,7 @@ manifests, and ends with 0 when it is stopped while idle.
 type batch struct {
 	app     *app
 	cmd     *cobra.Command
-	cfg     *Config
+	cfg     *config.Config
 	log     *slog.Logger
 	folder  *dropFolder
 	meter   *meter
@@ -66,7 +70,7 @@ type batch struct {
 	systemd *systemd
 	drain   <-chan struct{}
 
-	worst   int                  // exit code
+	worst   fault.Kind
 	retryAt map[string]time.Time // by lot; when watch takes it up again
 	failed  map[string]string    // by lot; the failure that was told last
 	rest    time.Time            // until when watch leaves everything alone, after an outage
@@ -109,21 +113,21 @@ func (a *app) openBatch(cmd *cobra.Command, dir string) (b *batch, held io.Close
 		return nil, nil, err
 	}
 	if cfg.Out != "" {
-		return nil, nil, withCode(exitUsage, pipeline.WithHint(errors.New("out is set, but a batch has many lots"),
+		return nil, nil, fault.As(fault.Usage, pipeline.WithHint(errors.New("out is set, but a batch has many lots"),
 			"Leave it out: the products of each lot go to out/LOT, below the folder that keymill runs in."))
 	}
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		return nil, nil, withCode(exitUsage, pipeline.WithHint(fmt.Errorf("there is no folder %s", dir),
+		return nil, nil, fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("there is no folder %s", dir),
 			"Make it; batch makes the folders in it: in, work, done, refused."))
 	}
-	b = &batch{app: a, cmd: cmd, cfg: cfg, log: cfg.Log.logger(a.err), retryAt: map[string]time.Time{}, failed: map[string]string{}}
+	b = &batch{app: a, cmd: cmd, cfg: cfg, log: logs.New(cfg.Log, a.err), retryAt: map[string]time.Time{}, failed: map[string]string{}}
 	if b.folder, err = openDropFolder(dir); err != nil {
 		return nil, nil, err
 	}
 	if b.outbox, err = a.openOutbox(cfg.Notify, b.folder, b.log); err != nil {
 		return nil, nil, err
 	}
-	lock, err := lockFile(b.folder.state("lock"), b.folder.root)
+	lock, err := files.Lock(b.folder.state("lock"), b.folder.root)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -165,7 +169,7 @@ func (b *batch) loop(ctx context.Context, watch bool) error {
 		}
 		switch {
 		case b.stopped(ctx):
-			b.worst = b.stoppedCode(watch)
+			b.worst = b.stoppedKind(watch)
 			return nil
 		case !watch:
 			return nil
@@ -175,18 +179,18 @@ func (b *batch) loop(ctx context.Context, watch bool) error {
 	}
 }
 
-// stoppedCode is the exit code of a batch that was told to stop. To be stopped
+// stoppedKind is how a batch ends that was told to stop. To be stopped
 // between two lots is the usual end of one that watches.
-func (b *batch) stoppedCode(watch bool) int {
+func (b *batch) stoppedKind(watch bool) fault.Kind {
 	switch {
-	case b.worst == exitInterrupted:
-		return exitInterrupted
+	case b.worst == fault.Interrupted:
+		return fault.Interrupted
 	case watch:
-		return 0
+		return fault.None
 	}
 	unfinished, err := b.folder.unfinished()
 	if err != nil || len(unfinished)+countManifests(b.folder.in()) > 0 {
-		return exitInterrupted
+		return fault.Interrupted
 	}
 	return b.worst
 }
@@ -299,29 +303,29 @@ func (b *batch) mindDrain(ctx context.Context, stop context.CancelFunc) {
 // end writes the last metrics and returns the error for the exit code.
 func (b *batch) end(ctx context.Context, err error) error {
 	ctx = context.WithoutCancel(ctx)
-	code := b.worst
+	kind := b.worst
 	if err != nil {
-		code = exitCode(err)
+		kind = fault.KindOf(err)
 	}
-	if code == 0 {
+	if kind == fault.None {
 		if err := b.folder.succeeded(); err != nil {
 			b.log.Warn("the time of this success is not noted", "error", err)
 		}
 		b.meter.success.Set(seconds(b.folder.lastSuccess()))
 	}
 	b.meter.running.Set(0)
-	b.meter.exitCode.Set(float64(code))
+	b.meter.exitCode.Set(float64(kind.ExitCode()))
 	b.show(ctx, true)
 	if err := b.meter.push(ctx, time.Now(), true); err != nil {
 		b.log.Warn("metrics", "error", err)
 	}
 	switch {
-	case err != nil || code == 0:
+	case err != nil || kind == fault.None:
 		return err
-	case code == exitInterrupted:
-		return withCode(exitInterrupted, context.Canceled)
+	case kind == fault.Interrupted:
+		return fault.As(fault.Interrupted, context.Canceled)
 	}
-	return told(code, "the worst of the batch's lots ended with %d", code)
+	return fault.Told(kind, "the worst of the batch's lots ended with %d", kind.ExitCode())
 }
 
 // beatEvery is how often metrics are written while a lot is under way.

@@ -10,6 +10,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
 )
 
 // dropFolder is where batch finds manifests and puts what became of them:
@@ -48,7 +51,7 @@ func openDropFolder(root string) (*dropFolder, error) {
 		return nil, err
 	}
 	f := &dropFolder{root: root, seen: map[string]look{}, odd: map[string]bool{}}
-	return f, makeDirs(f.in(), f.path("work"), f.path("done"), f.path("refused"), f.state("outbox"))
+	return f, files.MakeDirs(f.in(), f.path("work"), f.path("done"), f.path("refused"), f.state("outbox"))
 }
 
 func (f *dropFolder) path(name ...string) string {
@@ -70,7 +73,7 @@ func isManifest(name string) bool {
 func (f *dropFolder) unfinished() ([]dropped, error) {
 	lots, err := os.ReadDir(f.path("work"))
 	if err != nil {
-		return nil, packOutage(err)
+		return nil, fault.StorageOutage(err)
 	}
 	var list []dropped
 	for _, lot := range lots {
@@ -79,7 +82,7 @@ func (f *dropFolder) unfinished() ([]dropped, error) {
 		}
 		files, err := os.ReadDir(f.path("work", lot.Name()))
 		if err != nil {
-			return nil, packOutage(err)
+			return nil, fault.StorageOutage(err)
 		}
 		for _, file := range files {
 			if isManifest(file.Name()) {
@@ -95,7 +98,7 @@ func (f *dropFolder) unfinished() ([]dropped, error) {
 func (f *dropFolder) look(now time.Time, settle time.Duration) (ready []dropped, unsettled int, err error) {
 	entries, err := os.ReadDir(f.in())
 	if err != nil {
-		return nil, 0, packOutage(err)
+		return nil, 0, fault.StorageOutage(err)
 	}
 	seen, odd := map[string]look{}, map[string]bool{}
 	for _, entry := range entries {
@@ -104,7 +107,7 @@ func (f *dropFolder) look(now time.Time, settle time.Duration) (ready []dropped,
 			continue
 		}
 		if err != nil {
-			return nil, 0, packOutage(err)
+			return nil, 0, fault.StorageOutage(err)
 		}
 		if !info.Mode().IsRegular() {
 			odd[entry.Name()] = true
@@ -120,7 +123,7 @@ func (f *dropFolder) look(now time.Time, settle time.Duration) (ready []dropped,
 			unsettled++
 			continue
 		}
-		ready = append(ready, dropped{path, lotName(entry.Name())})
+		ready = append(ready, dropped{path, files.LotName(entry.Name())})
 	}
 	f.seen, f.odd = seen, odd
 	slices.SortStableFunc(ready, func(a, b dropped) int { return strings.Compare(a.name(), b.name()) })
@@ -130,11 +133,11 @@ func (f *dropFolder) look(now time.Time, settle time.Duration) (ready []dropped,
 // finish moves a manifest and a copy of its lot's report to done/LOT.
 func (f *dropFolder) finish(d dropped, report string) (string, error) {
 	done := f.path("done", d.lot)
-	err := inOrder(
+	err := files.InOrder(
 		func() error { return f.putReport(d.lot, report) },
-		func() error { return move(d.path, filepath.Join(done, d.name())) })
+		func() error { return files.Move(d.path, filepath.Join(done, d.name())) })
 	if err != nil {
-		return "", packOutage(fmt.Errorf("lot %s is closed, but not put away: %w", d.lot, err))
+		return "", fault.StorageOutage(fmt.Errorf("lot %s is closed, but not put away: %w", d.lot, err))
 	}
 	f.leave(d)
 	return done, nil
@@ -145,30 +148,20 @@ func (f *dropFolder) putReport(lot, report string) error {
 	done := f.path("done", lot)
 	part := filepath.Join(done, ".report.part")
 	final := filepath.Join(done, "report")
-	steps := []func() error{func() error { return makeDirs(done) }}
-	if exists(report) {
+	steps := []func() error{func() error { return files.MakeDirs(done) }}
+	if files.Exists(report) {
 		steps = append(steps,
 			func() error { return os.RemoveAll(part) },
-			func() error { return copyTree(part, report) },
+			func() error { return files.CopyTree(part, report) },
 			func() error { return os.RemoveAll(final) },
 			func() error { return os.Rename(part, final) })
 	}
-	return inOrder(steps...)
+	return files.InOrder(steps...)
 }
 
 // leave removes a lot's folder in work/ once it is empty; a folder that is left
 // over harms nobody.
 func (f *dropFolder) leave(d dropped) { os.Remove(f.path("work", d.lot)) }
-
-// inOrder does one step after the other until one fails.
-func inOrder(steps ...func() error) error {
-	for _, step := range steps {
-		if err := step(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 // refusedAs returns where a refused manifest goes. An older one of the same name
 // keeps its place.
@@ -176,7 +169,7 @@ func (f *dropFolder) refusedAs(d dropped) string {
 	ext := filepath.Ext(d.name())
 	base := strings.TrimSuffix(d.name(), ext)
 	target := f.path("refused", d.name())
-	for n := 2; exists(target); n++ {
+	for n := 2; files.Exists(target); n++ {
 		target = f.path("refused", fmt.Sprintf("%s.%d%s", base, n, ext))
 	}
 	return target
@@ -186,12 +179,12 @@ func (f *dropFolder) refusedAs(d dropped) string {
 // wrong with it.
 func (f *dropFolder) refuse(d dropped, text, json func(io.Writer) error) (string, error) {
 	target := f.refusedAs(d)
-	err := inOrder(
-		func() error { return writeFile(target+".problems.txt", text) },
-		func() error { return writeFile(target+".problems.json", json) },
-		func() error { return move(d.path, target) })
+	err := files.InOrder(
+		func() error { return files.Write(target+".problems.txt", text) },
+		func() error { return files.Write(target+".problems.json", json) },
+		func() error { return files.Move(d.path, target) })
 	if err != nil {
-		return "", packOutage(fmt.Errorf("refused manifest %s: %w", d.name(), err))
+		return "", fault.StorageOutage(fmt.Errorf("refused manifest %s: %w", d.name(), err))
 	}
 	f.leave(d)
 	return target, nil
@@ -214,7 +207,7 @@ func countManifests(dir string) int {
 
 // succeeded notes that a batch ended with nothing left over.
 func (f *dropFolder) succeeded() error {
-	return writeFile(f.state("last-success"), func(w io.Writer) error {
+	return files.Write(f.state("last-success"), func(w io.Writer) error {
 		_, err := fmt.Fprintln(w, time.Now().UTC().Format(time.RFC3339))
 		return err
 	})
@@ -227,31 +220,4 @@ func (f *dropFolder) lastSuccess() time.Time {
 		return time.Time{}
 	}
 	return info.ModTime()
-}
-
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
-}
-
-// copyTree copies a folder of plain files; folders are 0700, files 0600.
-func copyTree(to, from string) error {
-	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(from, path)
-		if err != nil {
-			return err
-		}
-		if entry.IsDir() {
-			return os.MkdirAll(filepath.Join(to, name), 0o700)
-		}
-		file, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer file.Close()
-		return writeFile(filepath.Join(to, name), func(w io.Writer) error { _, err := io.Copy(w, file); return err })
-	})
 }

@@ -11,6 +11,9 @@ import (
 	"strconv"
 	"time"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 	"keymill/sources"
@@ -34,6 +37,7 @@ type lotResult struct {
 	Hint     string           `json:"hint,omitempty"`
 	Totals   *pipeline.Totals `json:"totals,omitempty"`
 	Moved    string           `json:"moved,omitempty"`
+	kind     fault.Kind
 	problems int
 	late     bool // the manifest was changed after its lot was planned
 }
@@ -63,16 +67,17 @@ func (b *batch) conclude(ctx context.Context, d dropped, runErr error) (err erro
 	if errors.Is(runErr, context.Canceled) {
 		says.err = io.Discard // the batch says so, at its own end
 	}
-	r := lotResult{Lot: d.lot, Manifest: d.name(), ExitCode: report(says, runErr)}
+	r := lotResult{Lot: d.lot, Manifest: d.name(), kind: report(says, runErr)}
+	r.ExitCode = r.kind.ExitCode()
 	if runErr != nil {
-		r.Error, r.Hint = runErr.Error(), hintOf(runErr)
+		r.Error, r.Hint = runErr.Error(), fault.Hint(runErr)
 	}
-	if r.Outcome = outcomeOf(r.ExitCode); r.Outcome == outcomeFailed {
+	if r.Outcome = outcomeOf(r.kind); r.Outcome == outcomeFailed {
 		b.retryAt[d.lot] = time.Now().Add(b.cfg.Batch.Retry)
 	}
 	// What the lot came to is put down also when the batch was told to stop.
 	err = b.settle(context.WithoutCancel(ctx), d, &r)
-	b.worst = worse(b.worst, r.ExitCode)
+	b.worst = worse(b.worst, r.kind)
 	b.meter.ended(r.Outcome)
 	if err != nil {
 		return err
@@ -90,13 +95,13 @@ func (b *batch) conclude(ctx context.Context, d dropped, runErr error) (err erro
 	return err
 }
 
-func outcomeOf(code int) string {
-	switch code {
-	case 0:
+func outcomeOf(kind fault.Kind) string {
+	switch kind {
+	case fault.None:
 		return outcomeClosed
-	case exitManifest:
+	case fault.Manifest:
 		return outcomeRefused
-	case exitInterrupted:
+	case fault.Interrupted:
 		return outcomeStopped
 	}
 	return outcomeFailed
@@ -106,17 +111,14 @@ func outcomeOf(code int) string {
 // for them, too. What is wrong with a disk is found quickly, and can be one
 // lot's own trouble, which must not keep the others back night after night.
 func outOfOrder(err error) bool {
-	if err == nil {
-		return false
-	}
-	code := exitCode(err)
-	return code == exitServer || code == exitHSM
+	kind := fault.KindOf(err)
+	return kind == fault.Server || kind == fault.HSM
 }
 
-// severity orders exit codes; 130 beats all, as the batch is not at its end.
-var severity = []int{0, exitManifest, exitDevices, exitUsage, exitServer, exitHSM, exitStorage, exitInternal, exitInterrupted}
+// severity orders how lots end; an interrupt beats all, as the batch is not at its end.
+var severity = []fault.Kind{fault.None, fault.Manifest, fault.Devices, fault.Usage, fault.Server, fault.HSM, fault.Storage, fault.Internal, fault.Interrupted}
 
-func worse(a, b int) int {
+func worse(a, b fault.Kind) fault.Kind {
 	if slices.Index(severity, b) > slices.Index(severity, a) {
 		return b
 	}
@@ -150,9 +152,9 @@ func (b *batch) settle(ctx context.Context, d dropped, r *lotResult) error {
 			return err
 		}
 		report := filepath.Join(lot.Out, "report")
-		if sum, err := fileSHA256(ctx, d.path); err != nil || sum != lot.ManifestSHA256 {
-			return inOrder(
-				func() error { return storage(err) },
+		if sum, err := files.SHA256(ctx, d.path); err != nil || sum != lot.ManifestSHA256 {
+			return files.InOrder(
+				func() error { return fault.Disk(err) },
 				func() error { return b.folder.putReport(d.lot, report) },
 				func() error { return b.refuseChanged(ctx, d, r, *n, lot.Devices) })
 		}
@@ -239,18 +241,19 @@ func (b *batch) refuse(ctx context.Context, d dropped, r *lotResult, n *notifica
 		return err
 	}
 	var err error
-	r.Moved, err = b.folder.refuse(d, report.text, func(w io.Writer) error { return writeJSON(w, report) })
+	r.Moved, err = b.folder.refuse(d, report.text, func(w io.Writer) error { return say.JSON(w, report) })
 	return err
 }
 
 // refuseChanged refuses a manifest that was still being written when its lot was
 // planned: what came after that is in no lot.
 func (b *batch) refuseChanged(ctx context.Context, d dropped, r *lotResult, n notification, devices int) error {
-	err := withCode(exitManifest, pipeline.WithHint(
-		fmt.Errorf("the manifest was changed after it was taken: lot %s was made, and closed, of the %s that it had then", d.lot, count(devices, "device")),
+	err := fault.As(fault.Manifest, pipeline.WithHint(
+		fmt.Errorf("the manifest was changed after it was taken: lot %s was made, and closed, of the %s that it had then", d.lot, say.Count(devices, "device")),
 		"Drop the rows that are missing under another name; write NAME.csv.part and rename it when it is complete."))
 	r.late = true
-	r.Outcome, r.ExitCode, r.Error, r.Hint = outcomeRefused, report(b.app.stdio, err), err.Error(), hintOf(err)
+	r.kind = report(b.app.stdio, err)
+	r.Outcome, r.ExitCode, r.Error, r.Hint = outcomeRefused, r.kind.ExitCode(), err.Error(), fault.Hint(err)
 	n.Time = time.Now().UTC()
 	n.ExitCode, n.Error, n.Hint = r.ExitCode, r.Error, r.Hint
 	return b.refuse(ctx, d, r, &n, fmt.Sprintf("refused-%d-%s", n.Time.UnixMicro(), d.lot))
@@ -292,7 +295,7 @@ func (r refusal) text(w io.Writer) error {
 		fmt.Fprintln(w, p)
 	}
 	if r.More > 0 {
-		fmt.Fprintf(w, "%s more; `keymill check` lists all\n", count(r.More, "problem"))
+		fmt.Fprintf(w, "%s more; `keymill check` lists all\n", say.Count(r.More, "problem"))
 	}
 	_, err := fmt.Fprintln(w, next)
 	return err

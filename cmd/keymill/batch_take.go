@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,6 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
 	"keymill/pipeline"
 )
 
@@ -23,40 +24,18 @@ func (f *dropFolder) take(d dropped) (taken dropped, ok bool, err error) {
 		return d, false, nil
 	}
 	taken = dropped{filepath.Join(dir, d.name()), d.lot}
-	err = inOrder(
+	err = files.InOrder(
 		func() error { return os.MkdirAll(dir, 0o700) },
-		func() error { return move(d.path, taken.path) })
+		func() error { return files.Move(d.path, taken.path) })
 	if err != nil {
 		f.leave(d)
 		hint := ""
 		if errors.Is(err, fs.ErrPermission) {
 			hint = fmt.Sprintf("Let keymill's user write in %s; where that folder has the sticky bit, it must own the manifest, too.", f.in())
 		}
-		return d, false, packOutage(pipeline.WithHint(fmt.Errorf("manifest %s cannot be taken: %w", d.name(), err), "%s", hint))
+		return d, false, fault.StorageOutage(pipeline.WithHint(fmt.Errorf("manifest %s cannot be taken: %w", d.name(), err), "%s", hint))
 	}
 	return taken, true, nil
-}
-
-// move renames a manifest, or copies it where in/, done/ or refused/ is a file
-// system of its own, such as a share. A crash in between leaves both: the same
-// manifest twice is one lot.
-func move(from, to string) error {
-	err := os.Rename(from, to)
-	if !errors.Is(err, syscall.EXDEV) {
-		return err
-	}
-	file, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	if err := writeFile(to, func(w io.Writer) error { _, err := io.Copy(w, file); return err }); err != nil {
-		return err
-	}
-	if err := os.Remove(from); err != nil {
-		return errors.Join(err, os.Remove(to))
-	}
-	return nil
 }
 
 // writerPatience is how old a manifest must be to be taken although somebody

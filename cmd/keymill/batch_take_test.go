@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"keymill/cmd/keymill/internal/files"
 	"keymill/pipeline/mender/sandbox"
 )
 
@@ -114,7 +115,7 @@ func TestBatchLateRows(t *testing.T) {
 	if err != nil || !bytes.Contains(report, []byte("of the 3 devices that it had then")) || bytes.Contains(report, []byte("Nothing was changed")) {
 		t.Errorf("%v: the report says\n%s", err, report)
 	}
-	if b.worst != exitManifest || n.lies("work", "a") || n.lies("done", "a", "a.csv") || !n.lies("done", "a", "report", "devices.csv") {
+	if b.worst.ExitCode() != exitManifest || n.lies("work", "a") || n.lies("done", "a", "a.csv") || !n.lies("done", "a", "report", "devices.csv") {
 		t.Errorf("code %d; work/a: %v, its report: %v", b.worst, n.lies("work", "a"), n.lies("done", "a", "report", "devices.csv"))
 	}
 }
@@ -159,10 +160,10 @@ func TestMoveAcross(t *testing.T) {
 	if err := os.Link(from, to); !errors.Is(err, syscall.EXDEV) {
 		lacking(t, "/dev/shm is no other file system: %v", err)
 	}
-	if err := move(from, to); err != nil {
+	if err := files.Move(from, to); err != nil {
 		t.Fatal(err)
 	}
-	if text, err := os.ReadFile(to); err != nil || string(text) != "mac\n" || exists(from) {
-		t.Errorf("%v: %q came; the old one is there: %v", err, text, exists(from))
+	if text, err := os.ReadFile(to); err != nil || string(text) != "mac\n" || files.Exists(from) {
+		t.Errorf("%v: %q came; the old one is there: %v", err, text, files.Exists(from))
 	}
 }

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
 	"keymill/pipeline/mender/sandbox"
 )
 
@@ -76,7 +78,7 @@ func (n *night) command(more ...string) (cmd *exec.Cmd, log func() string) {
 }
 
 func (n *night) lies(path ...string) bool {
-	return exists(filepath.Join(append([]string{n.drop}, path...)...))
+	return files.Exists(filepath.Join(append([]string{n.drop}, path...)...))
 }
 
 // until polls a condition that must come true.
@@ -303,11 +305,11 @@ func TestBatchFolderAgain(t *testing.T) {
 	for name, want := range map[string]bool{
 		"a.csv": true, "report/devices.csv": true, "report/log/nodes": true, "report/old": false, ".report.part": false,
 	} {
-		if exists(filepath.Join(done, name)) != want {
+		if files.Exists(filepath.Join(done, name)) != want {
 			t.Errorf("%s: there is %v", name, !want)
 		}
 	}
-	if exists(f.path("work", "a")) {
+	if files.Exists(f.path("work", "a")) {
 		t.Error("the lot's folder in work/ is left over")
 	}
 	nothing := func(io.Writer) error { return nil }
@@ -315,7 +317,7 @@ func TestBatchFolderAgain(t *testing.T) {
 		must(os.WriteFile(filepath.Join(f.in(), "b.csv"), nil, 0o600))
 		moved, err := f.refuse(dropped{filepath.Join(f.in(), "b.csv"), "b"}, nothing, nothing)
 		must(err)
-		if moved != f.path("refused", want) || !exists(moved+".problems.txt") || !exists(moved+".problems.json") {
+		if moved != f.path("refused", want) || !files.Exists(moved+".problems.txt") || !files.Exists(moved+".problems.json") {
 			t.Errorf("refused to %s, want %s", moved, want)
 		}
 	}
@@ -355,7 +357,7 @@ func TestBatchOutage(t *testing.T) {
 }
 
 func TestBatchWorse(t *testing.T) {
-	order := []int{0, 3, 4, 2, 5, 6, 7, 1, 130}
+	order := []fault.Kind{fault.None, fault.Manifest, fault.Devices, fault.Usage, fault.Server, fault.HSM, fault.Storage, fault.Internal, fault.Interrupted}
 	for i, low := range order {
 		for _, high := range order[i:] {
 			if worse(low, high) != high || worse(high, low) != high {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/config"
 	"keymill/pipeline/ledger"
 )
 
@@ -15,20 +16,20 @@ import (
 // the ledger, the few words that a setting can be.
 func (a *app) complete(root *cobra.Command) {
 	words := map[string][]string{}
-	for _, c := range (&Config{}).choices() {
-		words[c.name] = c.allowed
+	for _, c := range (&config.Config{}).Choices() {
+		words[c.Name] = c.Allowed
 	}
 	for cmd := range everyVerb(root) {
 		if first := strings.Fields(cmd.Use + " -")[1]; strings.HasPrefix(strings.Trim(first, "["), "LOT") {
 			cmd.ValidArgsFunction = a.completeLots
 		}
-		for name, setting := range settings() {
+		for name, setting := range config.Flags() {
 			flag := cmd.Flags().Lookup(name)
-			if flag == nil || flag.Annotations[settingFlag] == nil || words[setting.key] == nil {
+			if flag == nil || flag.Annotations[settingFlag] == nil || words[setting.Key] == nil {
 				continue
 			}
 			// It fails only for flags that are missing or were registered before.
-			_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words[setting.key], cobra.ShellCompDirectiveNoFileComp))
+			_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words[setting.Key], cobra.ShellCompDirectiveNoFileComp))
 		}
 		describe(cmd)
 	}

@@ -11,6 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/pipeline"
 	"keymill/reports"
 )
@@ -46,7 +49,7 @@ its verifier key, which "audit verify --witness" takes, is printed.`,
 
 func (a *app) cosign(cmd *cobra.Command, dir string, flags cosignFlags) error {
 	if flags.name == "" || flags.witness == "" {
-		return usagef("audit cosign needs --name and --witness-key")
+		return fault.Usagef("audit cosign needs --name and --witness-key")
 	}
 	trust, err := flags.trust.load()
 	if err != nil {
@@ -58,15 +61,15 @@ func (a *app) cosign(cmd *cobra.Command, dir string, flags cosignFlags) error {
 	}
 	if !report.OK() {
 		a.printVerified(report)
-		return told(exitEvidence, "a bundle that does not verify is not cosigned")
+		return fault.Told(fault.Evidence, "a bundle that does not verify is not cosigned")
 	}
 	signer, _, err := reports.LoadOrCreateKey(flags.witness)
 	if err != nil {
-		return packOutage(err)
+		return fault.StorageOutage(err)
 	}
 	key, ok := signer.(ed25519.PrivateKey)
 	if !ok {
-		return withCode(exitUsage, pipeline.WithHint(errors.New("the witness's key is not an Ed25519 key"), "Name a file that does not exist: a key is made."))
+		return fault.As(fault.Usage, pipeline.WithHint(errors.New("the witness's key is not an Ed25519 key"), "Name a file that does not exist: a key is made."))
 	}
 	checkpoints, err := filepath.Glob(filepath.Join(dir, "log", "*", "checkpoint"))
 	if err != nil {
@@ -77,7 +80,7 @@ func (a *app) cosign(cmd *cobra.Command, dir string, flags cosignFlags) error {
 			return err
 		}
 	}
-	fmt.Fprintf(a.err, "Cosigned %s of %s.\n", count(len(checkpoints), "checkpoint"), dir)
+	fmt.Fprintf(a.err, "Cosigned %s of %s.\n", say.Count(len(checkpoints), "checkpoint"), dir)
 	a.printf("%s\n", reports.WitnessKey(flags.name, key.Public().(ed25519.PublicKey)))
 	return nil
 }
@@ -90,11 +93,11 @@ func cosignFile(path, name string, key ed25519.PrivateKey) error {
 		data, err = os.ReadFile(path)
 	}
 	if err != nil {
-		return packOutage(err)
+		return fault.StorageOutage(err)
 	}
 	signed, err := reports.Cosign(data, name, key, time.Now().UTC())
 	if err != nil {
-		return withCode(exitEvidence, err)
+		return fault.As(fault.Evidence, err)
 	}
-	return storage(writeFile(cosigned, func(w io.Writer) error { _, err := w.Write(signed); return err }))
+	return fault.Disk(files.Write(cosigned, func(w io.Writer) error { _, err := w.Write(signed); return err }))
 }

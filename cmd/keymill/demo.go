@@ -14,6 +14,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
 	"keymill/imaging"
 	"keymill/pipeline"
 	"keymill/pipeline/mender/sandbox"
@@ -32,7 +35,7 @@ invents a manifest, generates a golden image, and runs the lot. Run again, it re
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if devices < 1 {
-				return usagef("--devices is %d; it is a number of devices", devices)
+				return fault.Usagef("--devices is %d; it is a number of devices", devices)
 			}
 			return a.demo(cmd.Context(), dir, devices)
 		},
@@ -47,11 +50,11 @@ func (a *app) demo(ctx context.Context, dir string, devices int) error {
 	if err != nil {
 		return err
 	}
-	if err := makeDirs(dir); err != nil {
+	if err := files.MakeDirs(dir); err != nil {
 		return err
 	}
 	if err := demoInputs(ctx, dir, devices); err != nil {
-		return packOutage(err)
+		return fault.StorageOutage(err)
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -64,7 +67,7 @@ func (a *app) demo(ctx context.Context, dir string, devices int) error {
 		"run", filepath.Join(dir, "manifest.csv"), "--lot", "demo", "--golden", filepath.Join(dir, "golden.sdimg"),
 		"--ledger", filepath.Join(dir, "keymill.db"), "--out", filepath.Join(dir, "out", "demo"), "--server", server,
 		"--token-file", filepath.Join(dir, "sandbox", "token"), "--ca-file", filepath.Join(dir, "sandbox", "ca.crt"),
-		"--config", filepath.Join(dir, configFile),
+		"--config", filepath.Join(dir, config.File),
 	}, a.stdio, a.brake)
 	stop()
 	if err := <-stopped; err != nil && runErr == nil {
@@ -83,10 +86,10 @@ func demoInputs(ctx context.Context, dir string, devices int) error {
 		make func(path string) error
 	}{
 		{"manifest.csv", func(path string) error {
-			return writeFile(path, func(w io.Writer) error { return sources.Generate(w, devices, 1) })
+			return files.Write(path, func(w io.Writer) error { return sources.Generate(w, devices, 1) })
 		}},
-		{configFile, func(path string) error {
-			return writeFile(path, func(w io.Writer) error {
+		{config.File, func(path string) error {
+			return files.Write(path, func(w io.Writer) error {
 				_, err := io.WriteString(w, demoConfig)
 				return err
 			})
@@ -124,7 +127,7 @@ func startDemoServer(ctx context.Context, dir string) (address string, stopped <
 	state := filepath.Join(dir, "sandbox")
 	box, err := sandbox.New(sandbox.Config{Dir: state})
 	if err != nil {
-		return "", nil, packOutage(err)
+		return "", nil, fault.StorageOutage(err)
 	}
 	urlFile := filepath.Join(state, "url")
 	listen := "127.0.0.1:0"
@@ -136,17 +139,17 @@ func startDemoServer(ctx context.Context, dir string) (address string, stopped <
 	var config net.ListenConfig
 	ln, err := config.Listen(ctx, "tcp", listen)
 	if err != nil {
-		return "", nil, errors.Join(withCode(exitServer, pipeline.WithHint(
+		return "", nil, errors.Join(fault.As(fault.Server, pipeline.WithHint(
 			fmt.Errorf("the demo's trial server cannot listen where it did before: %w", err),
 			"End what listens there, or use another folder with --dir.")), box.Close())
 	}
 	address = "https://" + ln.Addr().String()
 	err = box.WriteFiles(state)
 	if err == nil {
-		err = writeFile(urlFile, func(w io.Writer) error { _, err := fmt.Fprintln(w, address); return err })
+		err = files.Write(urlFile, func(w io.Writer) error { _, err := fmt.Fprintln(w, address); return err })
 	}
 	if err != nil {
-		return "", nil, errors.Join(packOutage(err), ln.Close(), box.Close())
+		return "", nil, errors.Join(fault.StorageOutage(err), ln.Close(), box.Close())
 	}
 	done := make(chan error, 1)
 	go func() { done <- errors.Join(box.Serve(ctx, ln), box.Close()) }()

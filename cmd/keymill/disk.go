@@ -5,6 +5,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/imaging"
 	"keymill/pipeline"
 )
@@ -49,7 +52,7 @@ func (j *job) diskFor(devices int) (diskNeed, error) {
 		return need, err
 	}
 	switch j.lot.Format {
-	case formatPack:
+	case config.FormatPack:
 	case "raw":
 		need.PerDevice += golden
 	case "gz", "xz", "zst":
@@ -68,7 +71,7 @@ func (j *job) diskFor(devices int) (diskNeed, error) {
 func (j *job) enoughDisk(devices int) error {
 	need, err := j.diskFor(devices)
 	if err != nil {
-		return packOutage(err)
+		return fault.StorageOutage(err)
 	}
 	if need.Total <= need.Free {
 		return nil
@@ -79,7 +82,7 @@ func (j *job) enoughDisk(devices int) error {
 			"or put --out and the golden image on one XFS or btrfs, where raw images share their blocks."
 	}
 	return &pipeline.Outage{Part: pipeline.PartStorage, Hint: hint,
-		Err: fmt.Errorf("%d devices need about %s in %s, but %s are free", devices, byteSize(need.Total), j.lot.Out, byteSize(need.Free))}
+		Err: fmt.Errorf("%d devices need about %s in %s, but %s are free", devices, say.Bytes(need.Total), j.lot.Out, say.Bytes(need.Free))}
 }
 
 // existingParent returns the nearest folder of path that exists.
@@ -94,17 +97,4 @@ func existingParent(path string) string {
 		}
 		path = parent
 	}
-}
-
-// byteSize shows a number of bytes as people write it.
-func byteSize(n int64) string {
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}
-	f, unit := float64(n), 0
-	for f >= 1024 && unit < len(units)-1 {
-		f, unit = f/1024, unit+1
-	}
-	if unit == 0 {
-		return fmt.Sprintf("%d B", n)
-	}
-	return fmt.Sprintf("%.1f %s", f, units[unit])
 }

@@ -8,6 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/logs"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/imaging"
 )
 
@@ -32,7 +35,7 @@ type finding struct {
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail"`
 	Hint   string `json:"hint,omitempty"`
-	code   int
+	kind   fault.Kind
 }
 
 func (a *app) doctor(cmd *cobra.Command) error {
@@ -40,7 +43,7 @@ func (a *app) doctor(cmd *cobra.Command) error {
 	cfg, err := a.config(cmd, nil)
 	findings := []finding{found("configuration", "readable, nothing unknown in it", err)}
 	if err == nil {
-		j := &job{app: a, cfg: cfg, log: cfg.Log.logger(a.err)}
+		j := &job{app: a, cfg: cfg, log: logs.New(cfg.Log, a.err)}
 		defer j.Close()
 		checks := []struct {
 			name string
@@ -68,7 +71,7 @@ func (a *app) doctor(cmd *cobra.Command) error {
 	}
 	for _, f := range findings {
 		if !f.OK {
-			return told(f.code, "%s: %s", f.Check, f.Detail)
+			return fault.Told(f.kind, "%s: %s", f.Check, f.Detail)
 		}
 	}
 	return nil
@@ -78,7 +81,7 @@ func found(check, detail string, err error) finding {
 	if err == nil {
 		return finding{Check: check, OK: true, Detail: detail}
 	}
-	return finding{Check: check, Detail: err.Error(), Hint: hintOf(err), code: exitCode(err)}
+	return finding{Check: check, Detail: err.Error(), Hint: fault.Hint(err), kind: fault.KindOf(err)}
 }
 
 func (a *app) printFindings(findings []finding) {
@@ -113,15 +116,15 @@ func (j *job) checkGolden(ctx context.Context) (string, error) {
 }
 
 func (j *job) checkDisk(context.Context) (string, error) {
-	out, err := j.cfg.outDir("LOT")
+	out, err := j.cfg.OutDir("LOT")
 	if err != nil {
 		return "", err
 	}
 	free, err := imaging.FreeBytes(existingParent(out))
 	if err != nil {
-		return "", packOutage(err)
+		return "", fault.StorageOutage(err)
 	}
-	return byteSize(free) + " free for products", nil
+	return say.Bytes(free) + " free for products", nil
 }
 
 func (j *job) checkLedger(ctx context.Context) (string, error) {
@@ -162,4 +165,28 @@ func (j *job) checkServer(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return viewServer(probe).String(), nil
+}
+
+// checkSecrets looks at every file with a secret that the configuration names,
+// used by this run or not.
+func (j *job) checkSecrets(context.Context) (string, error) {
+	files := map[string]string{
+		"server.token_file": j.cfg.Server.TokenFile, "server.password_file": j.cfg.Server.PasswordFile,
+		"notify.secret_file": j.cfg.Notify.SecretFile, "telemetry.headers_file": j.cfg.Telemetry.HeadersFile,
+	}
+	for name, server := range j.cfg.Servers {
+		files["servers."+name+".token_file"], files["servers."+name+".password_file"] = server.TokenFile, server.PasswordFile
+	}
+	for setting, path := range files {
+		if err := j.app.env.GuardSecret(setting, path); err != nil {
+			return "", err
+		}
+	}
+	if err := j.app.env.GuardPIN("keys.hsm", j.cfg.Keys.HSM); err != nil {
+		return "", err
+	}
+	if err := j.app.env.GuardSigningKey(j.cfg.Audit.SigningKey); err != nil {
+		return "", err
+	}
+	return "no file with a secret is open to everybody", nil
 }

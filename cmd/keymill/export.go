@@ -12,6 +12,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/logs"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/pipeline"
 	"keymill/reports"
 )
@@ -39,7 +44,7 @@ recipients can read.
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if flags.dir == "" {
-				return usagef("export needs -o DIR, a folder that does not exist yet")
+				return fault.Usagef("export needs -o DIR, a folder that does not exist yet")
 			}
 			return a.export(cmd, args[0], flags)
 		},
@@ -56,12 +61,12 @@ recipients can read.
 func (f exportFlags) check() error {
 	for _, format := range f.formats {
 		if known := reports.FormatNames(); !slices.Contains(known, format) {
-			return usagef("--format has %q; it can have %s%s", format, strings.Join(known, ", "), didYouMean(nearest(format, known)))
+			return fault.Usagef("--format has %q; it can have %s%s", format, strings.Join(known, ", "), say.DidYouMean(say.Nearest(format, known)))
 		}
 	}
 	for _, path := range []string{f.dir, f.dir + ".tar.age"} {
-		if (path == f.dir || len(f.recipients) > 0) && exists(path) {
-			return withCode(exitUsage, pipeline.WithHint(fmt.Errorf("%s exists already; nothing was exported", path), "Name another folder with -o."))
+		if (path == f.dir || len(f.recipients) > 0) && files.Exists(path) {
+			return fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("%s exists already; nothing was exported", path), "Name another folder with -o."))
 		}
 	}
 	return nil
@@ -77,13 +82,13 @@ func (a *app) export(cmd *cobra.Command, name string, flags exportFlags) error {
 		return err
 	}
 	defer known.Close()
-	key, err := a.signer(ctx, known.cfg, known.cfg.Log.logger(a.err))
+	key, err := a.signer(ctx, known.cfg, logs.New(known.cfg.Log, a.err))
 	if err != nil {
 		return err
 	}
 	defer key.Close()
 	result, err := reports.Export(ctx, known, name, flags.dir, reports.Options{
-		Formats: flags.formats, Station: known.cfg.Audit.Station, Signer: key, Timestamp: known.cfg.Audit.timestamp(),
+		Formats: flags.formats, Station: known.cfg.Audit.Station, Signer: key, Timestamp: timestamp(known.cfg.Audit),
 	})
 	if err != nil {
 		return exportFault(err)
@@ -100,7 +105,7 @@ func (a *app) export(cmd *cobra.Command, name string, flags exportFlags) error {
 }
 
 // timestamp returns how checkpoints are stamped, nil where they are not.
-func (c AuditConfig) timestamp() func(context.Context, []byte) ([]byte, error) {
+func timestamp(c config.AuditConfig) func(context.Context, []byte) ([]byte, error) {
 	if c.TimestampURL == "" {
 		return nil
 	}
@@ -108,8 +113,8 @@ func (c AuditConfig) timestamp() func(context.Context, []byte) ([]byte, error) {
 }
 
 func exportFault(err error) error {
-	if exitCode(err) == exitInternal {
-		return withCode(exitStorage, err)
+	if fault.KindOf(err) == fault.Internal {
+		return fault.As(fault.Storage, err)
 	}
 	return err
 }

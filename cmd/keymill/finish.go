@@ -3,8 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +12,11 @@ import (
 	"strconv"
 	"time"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/say"
+	"keymill/cmd/keymill/internal/trace"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 	"keymill/reports"
@@ -51,7 +54,7 @@ func (j *job) verifyEnd(ctx context.Context) (said string, err error) {
 	if j.app.verifyHow == verifyNone {
 		return "", nil
 	}
-	ctx, ended := phase(ctx, "verify")
+	ctx, ended := trace.Phase(ctx, "verify")
 	defer func() { ended(&err) }()
 	if err := j.openServices(ctx, 0); err != nil {
 		return "", err
@@ -66,7 +69,7 @@ func (j *job) verifyEnd(ctx context.Context) (said string, err error) {
 	}
 	if !result.OK {
 		printVerification(j.app.err, result)
-		return "", withCode(exitDevices, pipeline.WithHint(
+		return "", fault.As(fault.Devices, pipeline.WithHint(
 			fmt.Errorf("the server does not hold what it confirmed; lot %s stays open", j.lot.Name),
 			"See `keymill verify %s`; do not ship these devices.", j.lot.Name))
 	}
@@ -93,7 +96,7 @@ func (j *job) settle(ctx context.Context, totals pipeline.Totals, started time.T
 	}
 	failures, failed, err := j.writeFailures(ctx, totals)
 	if err != nil {
-		return packOutage(err)
+		return fault.StorageOutage(err)
 	}
 	open := totals.Planned + totals.Staged + totals.Preauthorized
 	said := ""
@@ -105,7 +108,7 @@ func (j *job) settle(ctx context.Context, totals pipeline.Totals, started time.T
 	interrupted := j.app.brake.draining() && open > 0
 	if !interrupted {
 		if err := j.writeReport(ctx); err != nil {
-			return packOutage(fmt.Errorf("report: %w", err))
+			return fault.StorageOutage(fmt.Errorf("report: %w", err))
 		}
 	}
 	if err := j.summarize(totals, failures, said, time.Since(started)); err != nil {
@@ -113,9 +116,9 @@ func (j *job) settle(ctx context.Context, totals pipeline.Totals, started time.T
 	}
 	switch {
 	case interrupted:
-		return withCode(exitInterrupted, context.Canceled)
+		return fault.As(fault.Interrupted, context.Canceled)
 	case failed > 0:
-		return told(exitDevices, "%s failed or conflict", count(failed, "device"))
+		return fault.Told(fault.Devices, "%s failed or conflict", say.Count(failed, "device"))
 	}
 	return nil
 }
@@ -144,7 +147,7 @@ func (j *job) closeLot(ctx context.Context) (said string, err error) {
 
 // investigate is for books that do not add up.
 func (j *job) investigate(err error) error {
-	return withCode(exitStorage, pipeline.WithHint(fmt.Errorf("the books of lot %s do not add up: %w", j.lot.Name, err),
+	return fault.As(fault.Storage, pipeline.WithHint(fmt.Errorf("the books of lot %s do not add up: %w", j.lot.Name, err),
 		"Do not ship this lot; keep the ledger and the folder %s for an investigation.", j.lot.Out))
 }
 
@@ -154,7 +157,7 @@ func (j *job) investigate(err error) error {
 func (j *job) writeFailures(ctx context.Context, totals pipeline.Totals) (string, int, error) {
 	path, failed := filepath.Join(j.lot.Out, "failures.csv"), 0
 	if totals.Failed+totals.Conflict > 0 {
-		err := writeFile(path, func(w io.Writer) error {
+		err := files.Write(path, func(w io.Writer) error {
 			rows := sources.NewFailuresWriter(w)
 			for rec, err := range j.ledger.Records(ctx, j.lot.Name, pipeline.Failed, pipeline.Conflicted) {
 				if err != nil {
@@ -177,35 +180,12 @@ func (j *job) writeFailures(ctx context.Context, totals pipeline.Totals) (string
 	return "", 0, nil
 }
 
-// writeFile writes a file of mode 0600 so that the name never shows half of it.
-func writeFile(path string, write func(io.Writer) error) (err error) {
-	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, file.Close(), os.Remove(file.Name()))
-		}
-	}()
-	if err := write(file); err != nil {
-		return err
-	}
-	if err := file.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(file.Name(), path); err != nil {
-		return err
-	}
-	return file.Close()
-}
-
 // writeReport brings out/LOT/report up to date.
 func (j *job) writeReport(ctx context.Context) (err error) {
 	if len(j.cfg.Report.Formats) == 0 {
 		return nil
 	}
-	ctx, ended := phase(ctx, "report")
+	ctx, ended := trace.Phase(ctx, "report")
 	defer func() { ended(&err) }()
 	if err := j.openSigner(ctx); err != nil {
 		return err
@@ -224,10 +204,10 @@ func (j *job) writeReport(ctx context.Context) (err error) {
 // subjects are the products that the statement names beside the images.
 func (j *job) subjects(ctx context.Context) ([]reports.Subject, error) {
 	path := packPath(j.lot)
-	if j.lot.Format != formatPack {
+	if j.lot.Format != config.FormatPack {
 		return nil, nil
 	}
-	sum, err := fileSHA256(ctx, path)
+	sum, err := files.SHA256(ctx, path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -252,7 +232,7 @@ func (j *job) summarize(t pipeline.Totals, failures, said string, took time.Dura
 	a.printTotals(t)
 	if t.Released > 0 {
 		products := filepath.Join(j.lot.Out, "images")
-		if j.lot.Format == formatPack {
+		if j.lot.Format == config.FormatPack {
 			products = packPath(j.lot)
 		}
 		a.printf("Products: %s\n", products)
@@ -278,17 +258,4 @@ func (a *app) printTotals(t pipeline.Totals) {
 	k := t.Keys
 	a.printf("Keys: %d generated = %d released + %d destroyed + %d held for devices under way\n",
 		k.Generated, k.Released, k.Destroyed, k.Generated-k.Released-k.Destroyed)
-}
-
-func fileSHA256(ctx context.Context, path string) (string, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer file.Close()
-	hash := sha256.New()
-	if _, err := io.Copy(hash, file); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(hash.Sum(nil)), ctx.Err()
 }

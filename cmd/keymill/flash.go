@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/imaging"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
@@ -67,7 +69,7 @@ func (a *app) imageFlash(cmd *cobra.Command, lotName, device, disk string, again
 		return err
 	}
 	if before != "" && !again {
-		return withCode(exitUsage, pipeline.WithHint(fmt.Errorf("%s was flashed before, %s", rec.Identity, before),
+		return fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("%s was flashed before, %s", rec.Identity, before),
 			"Two units with one key are clones. If the first one was scrapped, say --again."))
 	}
 	golden, err := openLotGolden(ctx, cfg, lot)
@@ -81,7 +83,7 @@ func (a *app) imageFlash(cmd *cobra.Command, lotName, device, disk string, again
 	}
 	defer image.Close()
 	if image.overlay == nil {
-		return withCode(exitUsage, pipeline.WithHint(fmt.Errorf("lot %s is not in format pack: its images are files", lot.Name),
+		return fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("lot %s is not in format pack: its images are files", lot.Name),
 			"Write the file with your tool, or plan lots that are flashed here with --format pack."))
 	}
 	result, err := imaging.Flash(ctx, disk, golden, image.overlay, imaging.FlashOptions{Zero: zero, Progress: flashBar(a.err)})
@@ -96,7 +98,7 @@ func (a *app) imageFlash(cmd *cobra.Command, lotName, device, disk string, again
 	if a.json {
 		return a.writeJSON(flashResult{rec.Identity, disk, result.Written, result.Skipped})
 	}
-	a.printf("Flashed %s to %s: %s written and read back, %s skipped.\n", rec.Identity, disk, byteSize(result.Written), byteSize(result.Skipped))
+	a.printf("Flashed %s to %s: %s written and read back, %s skipped.\n", rec.Identity, disk, say.Bytes(result.Written), say.Bytes(result.Skipped))
 	return nil
 }
 

@@ -8,6 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/logs"
 	"keymill/hsm"
 	"keymill/pipeline"
 )
@@ -28,24 +31,24 @@ func (a *app) hsmCmd() *cobra.Command {
 	}
 	var sessions []int
 	var keys, destroy bool
-	list := a.hsmVerb("list", "Show the module's tokens and what they say of themselves", nil, func(ctx context.Context, _ *Config, c hsm.Config) (table, error) {
+	list := a.hsmVerb("list", "Show the module's tokens and what they say of themselves", nil, func(ctx context.Context, _ *config.Config, c hsm.Config) (table, error) {
 		if keys {
 			return hsm.Inventory(ctx, c)
 		}
 		return hsm.List(ctx, c)
 	})
 	list.Flags().BoolVar(&keys, "objects", false, "list the token's key pairs as well; needs the PIN")
-	test := a.hsmVerb("test", "Try for real what the token can do", hsm.OpenJournal, func(ctx context.Context, _ *Config, c hsm.Config) (table, error) {
+	test := a.hsmVerb("test", "Try for real what the token can do", hsm.OpenJournal, func(ctx context.Context, _ *config.Config, c hsm.Config) (table, error) {
 		return hsm.Test(ctx, c)
 	})
-	bench := a.hsmVerb("bench", "Measure keys a second by algorithm and sessions", hsm.OpenJournal, func(ctx context.Context, _ *Config, c hsm.Config) (table, error) {
+	bench := a.hsmVerb("bench", "Measure keys a second by algorithm and sessions", hsm.OpenJournal, func(ctx context.Context, _ *config.Config, c hsm.Config) (table, error) {
 		if slices.ContainsFunc(sessions, func(n int) bool { return n < 1 }) {
-			return nil, usagef("--sessions %v: each must be 1 or more", sessions)
+			return nil, fault.Usagef("--sessions %v: each must be 1 or more", sessions)
 		}
 		return hsm.Bench(ctx, c, hsm.BenchOptions{Sessions: sessions})
 	})
 	bench.Flags().IntSliceVar(&sessions, "sessions", nil, "numbers of sessions to try (default 1,2,4,8)")
-	gc := a.hsmVerb("gc", "Show what crashes left in the token; with --destroy, remove it", hsm.OpenJournalAlone, func(ctx context.Context, cfg *Config, c hsm.Config) (table, error) {
+	gc := a.hsmVerb("gc", "Show what crashes left in the token; with --destroy, remove it", hsm.OpenJournalAlone, func(ctx context.Context, cfg *config.Config, c hsm.Config) (table, error) {
 		return a.hsmGC(ctx, cfg, c, destroy)
 	})
 	gc.Flags().BoolVar(&destroy, "destroy", false, "destroy what is found; without it nothing is changed")
@@ -55,7 +58,7 @@ func (a *app) hsmCmd() *cobra.Command {
 
 // hsmVerb is a verb that makes one report about the configured token.
 func (a *app) hsmVerb(name, short string, journal func(path string) (*hsm.FileJournal, error),
-	run func(context.Context, *Config, hsm.Config) (table, error)) *cobra.Command {
+	run func(context.Context, *config.Config, hsm.Config) (table, error)) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: name, Short: short, Args: cobra.NoArgs,
 		Example: "  keymill hsm " + name + " --hsm 'pkcs11:token=factory?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=/run/pin'",
@@ -64,14 +67,14 @@ func (a *app) hsmVerb(name, short string, journal func(path string) (*hsm.FileJo
 			if err != nil {
 				return err
 			}
-			config, journal, err := a.hsmConfig(cfg, cfg.Log.logger(a.err), journal)
+			config, journal, err := a.hsmConfig(cfg, logs.New(cfg.Log, a.err), journal)
 			if err != nil {
 				return err
 			}
 			defer journal.Close()
 			report, err := run(cmd.Context(), cfg, config)
 			if err != nil {
-				return hsmError(cmd.Context(), err)
+				return fault.OfHSM(cmd.Context(), err)
 			}
 			if a.json {
 				return a.writeJSON(report)
@@ -85,7 +88,7 @@ func (a *app) hsmVerb(name, short string, journal func(path string) (*hsm.FileJo
 }
 
 // hsmGC asks journal and ledger what belongs to nobody.
-func (a *app) hsmGC(ctx context.Context, cfg *Config, config hsm.Config, destroy bool) (*hsm.GCReport, error) {
+func (a *app) hsmGC(ctx context.Context, cfg *config.Config, config hsm.Config, destroy bool) (*hsm.GCReport, error) {
 	journal, ok := config.Journal.(*hsm.FileJournal)
 	if !ok {
 		return nil, errors.New("the journal is not a file")

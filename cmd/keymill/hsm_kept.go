@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 
+	"keymill/cmd/keymill/internal/fault"
 	"keymill/hsm"
 	"keymill/pipeline"
 )
@@ -29,18 +30,18 @@ func (j *job) openKept(ctx context.Context) (*kept, error) {
 	}
 	token, err := hsm.OpenKept(ctx, config)
 	if err != nil {
-		return nil, errors.Join(hsmError(ctx, err), journal.Close())
+		return nil, errors.Join(fault.OfHSM(ctx, err), journal.Close())
 	}
 	return &kept{token: token, journal: journal, log: j.log}, nil
 }
 
 // keysMayStay gives advice where the token can't be opened.
 func keysMayStay(ctx context.Context, err error) error {
-	if ctx.Err() != nil || exitCode(err) != exitHSM {
+	if ctx.Err() != nil || fault.KindOf(err) != fault.HSM {
 		return err
 	}
-	return withCode(exitHSM, pipeline.WithHint(err,
-		"%s. If the token has shipped, give --keys-stay: its keys stay there, and the evidence says so.", hintOf(err)))
+	return fault.As(fault.HSM, pipeline.WithHint(err,
+		"%s. If the token has shipped, give --keys-stay: its keys stay there, and the evidence says so.", fault.Hint(err)))
 }
 
 // destroy destroys a device's key where it is in the token, and returns what
@@ -51,7 +52,7 @@ func (k *kept) destroy(ctx context.Context, rec *pipeline.Record) (fate string, 
 	}
 	found, err := k.token.Destroy(ctx, rec.PublicKey)
 	if err != nil {
-		return "", hsmError(ctx, err)
+		return "", fault.OfHSM(ctx, err)
 	}
 	if !found {
 		k.missing++

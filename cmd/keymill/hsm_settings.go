@@ -5,27 +5,29 @@ import (
 	"fmt"
 	"strings"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
 	"keymill/hsm"
 	"keymill/pipeline"
 )
 
 // checkToken refuses what can't name a token, before it is looked for.
-func (a *app) checkToken(cfg *Config) error {
+func (a *app) checkToken(cfg *config.Config) error {
 	k := &cfg.Keys
 	if k.HSM == "" {
-		return withCode(exitUsage, pipeline.WithHint(errors.New("no HSM is named"),
+		return fault.As(fault.Usage, pipeline.WithHint(errors.New("no HSM is named"),
 			"Give --hsm 'pkcs11:token=LABEL?module-path=/usr/lib/../libmodule.so&pin-source=/path/to/pin', or set keys.hsm."))
 	}
 	uri, err := hsm.ParseURI(k.HSM)
 	if err != nil {
-		return withCode(exitUsage, pipeline.WithHint(fmt.Errorf("keys.hsm: %w", err),
+		return fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("keys.hsm: %w", err),
 			"Write pkcs11:token=LABEL?module-path=/path/to/module.so&pin-source=/path/to/pin; `keymill hsm list --hsm 'pkcs11:?module-path=..'` shows each token's URI."))
 	}
 	for name, n := range map[string]int64{
 		"sessions": int64(k.Sessions), "token_objects": int64(k.TokenObjects), "limit": int64(k.Limit), "timeout": int64(k.Timeout),
 	} {
 		if n < 0 {
-			return usagef("keys.%s is less than 0", name)
+			return fault.Usagef("keys.%s is less than 0", name)
 		}
 	}
 	return a.guardPINs(cfg, uri)
@@ -33,16 +35,16 @@ func (a *app) checkToken(cfg *Config) error {
 
 // guardPINs refuses a PIN where others can see it: on the command line, or in a
 // file that everybody can read.
-func (a *app) guardPINs(cfg *Config, uri *hsm.URI) error {
-	from := cfg.from["keys.hsm"]
+func (a *app) guardPINs(cfg *config.Config, uri *hsm.URI) error {
+	from := cfg.Where("keys.hsm")
 	switch {
 	case uri.PINValue == "":
-		return a.guardPIN("keys.hsm", cfg.Keys.HSM)
+		return a.env.GuardPIN("keys.hsm", cfg.Keys.HSM)
 	case strings.HasPrefix(from, "--"):
-		return withCode(exitUsage, pipeline.WithHint(errors.New("a PIN on the command line is there for everybody to see"),
+		return fault.As(fault.Usage, pipeline.WithHint(errors.New("a PIN on the command line is there for everybody to see"),
 			"Write it into a file (chmod 600), and name that with pin-source instead of pin-value; if others were on this machine meanwhile, change the PIN, too."))
 	case strings.ContainsAny(from, "./"): // a file, and no variable
-		return a.guardSecret("pin-value in keys.hsm", from)
+		return a.env.GuardSecret("pin-value in keys.hsm", from)
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"keymill/cmd/keymill/internal/fault"
 	"keymill/hsm"
 	"keymill/pipeline"
 	"keymill/pipeline/mender/sandbox"
@@ -184,7 +185,7 @@ func TestWhoseOutageItIs(t *testing.T) {
 		keys := &stationKeys{Source: failingKeys{err: err}}
 		_, _, got := keys.Generate(t.Context(), "device")
 		_, stops := errors.AsType[*pipeline.Outage](got)
-		if exitCode(got) != code || stops != (code != exitInternal) || stops && hintOf(got) == "" {
+		if exitCode(got) != code || stops != (code != exitInternal) || stops && fault.Hint(got) == "" {
 			t.Errorf("%v: exit code %d, want %d; stops the run: %v", err, exitCode(got), code, stops)
 		}
 	}

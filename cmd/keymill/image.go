@@ -11,6 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
 	"keymill/imaging"
 	"keymill/pipeline"
 )
@@ -41,7 +44,7 @@ copied from the lot's images folder: their pack entries are destroyed.
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output == "" {
-				return usagef("image write needs -o FILE, or -o - for standard output")
+				return fault.Usagef("image write needs -o FILE, or -o - for standard output")
 			}
 			return a.imageWrite(cmd, args[0], args[1], output)
 		},
@@ -72,10 +75,10 @@ func (a *app) imageWrite(cmd *cobra.Command, lotName, device, output string) err
 	}
 	defer image.Close()
 	if output == "-" {
-		return storage(image.stream(cmd.Context(), a.out))
+		return fault.Disk(image.stream(cmd.Context(), a.out))
 	}
 	if err := image.write(cmd.Context(), output); err != nil {
-		return packOutage(err)
+		return fault.StorageOutage(err)
 	}
 	fmt.Fprintf(a.err, "Wrote %s for %s. It holds the device's private key.\n", output, rec.Identity)
 	return nil
@@ -85,23 +88,23 @@ func (a *app) imageWrite(cmd *cobra.Command, lotName, device, output string) err
 func theDevice(lot pipeline.Lot, value string, found []*pipeline.Record) (*pipeline.Record, error) {
 	switch {
 	case len(found) == 0:
-		return nil, withCode(exitUsage, pipeline.WithHint(fmt.Errorf("lot %s has no device %q", lot.Name, value),
+		return nil, fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("lot %s has no device %q", lot.Name, value),
 			"DEVICE is any of a device's identity values, or its serial."))
 	case len(found) > 1:
-		return nil, withCode(exitUsage, pipeline.WithHint(
+		return nil, fault.As(fault.Usage, pipeline.WithHint(
 			fmt.Errorf("%d devices of lot %s have the value %q (rows %d, %d ..)", len(found), lot.Name, value, found[0].Row, found[1].Row),
 			"Name the device by a value that only it has."))
 	}
 	rec := found[0]
 	if rec.Progress() == pipeline.Planned {
-		return nil, withCode(exitDevices, pipeline.WithHint(fmt.Errorf("%s has no key yet, so there is no image (state %s)", rec.Identity, rec.State),
+		return nil, fault.As(fault.Devices, pipeline.WithHint(fmt.Errorf("%s has no key yet, so there is no image (state %s)", rec.Identity, rec.State),
 			"Run the lot first."))
 	}
 	return rec, nil
 }
 
 // openLotGolden opens the golden image of a lot and makes sure that it is the one.
-func openLotGolden(ctx context.Context, cfg *Config, lot pipeline.Lot) (*imaging.Golden, error) {
+func openLotGolden(ctx context.Context, cfg *config.Config, lot pipeline.Lot) (*imaging.Golden, error) {
 	golden, err := imaging.OpenGolden(ctx, cfg.Image.Golden, imaging.GoldenOptions{
 		CacheDir: goldenCache(cfg.Ledger), Partition: cfg.Image.Partition,
 	})
@@ -110,7 +113,7 @@ func openLotGolden(ctx context.Context, cfg *Config, lot pipeline.Lot) (*imaging
 	}
 	sum := golden.SHA256()
 	if got := hex.EncodeToString(sum[:]); got != lot.GoldenSHA256 {
-		return nil, errors.Join(withCode(exitStorage, pipeline.WithHint(
+		return nil, errors.Join(fault.As(fault.Storage, pipeline.WithHint(
 			fmt.Errorf("%s is not the golden image of lot %s: sha256 %s, want %s", cfg.Image.Golden, lot.Name, got, lot.GoldenSHA256),
 			"Name the lot's golden image with --golden.")), golden.Close())
 	}
@@ -128,7 +131,7 @@ type oneImage struct {
 // deviceImage finds the image of a device: golden and its pack entry, or the
 // file that was published.
 func deviceImage(ctx context.Context, golden *imaging.Golden, lot pipeline.Lot, rec *pipeline.Record) (*oneImage, error) {
-	if lot.Format != formatPack && rec.State == pipeline.Released {
+	if lot.Format != config.FormatPack && rec.State == pipeline.Released {
 		return publishedImage(ctx, golden, lot, rec)
 	}
 	pack, err := imaging.ReadPack(packPath(lot))
@@ -138,10 +141,10 @@ func deviceImage(ctx context.Context, golden *imaging.Golden, lot pipeline.Lot, 
 	defer pack.Close()
 	key, overlay, err := pack.Read(imaging.Ref(rec.Pack))
 	if err != nil {
-		return nil, packOutage(err)
+		return nil, fault.StorageOutage(err)
 	}
 	if key != rec.Identity.Sum() {
-		return nil, packOutage(fmt.Errorf("the pack entry of %s belongs to another device", rec.Identity))
+		return nil, fault.StorageOutage(fmt.Errorf("the pack entry of %s belongs to another device", rec.Identity))
 	}
 	return &oneImage{golden: golden, overlay: overlay}, nil
 }
@@ -156,15 +159,15 @@ func publishedImage(ctx context.Context, golden *imaging.Golden, lot pipeline.Lo
 	}
 	format, err := imaging.FindFormat(lot.Format)
 	if err != nil {
-		return nil, withCode(exitUsage, err)
+		return nil, fault.As(fault.Usage, err)
 	}
 	writer, err := format.Open(ctx, golden, dir)
 	if err != nil {
-		return nil, packOutage(err)
+		return nil, fault.StorageOutage(err)
 	}
 	view, err := writer.View(path)
 	if err != nil {
-		return nil, closing(writer, imageGone(lot, err))
+		return nil, files.Closing(writer, imageGone(lot, err))
 	}
 	return &oneImage{golden: golden, image: io.NewSectionReader(view, 0, golden.Size()), closers: []io.Closer{view, writer}}, nil
 }
@@ -176,7 +179,7 @@ func unpackedImage(golden *imaging.Golden, lot pipeline.Lot, path string) (*oneI
 	}
 	image, err := imaging.Decompress(file)
 	if err != nil {
-		return nil, closing(file, packOutage(err))
+		return nil, files.Closing(file, fault.StorageOutage(err))
 	}
 	return &oneImage{golden: golden, image: image, closers: []io.Closer{image, file}}, nil
 }
@@ -215,7 +218,7 @@ func (o *oneImage) Close() error {
 func openImage(ctx context.Context, path, partition string) (*imaging.Golden, func(), error) {
 	dir, err := os.MkdirTemp("", "keymill-image-*")
 	if err != nil {
-		return nil, nil, packOutage(err)
+		return nil, nil, fault.StorageOutage(err)
 	}
 	golden, err := imaging.OpenGolden(ctx, path, imaging.GoldenOptions{CacheDir: dir, Partition: partition})
 	if err != nil {

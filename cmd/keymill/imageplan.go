@@ -10,6 +10,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/logs"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/hsm"
 	"keymill/imaging"
 	"keymill/pipeline"
@@ -31,7 +35,7 @@ private keys.`,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 && table {
-				return usagef("--table needs a LOT: it is made of the lot's pack")
+				return fault.Usagef("--table needs a LOT: it is made of the lot's pack")
 			}
 			if len(args) == 0 {
 				return a.imagePlan(cmd)
@@ -52,7 +56,7 @@ func (a *app) imagePlan(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	j := &job{app: a, cfg: cfg, log: cfg.Log.logger(a.err)}
+	j := &job{app: a, cfg: cfg, log: logs.New(cfg.Log, a.err)}
 	defer j.Close()
 	if err := j.openGolden(ctx, time.Now().UTC().Truncate(time.Second)); err != nil {
 		return err
@@ -67,7 +71,7 @@ func (a *app) imagePlan(cmd *cobra.Command) error {
 	defer hsm.Wipe(key.PrivateKey)
 	contents, err := j.images.render.Render(inventedDevice(j.images.render), key)
 	if err != nil {
-		return withCode(exitUsage, err)
+		return fault.As(fault.Usage, err)
 	}
 	overlay, err := j.images.plan.Overlay(ctx, contents)
 	if err != nil {
@@ -79,10 +83,10 @@ func (a *app) imagePlan(cmd *cobra.Command) error {
 
 // sampleKey is what an invented device gets. None is made that would stay in
 // its token.
-func sampleKey(ctx context.Context, keys keySource, device DeviceTokenConfig) (key pipeline.KeyFiles, err error) {
+func sampleKey(ctx context.Context, keys keySource, device config.DeviceTokenConfig) (key pipeline.KeyFiles, err error) {
 	if o := keys.Origin(); o.Mode == hsm.ModeToken {
 		uri := hsm.URI{Token: o.TokenLabel, Serial: o.TokenSerial, Object: "0123456789", ID: make([]byte, 16), Type: "private"}
-		return device.files(uri.String())
+		return deviceFiles(device, uri.String())
 	}
 	key.PrivateKey, _, err = keys.Generate(ctx, "plan")
 	return key, err
@@ -101,7 +105,7 @@ func (a *app) imagePlanOf(cmd *cobra.Command, name string, table bool) error {
 	}
 	pack, err := imaging.ReadPack(packPath(lot))
 	if err != nil {
-		return packOutage(err)
+		return fault.StorageOutage(err)
 	}
 	defer pack.Close()
 	rows := csv.NewWriter(a.out)
@@ -121,7 +125,7 @@ func (a *app) imagePlanOf(cmd *cobra.Command, name string, table bool) error {
 			continue // its image is out, and the pack was not the product
 		}
 		if err != nil {
-			return packOutage(err)
+			return fault.StorageOutage(err)
 		}
 		if !seen[overlay.Template] {
 			seen[overlay.Template] = true
@@ -164,7 +168,7 @@ func (a *app) printDescriptions(list []*imaging.Description) error {
 		a.printf("The lot's pack holds no overlays.\n")
 	}
 	for _, d := range list {
-		a.printf("Template for golden %s, %s\n", d.GoldenSHA256, byteSize(d.GoldenBytes))
+		a.printf("Template for golden %s, %s\n", d.GoldenSHA256, say.Bytes(d.GoldenBytes))
 		for _, f := range d.Files {
 			a.printf("  file      %s, %d to %d bytes\n", f.Path, f.Least, f.Most)
 		}

@@ -9,24 +9,13 @@ import (
 	"io/fs"
 	"iter"
 	"log/slog"
-	"os"
 	"path/filepath"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
 	"keymill/imaging"
 	"keymill/pipeline"
 )
-
-// formatPack is the format whose product is the pack itself.
-const formatPack = "pack"
-
-// imageFormats lists what image.format takes.
-func imageFormats() []string {
-	names := []string{formatPack}
-	for _, f := range imaging.Formats() {
-		names = append(names, f.Name)
-	}
-	return names
-}
 
 // lotImages joins the lot's plan, pack and format into what the pipeline needs.
 type lotImages struct {
@@ -59,12 +48,12 @@ func (l *lotImages) Stage(ctx context.Context, dev *pipeline.Device, private, pu
 	}
 	overlay, err := l.plan.Overlay(ctx, contents)
 	if err != nil {
-		return pipeline.PackRef{}, storage(err)
+		return pipeline.PackRef{}, fault.Disk(err)
 	}
 	defer wipe(overlay)
 	ref, err := l.pack.Append(ctx, dev.Identity.Sum(), overlay)
 	if err != nil && ctx.Err() == nil {
-		err = packOutage(err)
+		err = fault.StorageOutage(err)
 	}
 	return pipeline.PackRef(ref), err
 }
@@ -78,25 +67,25 @@ func (l *lotImages) Release(ctx context.Context, rec *pipeline.Record) (pipeline
 	if l.writer == nil {
 		image, err := imaging.NewReader(l.golden, overlay)
 		if err != nil {
-			return pipeline.Output{}, nil, packOutage(err)
+			return pipeline.Output{}, nil, fault.StorageOutage(err)
 		}
 		private, err := l.keyIn(overlay, image)
 		return pipeline.Output{Bytes: rec.Pack.Length}, private, err
 	}
-	name := l.format.FileName(safeName(rec.Identity.Name()), l.golden.Path())
+	name := l.format.FileName(files.SafeName(rec.Identity.Name()), l.golden.Path())
 	path := filepath.Join(l.dir, name)
 	result, err := l.writer.Write(ctx, overlay, path)
 	if err != nil {
-		return pipeline.Output{}, nil, storage(err)
+		return pipeline.Output{}, nil, fault.Disk(err)
 	}
 	view, err := l.writer.View(path)
 	if err != nil {
-		return pipeline.Output{}, nil, storage(err)
+		return pipeline.Output{}, nil, fault.Disk(err)
 	}
 	defer view.Close()
 	out := pipeline.Output{Name: name, Bytes: result.Bytes}
 	if out.SHA256, err = l.outputSHA256(ctx, overlay, path); err != nil {
-		return out, nil, storage(err)
+		return out, nil, fault.Disk(err)
 	}
 	private, err := l.keyIn(overlay, view)
 	return out, private, err
@@ -107,7 +96,7 @@ func (l *lotImages) Release(ctx context.Context, rec *pipeline.Record) (pipeline
 // be read as they are.
 func (l *lotImages) outputSHA256(ctx context.Context, overlay *imaging.Overlay, path string) (string, error) {
 	if l.format.Name != "raw" {
-		return fileSHA256(ctx, path)
+		return files.SHA256(ctx, path)
 	}
 	sum, err := l.hasher.Sum(ctx, overlay)
 	return hex.EncodeToString(sum[:]), err
@@ -117,7 +106,7 @@ func (l *lotImages) outputSHA256(ctx context.Context, overlay *imaging.Overlay, 
 func (l *lotImages) overlay(rec *pipeline.Record) (*imaging.Overlay, error) {
 	key, overlay, err := l.pack.Read(imaging.Ref(rec.Pack))
 	if err != nil {
-		return nil, lostOverlay(storage(err))
+		return nil, lostOverlay(fault.Disk(err))
 	}
 	if key != rec.Identity.Sum() {
 		return nil, lostOverlay(errors.New("the pack entry belongs to another device"))
@@ -151,7 +140,7 @@ func (l *lotImages) Settle(ctx context.Context, rec *pipeline.Record) error {
 }
 
 func (l *lotImages) Destroy(_ context.Context, ref pipeline.PackRef) error {
-	return storage(l.pack.Destroy(imaging.Ref(ref)))
+	return fault.Disk(l.pack.Destroy(imaging.Ref(ref)))
 }
 
 func (l *lotImages) Entries(ctx context.Context) iter.Seq2[pipeline.PackEntry, error] {
@@ -164,7 +153,7 @@ func (l *lotImages) Entries(ctx context.Context) iter.Seq2[pipeline.PackEntry, e
 				continue
 			}
 			if err != nil {
-				err = packOutage(err)
+				err = fault.StorageOutage(err)
 			}
 			if !yield(pipeline.PackEntry{Identity: entry.Key, Ref: pipeline.PackRef(entry.Ref), Destroyed: entry.Destroyed}, err) {
 				return
@@ -197,28 +186,6 @@ func wipe(o *imaging.Overlay) {
 	}
 }
 
-// storage turns faults of the disk into an outage and leaves the rest alone.
-func storage(err error) error {
-	if err == nil || !diskFault(err) {
-		return err
-	}
-	return packOutage(err)
-}
-
-func packOutage(err error) error {
-	hint := hintOf(err)
-	if errors.Is(err, imaging.ErrPackInUse) {
-		hint = "Another keymill works on this lot. Let it end, or stop it with an interrupt, then run the same command again."
-	}
-	if hint == "" && errors.Is(err, fs.ErrPermission) {
-		hint = "See who owns it: was keymill run here by another user, such as root? Give it back with chown, then run the same command again."
-	}
-	if hint == "" {
-		hint = "Free or repair the disk, then run the same command again: it goes on from here."
-	}
-	return &pipeline.Outage{Part: pipeline.PartStorage, Err: err, Hint: hint}
-}
-
 // openPack opens the lot's pack, or makes it for a lot that has none yet.
 func openPack(path string, golden *imaging.Golden) (*imaging.Pack, error) {
 	pack, err := imaging.OpenPack(path)
@@ -226,19 +193,10 @@ func openPack(path string, golden *imaging.Golden) (*imaging.Pack, error) {
 		pack, err = imaging.CreatePack(path, golden.SHA256(), golden.Size())
 	}
 	if err != nil {
-		return nil, packOutage(fmt.Errorf("pack %s: %w", path, err))
+		return nil, fault.StorageOutage(fmt.Errorf("pack %s: %w", path, err))
 	}
 	if sum, _ := pack.Golden(); sum != golden.SHA256() {
-		return nil, errors.Join(packOutage(fmt.Errorf("pack %s belongs to another golden image", path)), pack.Close())
+		return nil, errors.Join(fault.StorageOutage(fmt.Errorf("pack %s belongs to another golden image", path)), pack.Close())
 	}
 	return pack, nil
-}
-
-func makeDirs(dirs ...string) error {
-	for _, dir := range dirs {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return packOutage(err)
-		}
-	}
-	return nil
 }

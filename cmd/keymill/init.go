@@ -1,7 +1,6 @@
 package main
 
 import (
-	_ "embed"
 	"errors"
 	"fmt"
 	"io"
@@ -11,19 +10,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
 	"keymill/pipeline"
 	"keymill/sources"
 )
-
-// exampleConfig has every setting with its meaning. `go generate` makes it from
-// the comments of Config.
-//
-//go:generate go test -count=1 -run ^TestConfigFiles$ . -update
-//go:embed init.yaml
-var exampleConfig []byte
-
-// schemaFile is what keymill.yaml names for editors.
-const schemaFile = "keymill.schema.json"
 
 func (a *app) initCmd() *cobra.Command {
 	return &cobra.Command{
@@ -44,29 +36,29 @@ func (a *app) initCmd() *cobra.Command {
 
 func (a *app) init(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return withCode(exitStorage, err)
+		return fault.As(fault.Storage, err)
 	}
-	files := []struct {
+	missing := []struct {
 		name  string
 		write func(io.Writer) error
 	}{
-		{configFile, func(w io.Writer) error { _, err := w.Write(exampleConfig); return err }},
-		{schemaFile, func(w io.Writer) error { _, err := w.Write(configSchema); return err }},
+		{config.File, func(w io.Writer) error { _, err := w.Write(config.Example); return err }},
+		{config.SchemaFile, func(w io.Writer) error { _, err := w.Write(config.Schema); return err }},
 		{"manifest.csv", sources.TemplateCSV},
 		{"manifest.xlsx", sources.TemplateXLSX},
 	}
-	for _, file := range files {
+	for _, file := range missing {
 		path := filepath.Join(dir, file.name)
 		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 			a.printf("kept   %s\n", path)
 			continue
 		}
-		if err := writeFile(path, file.write); err != nil {
-			return withCode(exitStorage, pipeline.WithHint(fmt.Errorf("%s: %w", path, err), "Choose a folder that can be written to."))
+		if err := files.Write(path, file.write); err != nil {
+			return fault.As(fault.Storage, pipeline.WithHint(fmt.Errorf("%s: %w", path, err), "Choose a folder that can be written to."))
 		}
 		a.printf("wrote  %s\n", path)
 	}
 	a.printf("Next: set server and image.golden in %s, fill the manifest, then `keymill check %s`.\n",
-		filepath.Join(dir, configFile), filepath.Join(dir, "manifest.csv"))
+		filepath.Join(dir, config.File), filepath.Join(dir, "manifest.csv"))
 	return nil
 }

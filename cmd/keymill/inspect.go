@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/say"
 	"keymill/imaging"
 )
 
@@ -50,12 +51,12 @@ func (a *app) imageInspectCmd() *cobra.Command {
 
 func (a *app) printInspection(golden *imaging.Golden, in *imaging.Inspection) {
 	a.printf("%s\n  %s, sha256 %x\n  partition table %s, sectors of %d bytes\n",
-		golden.Path(), byteSize(in.Bytes), golden.SHA256(), in.Table.Kind, in.Table.SectorSize)
+		golden.Path(), say.Bytes(in.Bytes), golden.SHA256(), in.Table.Kind, in.Table.SectorSize)
 	for i, p := range in.Table.Partitions {
 		v := in.Volumes[i]
 		state := cmp.Or(v.State, "-")
 		if v.Free >= 0 {
-			state += ", " + byteSize(v.Free) + " free"
+			state += ", " + say.Bytes(v.Free) + " free"
 		}
 		if v.Injection != "ok" {
 			state += "; no files can be put here: " + v.Injection
@@ -64,7 +65,7 @@ func (a *app) printInspection(golden *imaging.Golden, in *imaging.Inspection) {
 		if p.Number == in.Data {
 			use = "  <- data partition"
 		}
-		a.printf("  %3d  at %12d  %10s  %-6s  %-12s  %s%s\n", p.Number, p.Offset, byteSize(p.Bytes), cmp.Or(p.FileSystem, "-"),
+		a.printf("  %3d  at %12d  %10s  %-6s  %-12s  %s%s\n", p.Number, p.Offset, say.Bytes(p.Bytes), cmp.Or(p.FileSystem, "-"),
 			cmp.Or(p.FSLabel, p.Label, "-"), state, use)
 	}
 	if in.Data == 0 {

@@ -13,6 +13,10 @@ import (
 	"strings"
 	"time"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/trace"
 	"keymill/imaging"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
@@ -23,7 +27,7 @@ import (
 // everything that carries its devices. Close gives all of it up.
 type job struct {
 	app    *app
-	cfg    *Config
+	cfg    *config.Config
 	log    *slog.Logger
 	ledger *ledger.Ledger
 	lot    pipeline.Lot
@@ -60,23 +64,18 @@ func (j *job) openSigner(ctx context.Context) (err error) {
 	return err
 }
 
-// outDir is the folder of the lot's products.
-func (c *Config) outDir(lot string) (string, error) {
-	return filepath.Abs(cmp.Or(c.Out, filepath.Join("out", lot)))
-}
-
 // openGolden opens the golden image and what is injected into it. now is the
 // time that files in the images get.
 func (j *job) openGolden(ctx context.Context, now time.Time) (err error) {
-	ctx, ended := phase(ctx, "golden")
+	ctx, ended := trace.Phase(ctx, "golden")
 	defer func() { ended(&err) }()
 	if j.cfg.Image.Golden == "" {
-		return withCode(exitUsage, pipeline.WithHint(errors.New("no golden image is named"),
-			"Give --golden FILE, or set image.golden in %s.", configFile))
+		return fault.As(fault.Usage, pipeline.WithHint(errors.New("no golden image is named"),
+			"Give --golden FILE, or set image.golden in %s.", config.File))
 	}
 	render, err := pipeline.NewRenderer(j.cfg.Image.Inject)
 	if err != nil {
-		return withCode(exitUsage, err)
+		return fault.As(fault.Usage, err)
 	}
 	want := pipeline.ContentPrivateKey
 	if j.cfg.Keys.Source == pipeline.KeysInToken {
@@ -84,16 +83,16 @@ func (j *job) openGolden(ctx context.Context, now time.Time) (err error) {
 	}
 	for _, content := range []string{pipeline.ContentPrivateKey, pipeline.ContentMenderConf} {
 		if has := render.Index(content) >= 0; has != (content == want) {
-			return usagef("with keys.source %s, image.inject must have one entry with `content: %s`, and none with another kind of key",
+			return fault.Usagef("with keys.source %s, image.inject must have one entry with `content: %s`, and none with another kind of key",
 				j.cfg.Keys.Source, want)
 		}
 	}
 	if render.Index(pipeline.ContentOpenSSLConf) >= 0 && j.cfg.Keys.Device.Module == "" {
-		return usagef("image.inject has an entry with `content: %s`; name the PKCS#11 module on the device in keys.device.module", pipeline.ContentOpenSSLConf)
+		return fault.Usagef("image.inject has an entry with `content: %s`; name the PKCS#11 module on the device in keys.device.module", pipeline.ContentOpenSSLConf)
 	}
 	targets, err := targets(j.cfg.Image.Inject, render)
 	if err != nil {
-		return withCode(exitUsage, err)
+		return fault.As(fault.Usage, err)
 	}
 	golden, err := imaging.OpenGolden(ctx, j.cfg.Image.Golden, imaging.GoldenOptions{
 		CacheDir: goldenCache(j.cfg.Ledger), Partition: j.cfg.Image.Partition,
@@ -111,20 +110,20 @@ func (j *job) openGolden(ctx context.Context, now time.Time) (err error) {
 }
 
 // goldenCache lies beside the ledger: hashes and unpacked golden images.
-func goldenCache(ledger string) string { return besideLedger(ledger, ".keymill-cache") }
+func goldenCache(ledger string) string { return config.BesideLedger(ledger, ".keymill-cache") }
 
 // imageFault gives errors of the golden image their exit code.
 func imageFault(ctx context.Context, path string, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if hintOf(err) == "" && errors.Is(err, fs.ErrPermission) {
+	if fault.Hint(err) == "" && errors.Is(err, fs.ErrPermission) {
 		err = pipeline.WithHint(err, "Let keymill's user read %s, and write beside the ledger, where its hash and plan are kept.", path)
 	}
-	if hintOf(err) == "" {
+	if fault.Hint(err) == "" {
 		err = pipeline.WithHint(err, "Check the golden image with `keymill image inspect %s`.", path)
 	}
-	return withCode(exitStorage, fmt.Errorf("golden image: %w", err))
+	return fault.As(fault.Storage, fmt.Errorf("golden image: %w", err))
 }
 
 // targets says what the configuration puts into images in imaging's words.
@@ -154,7 +153,7 @@ func targets(list []pipeline.Inject, render *pipeline.Renderer) ([]imaging.Targe
 
 // describeLot is the lot that the configuration asks for.
 func (j *job) describeLot(name, manifest, manifestSHA256 string, devices int) (pipeline.Lot, error) {
-	out, err := j.cfg.outDir(name)
+	out, err := j.cfg.OutDir(name)
 	if err != nil {
 		return pipeline.Lot{}, err
 	}
@@ -167,7 +166,7 @@ func (j *job) describeLot(name, manifest, manifestSHA256 string, devices int) (p
 		Name: name, ManifestPath: manifest, ManifestSHA256: manifestSHA256, Devices: devices,
 		GoldenPath: goldenPath, GoldenSHA256: hex.EncodeToString(sum[:]), GoldenBytes: j.images.golden.Size(),
 		InjectSHA256: j.images.render.Sum(), Format: j.cfg.Image.Format,
-		Keys: j.cfg.Keys.Source, Algorithm: j.cfg.Keys.Algorithm, Server: j.cfg.Server.identity(),
+		Keys: j.cfg.Keys.Source, Algorithm: j.cfg.Keys.Algorithm, Server: j.cfg.Server.Identity(),
 		Out: out, Station: j.cfg.Audit.Station,
 	}, nil
 }
@@ -177,28 +176,28 @@ func (j *job) describeLot(name, manifest, manifestSHA256 string, devices int) (p
 func sameLot(planned, asked pipeline.Lot) error {
 	differ := []struct {
 		what, was, is string
-		code          int
+		kind          fault.Kind
 	}{
-		{"manifest (sha256)", planned.ManifestSHA256, asked.ManifestSHA256, exitManifest},
-		{"golden image (sha256)", planned.GoldenSHA256, asked.GoldenSHA256, exitStorage},
-		{"injected files (sha256)", planned.InjectSHA256, asked.InjectSHA256, exitUsage},
-		{"format", planned.Format, asked.Format, exitUsage},
-		{"source of keys", planned.Keys, asked.Keys, exitUsage},
-		{"algorithm", planned.Algorithm, asked.Algorithm, exitUsage},
-		{"server", planned.Server, asked.Server, exitUsage},
-		{"output folder", planned.Out, asked.Out, exitUsage},
+		{"manifest (sha256)", planned.ManifestSHA256, asked.ManifestSHA256, fault.Manifest},
+		{"golden image (sha256)", planned.GoldenSHA256, asked.GoldenSHA256, fault.Storage},
+		{"injected files (sha256)", planned.InjectSHA256, asked.InjectSHA256, fault.Usage},
+		{"format", planned.Format, asked.Format, fault.Usage},
+		{"source of keys", planned.Keys, asked.Keys, fault.Usage},
+		{"algorithm", planned.Algorithm, asked.Algorithm, fault.Usage},
+		{"server", planned.Server, asked.Server, fault.Usage},
+		{"output folder", planned.Out, asked.Out, fault.Usage},
 	}
-	code, lines := 0, []string(nil)
+	kind, lines := fault.None, []string(nil)
 	for _, d := range differ {
 		if d.was != d.is {
-			code = cmp.Or(code, d.code)
+			kind = cmp.Or(kind, d.kind)
 			lines = append(lines, fmt.Sprintf("%s was %s, is %s", d.what, d.was, d.is))
 		}
 	}
 	if lines == nil {
 		return nil
 	}
-	return withCode(code, pipeline.WithHint(
+	return fault.As(kind, pipeline.WithHint(
 		fmt.Errorf("lot %s was planned otherwise: %s", planned.Name, strings.Join(lines, "; ")),
 		"Nothing was changed. Use what the lot was planned with, or another name: --lot, or in a drop folder the manifest's."))
 }
@@ -206,7 +205,7 @@ func sameLot(planned, asked pipeline.Lot) error {
 // openProducts opens pack, format and folders of the lot for writing.
 func (j *job) openProducts(ctx context.Context, resumed bool) error {
 	out := j.lot.Out
-	if err := makeDirs(out); err != nil {
+	if err := files.MakeDirs(out); err != nil {
 		return err
 	}
 	path := packPath(j.lot)
@@ -219,24 +218,24 @@ func (j *job) openProducts(ctx context.Context, resumed bool) error {
 	}
 	j.images.pack = pack
 	j.images.finder = finderOf(j.keys, j.cfg.Keys.Device)
-	if j.lot.Format == formatPack {
+	if j.lot.Format == config.FormatPack {
 		return nil
 	}
 	j.images.dir = filepath.Join(out, "images")
-	if err := makeDirs(j.images.dir); err != nil {
+	if err := files.MakeDirs(j.images.dir); err != nil {
 		return err
 	}
 	// What a killed run was writing may hold a key.
 	if _, err := imaging.RemoveLeftovers(j.images.dir); err != nil {
-		return packOutage(err)
+		return fault.StorageOutage(err)
 	}
 	if j.images.format, err = imaging.FindFormat(j.lot.Format); err != nil {
-		return withCode(exitUsage, err)
+		return fault.As(fault.Usage, err)
 	}
 	j.images.hasher = imaging.NewHasher(j.images.golden)
 	j.images.writer, err = j.images.format.Open(ctx, j.images.golden, j.images.dir)
 	if err != nil {
-		return packOutage(err)
+		return fault.StorageOutage(err)
 	}
 	return nil
 }
@@ -251,10 +250,10 @@ func (j *job) packStillThere(ctx context.Context, path string, resumed bool) err
 		if err != nil {
 			return err
 		}
-		if packed.State == pipeline.Released && j.lot.Format != formatPack {
+		if packed.State == pipeline.Released && j.lot.Format != config.FormatPack {
 			continue
 		}
-		return packOutage(pipeline.WithHint(fmt.Errorf("the pack %s is gone, and keys of this lot lie only there", path),
+		return fault.StorageOutage(pipeline.WithHint(fmt.Errorf("the pack %s is gone, and keys of this lot lie only there", path),
 			"Put the file back where it was and run the same command again."))
 	}
 	return nil

@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/term"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
 	"keymill/hsm"
 	"keymill/pipeline"
 )
@@ -60,9 +62,9 @@ func (s *stationKeys) Generate(ctx context.Context, label string) (private, publ
 	private, public, err = s.Source.Generate(ctx, label)
 	switch {
 	case err == nil:
-	case diskFault(err):
-		err = packOutage(err)
-	case hsmFault(err):
+	case fault.IsStorage(err):
+		err = fault.StorageOutage(err)
+	case fault.IsHSM(err):
 		err = &pipeline.Outage{Part: pipeline.PartHSM, Err: err, Hint: hsm.Hint(err)}
 	}
 	return private, public, err
@@ -79,11 +81,11 @@ func (s *stationKeys) Close() error {
 // keyFinder makes the files by which devices find the keys in their tokens.
 type keyFinder struct {
 	locator hsm.Locator
-	device  DeviceTokenConfig
+	device  config.DeviceTokenConfig
 }
 
 // finderOf returns nil for keys that don't stay in tokens.
-func finderOf(keys keySource, device DeviceTokenConfig) *keyFinder {
+func finderOf(keys keySource, device config.DeviceTokenConfig) *keyFinder {
 	if station, ok := keys.(*stationKeys); ok {
 		if locator, ok := station.Source.(hsm.Locator); ok && station.Origin().Mode == hsm.ModeToken {
 			return &keyFinder{locator, device}
@@ -97,11 +99,11 @@ func (f *keyFinder) files(public []byte) (pipeline.KeyFiles, error) {
 	if err != nil {
 		return pipeline.KeyFiles{}, err
 	}
-	return f.device.files(uri)
+	return deviceFiles(f.device, uri)
 }
 
-// files are for the device whose key has this URI.
-func (d *DeviceTokenConfig) files(uri string) (key pipeline.KeyFiles, err error) {
+// deviceFiles are for the device whose key has this URI.
+func deviceFiles(d config.DeviceTokenConfig, uri string) (key pipeline.KeyFiles, err error) {
 	u, err := hsm.ParseURI(uri)
 	if err != nil {
 		return key, err
@@ -116,14 +118,14 @@ func (d *DeviceTokenConfig) files(uri string) (key pipeline.KeyFiles, err error)
 }
 
 // openKeys opens the configured source of keys, and never another one.
-func (a *app) openKeys(ctx context.Context, cfg *Config, log *slog.Logger) (keySource, error) {
+func (a *app) openKeys(ctx context.Context, cfg *config.Config, log *slog.Logger) (keySource, error) {
 	algorithm, err := hsm.ParseAlgorithm(cfg.Keys.Algorithm)
 	if err != nil {
-		return nil, withCode(exitUsage, err)
+		return nil, fault.As(fault.Usage, err)
 	}
 	mode, err := hsm.ParseMode(cfg.Keys.Source)
 	if err != nil {
-		return nil, withCode(exitUsage, err)
+		return nil, fault.As(fault.Usage, err)
 	}
 	if mode == hsm.ModeSoftware {
 		source, err := hsm.Software(algorithm)
@@ -135,7 +137,7 @@ func (a *app) openKeys(ctx context.Context, cfg *Config, log *slog.Logger) (keyS
 	}
 	source, err := hsm.Open(ctx, mode, algorithm, config)
 	if err != nil {
-		return nil, errors.Join(hsmError(ctx, err), journal.Close())
+		return nil, errors.Join(fault.OfHSM(ctx, err), journal.Close())
 	}
 	for _, warning := range source.Origin().Warnings {
 		log.Warn(warning)
@@ -145,7 +147,7 @@ func (a *app) openKeys(ctx context.Context, cfg *Config, log *slog.Logger) (keyS
 
 // hsmConfig names the token. The journal of token objects lies beside the
 // ledger and is opened by open; the caller closes it. Without open there is none.
-func (a *app) hsmConfig(cfg *Config, log *slog.Logger, open func(path string) (*hsm.FileJournal, error)) (hsm.Config, *hsm.FileJournal, error) {
+func (a *app) hsmConfig(cfg *config.Config, log *slog.Logger, open func(path string) (*hsm.FileJournal, error)) (hsm.Config, *hsm.FileJournal, error) {
 	if err := a.checkToken(cfg); err != nil {
 		return hsm.Config{}, nil, err
 	}
@@ -158,28 +160,28 @@ func (a *app) hsmConfig(cfg *Config, log *slog.Logger, open func(path string) (*
 	}
 	journal, err := open(hsmJournalPath(cfg.Ledger))
 	if errors.Is(err, hsm.ErrJournalInUse) {
-		return hsm.Config{}, nil, withCode(exitUsage, pipeline.WithHint(err,
+		return hsm.Config{}, nil, fault.As(fault.Usage, pipeline.WithHint(err,
 			"Let it end: what it makes in the token at this moment looks like what a crash left there."))
 	}
 	if err != nil {
-		return hsm.Config{}, nil, packOutage(err)
+		return hsm.Config{}, nil, fault.StorageOutage(err)
 	}
 	config.Journal = journal
 	return config, journal, nil
 }
 
-func hsmJournalPath(ledger string) string { return besideLedger(ledger, "keymill-hsm-journal") }
+func hsmJournalPath(ledger string) string { return config.BesideLedger(ledger, "keymill-hsm-journal") }
 
 // pin is asked for when the URI names no pin-source: the systemd credential
 // hsm-pin, the environment, or somebody at the terminal.
 func (a *app) pin(ctx context.Context) ([]byte, error) {
-	if dir := a.getenv("CREDENTIALS_DIRECTORY"); dir != "" {
+	if dir := a.env.Get("CREDENTIALS_DIRECTORY"); dir != "" {
 		path := filepath.Join(dir, "hsm-pin")
 		if info, err := os.Stat(path); err == nil && info.Size() > 0 { // an empty credential is none
 			return hsm.PINFile(path)(ctx)
 		}
 	}
-	if value := strings.TrimRight(a.getenv("KEYMILL_HSM_PIN"), "\r\n"); value != "" {
+	if value := strings.TrimRight(a.env.Get("KEYMILL_HSM_PIN"), "\r\n"); value != "" {
 		return []byte(value), nil
 	}
 	if file, ok := a.in.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
@@ -189,12 +191,4 @@ func (a *app) pin(ctx context.Context) ([]byte, error) {
 	}
 	return nil, pipeline.WithHint(errors.New("the token needs a PIN"),
 		"Name a file with pin-source in the URI, provide the systemd credential hsm-pin or KEYMILL_HSM_PIN, or run at a terminal.")
-}
-
-// hsmError gives errors of the HSM their exit code.
-func hsmError(ctx context.Context, err error) error {
-	if _, has := errors.AsType[*coded](err); err == nil || has || ctx.Err() != nil {
-		return err
-	}
-	return withCode(exitHSM, err)
 }

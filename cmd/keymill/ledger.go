@@ -6,6 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 )
@@ -103,7 +105,7 @@ func (a *app) printHealth(h health) error {
 }
 
 func (a *app) printHealthLines(h health) {
-	a.printf("%s, %s, %s\n", count(h.Lots, "lot"), count(h.Devices, "device"), count(h.Events, "event"))
+	a.printf("%s, %s, %s\n", say.Count(h.Lots, "lot"), say.Count(h.Devices, "device"), say.Count(h.Events, "event"))
 	for _, problem := range h.Problems {
 		a.printf("  WRONG  %s\n", problem)
 	}
@@ -113,7 +115,7 @@ func (a *app) printHealthLines(h health) {
 }
 
 func unsound(h health) error {
-	return withCode(exitStorage, pipeline.WithHint(fmt.Errorf("the ledger is not sound: %s", count(len(h.Problems), "problem")),
+	return fault.As(fault.Storage, pipeline.WithHint(fmt.Errorf("the ledger is not sound: %s", say.Count(len(h.Problems), "problem")),
 		"Keep the file as it is for an investigation, and go on with the last backup that is sound."))
 }
 

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/logs"
 	"keymill/hsm"
 )
 
@@ -19,7 +21,7 @@ func main() {
 	tune()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	stdio := stdio{in: os.Stdin, out: os.Stdout, err: journaled(os.Stderr, os.Getenv("JOURNAL_STREAM"))}
+	stdio := stdio{in: os.Stdin, out: os.Stdout, err: logs.Journaled(os.Stderr, os.Getenv("JOURNAL_STREAM"))}
 	interrupts := make(chan os.Signal, 2)
 	signal.Notify(interrupts, os.Interrupt, syscall.SIGTERM)
 	brake := newBrake(cancel)
@@ -27,9 +29,9 @@ func main() {
 		for range interrupts {
 			if brake.press(stdio.err) {
 				// Every step can be cut off anywhere; a hanging one must not keep us.
-				time.AfterFunc(time.Second, func() { os.Exit(exitInterrupted) })
+				time.AfterFunc(time.Second, func() { os.Exit(fault.Interrupted.ExitCode()) })
 			}
 		}
 	}()
-	os.Exit(report(stdio, run(ctx, os.Args[1:], stdio, brake)))
+	os.Exit(report(stdio, run(ctx, os.Args[1:], stdio, brake)).ExitCode())
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
 	"keymill/pipeline"
 )
 
@@ -46,11 +48,11 @@ func (a *app) manCmd() *cobra.Command {
 					continue
 				}
 				path := filepath.Join(args[0], manName(verb)+".1")
-				if err := writeFile(path, func(w io.Writer) error { return writeMan(w, verb) }); err != nil {
-					return withCode(exitStorage, pipeline.WithHint(fmt.Errorf("%s: %w", path, err), "Name a folder that exists and can be written to."))
+				if err := files.Write(path, func(w io.Writer) error { return writeMan(w, verb) }); err != nil {
+					return fault.As(fault.Storage, pipeline.WithHint(fmt.Errorf("%s: %w", path, err), "Name a folder that exists and can be written to."))
 				}
 				if err := os.Chmod(path, 0o644); err != nil {
-					return withCode(exitStorage, err)
+					return fault.As(fault.Storage, err)
 				}
 			}
 			return nil

@@ -8,11 +8,13 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 	"keymill/sources"
@@ -20,7 +22,7 @@ import (
 
 // openManifest opens the manifest as the configuration says. known may be nil:
 // then nothing is known of other lots.
-func openManifest(path string, cfg *Config, lot string, known *ledger.Ledger) (*sources.Manifest, error) {
+func openManifest(path string, cfg *config.Config, lot string, known *ledger.Ledger) (*sources.Manifest, error) {
 	var required []string
 	if render, err := pipeline.NewRenderer(cfg.Image.Inject); err == nil {
 		required = render.Attributes()
@@ -44,7 +46,7 @@ func openManifest(path string, cfg *Config, lot string, known *ledger.Ledger) (*
 	}
 	manifest, err := sources.Open(path, config)
 	if _, ok := errors.AsType[*pipeline.Outage](err); err != nil && !ok {
-		err = withCode(exitManifest, fmt.Errorf("manifest %s: %w", path, err))
+		err = fault.As(fault.Manifest, fmt.Errorf("manifest %s: %w", path, err))
 	}
 	return manifest, err
 }
@@ -67,7 +69,7 @@ func checkManifest(ctx context.Context, manifest *sources.Manifest, w io.Writer,
 	})
 	for i, what := range []string{"problem", "warning"} {
 		if more := -left[i == 1]; more > 0 {
-			fmt.Fprintf(w, "%s more; `keymill check` lists all\n", count(more, what))
+			fmt.Fprintf(w, "%s more; `keymill check` lists all\n", say.Count(more, what))
 		}
 	}
 	return summary, manifestFault(ctx, summary, err)
@@ -81,40 +83,20 @@ func manifestFault(ctx context.Context, summary sources.Summary, err error) erro
 	case err == nil || ctx.Err() != nil:
 		return err
 	case sources.Refused(err) && summary.Problems > 0:
-		return withCode(exitManifest, pipeline.WithHint(
-			fmt.Errorf("manifest refused: %s in %s; nothing was changed", count(summary.Problems, "problem"), count(summary.Rows, "row")),
+		return fault.As(fault.Manifest, pipeline.WithHint(
+			fmt.Errorf("manifest refused: %s in %s; nothing was changed", say.Count(summary.Problems, "problem"), say.Count(summary.Rows, "row")),
 			"Correct what is listed above and run the same command again."))
 	}
 	if _, ok := errors.AsType[*pipeline.Outage](err); ok {
 		return err
 	}
-	return withCode(exitManifest, fmt.Errorf("manifest: %w", err))
-}
-
-// count says a number of things: "1 row", "2 rows".
-func count(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing
-	}
-	return fmt.Sprintf("%d %ss", n, thing)
-}
-
-// isDatabaseURL reports whether a ledger is a database server and not a file.
-func isDatabaseURL(path string) bool { return strings.Contains(path, "://") }
-
-// besideLedger is where the station keeps a file of its own: beside the ledger
-// file, or in the working folder where the ledger is a database server.
-func besideLedger(path, name string) string {
-	if isDatabaseURL(path) {
-		return name
-	}
-	return filepath.Join(filepath.Dir(path), name)
+	return fault.As(fault.Manifest, fmt.Errorf("manifest: %w", err))
 }
 
 // openKnown opens the ledger if there is one; verbs that change nothing must
 // not make it.
 func openKnown(ctx context.Context, path string) (*ledger.Ledger, error) {
-	if isDatabaseURL(path) {
+	if config.IsDatabaseURL(path) {
 		return ledger.Open(ctx, path)
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
@@ -184,7 +166,7 @@ func (a *app) check(cmd *cobra.Command, path, lot string) error {
 		defer known.Close()
 	}
 	if lot == "" {
-		lot = lotName(path)
+		lot = files.LotName(path)
 	}
 	manifest, err := openManifest(path, cfg, lot, known)
 	if err != nil {
@@ -198,7 +180,7 @@ func (a *app) check(cmd *cobra.Command, path, lot string) error {
 	if err != nil {
 		return err
 	}
-	a.printf("%s: %s, %s; accepted.\n", path, count(summary.Rows, "device"), count(summary.Warnings, "warning"))
+	a.printf("%s: %s, %s; accepted.\n", path, say.Count(summary.Rows, "device"), say.Count(summary.Warnings, "warning"))
 	for _, c := range summary.Columns {
 		a.printf("  column %-24q %s\n", c.Header, columnUse(c))
 	}

@@ -10,6 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/push"
 
+	"keymill/cmd/keymill/internal/build"
+	"keymill/cmd/keymill/internal/config"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 	"keymill/pipeline/mender"
@@ -19,7 +21,7 @@ import (
 // is, so that it is right whatever was killed when; the rest counts from the
 // start of the process. Its methods may be called by many goroutines at once.
 type meter struct {
-	cfg     MetricsConfig
+	cfg     config.MetricsConfig
 	station string
 	reg     *prometheus.Registry
 
@@ -63,7 +65,7 @@ func counted(s mender.Stats) map[string]int64 {
 	return map[string]int64{"sent": s.Requests, "retry": s.Retries, "failure": s.Failures, "quota": s.Refused}
 }
 
-func newMeter(cfg MetricsConfig, station string, now time.Time) *meter {
+func newMeter(cfg config.MetricsConfig, station string, now time.Time) *meter {
 	m := &meter{
 		cfg: cfg, station: station, reg: prometheus.NewRegistry(),
 		totals: map[string]pipeline.Totals{}, open: map[string]bool{}, ours: map[string]bool{},
@@ -102,7 +104,7 @@ func newMeter(cfg MetricsConfig, station string, now time.Time) *meter {
 	m.heartbeat = gauge("batch_heartbeat_timestamp_seconds", "When these metrics were written.")
 	m.success = gauge("last_success_timestamp_seconds", "When a batch last ended with everything closed, 0 for never.")
 	m.closed = gauge("last_closed_timestamp_seconds", "When a lot was last closed, 0 for never.")
-	gauges("build_info", "The program.", "version").WithLabelValues(buildVersion()).Set(1)
+	gauges("build_info", "The program.", "version").WithLabelValues(build.Version()).Set(1)
 	m.started.Set(seconds(now))
 	for _, kind := range []string{outcomeClosed, outcomeFailed, outcomeRefused, outcomeStopped} {
 		m.outcomes.WithLabelValues(kind)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"keymill/cmd/keymill/internal/config"
 	"keymill/pipeline/mender/sandbox"
 )
 
@@ -101,7 +102,7 @@ func TestPushRests(t *testing.T) {
 	}))
 	defer gateway.Close()
 	now := time.Now()
-	m := newMeter(MetricsConfig{Pushgateway: gateway.URL}, "line-3", now)
+	m := newMeter(config.MetricsConfig{Pushgateway: gateway.URL}, "line-3", now)
 	for _, step := range []struct {
 		after time.Duration
 		last  bool

@@ -5,22 +5,22 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/go-retryablehttp"
 
+	"keymill/cmd/keymill/internal/build"
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
 	"keymill/pipeline"
 )
 
@@ -63,18 +63,18 @@ type webhook struct {
 }
 
 // webhook returns the configured webhook, nil if there is none.
-func (a *app) webhook(cfg NotifyConfig) (*webhook, error) {
+func (a *app) webhook(cfg config.NotifyConfig) (*webhook, error) {
 	if cfg.URL == "" {
 		return nil, nil
 	}
 	u, err := url.Parse(cfg.URL)
-	if err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())) {
+	if err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !config.Loopback(u.Hostname())) {
 		// The URL is not shown: with some receivers it is the password.
-		return nil, usagef("notify.url must be an https URL, or http on this machine")
+		return nil, fault.Usagef("notify.url must be an https URL, or http on this machine")
 	}
 	secret, err := a.webhookSecret(cfg.SecretFile)
 	if err != nil {
-		return nil, withCode(exitUsage, err)
+		return nil, fault.As(fault.Usage, err)
 	}
 	client := retryablehttp.NewClient()
 	client.Logger = nil
@@ -84,62 +84,27 @@ func (a *app) webhook(cfg NotifyConfig) (*webhook, error) {
 	// What is signed for one address goes to no other one.
 	client.HTTPClient.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	if cfg.CAFile != "" {
-		if err := trust(client.HTTPClient, cfg.CAFile); err != nil {
-			return nil, withCode(exitUsage, fmt.Errorf("notify.ca_file: %w", err))
+		if err := config.Trust(client.HTTPClient, cfg.CAFile); err != nil {
+			return nil, fault.As(fault.Usage, fmt.Errorf("notify.ca_file: %w", err))
 		}
 	}
 	return &webhook{cfg.URL, secret, client}, nil
 }
 
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-// trust adds a file's certificates to those that the system trusts.
-func trust(client *http.Client, path string) error {
-	pool, err := systemRootsAnd(path)
-	if err != nil {
-		return err
-	}
-	transport, ok := client.Transport.(*http.Transport)
-	if !ok {
-		return errors.New("the HTTP client has a foreign transport")
-	}
-	transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
-	return nil
-}
-
-// systemRootsAnd returns the certificates that the system trusts and a file's.
-func systemRootsAnd(path string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool()
-	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no PEM certificate", path)
-	}
-	return pool, nil
-}
-
 // webhookSecret finds the key that signs: a file that is named, the systemd
 // credential, the environment.
 func (a *app) webhookSecret(file string) ([]byte, error) {
-	text := a.getenv("KEYMILL_WEBHOOK_SECRET")
+	text := a.env.Get("KEYMILL_WEBHOOK_SECRET")
 	if file == "" {
-		if credential, given := a.credentialFile("webhook-secret"); given {
+		if credential, given := a.env.CredentialFile("webhook-secret"); given {
 			file = credential
 		}
 	}
 	if file != "" {
-		if err := a.guardSecret("notify.secret_file", file); err != nil {
+		if err := a.env.GuardSecret("notify.secret_file", file); err != nil {
 			return nil, err
 		}
-		data, err := readShort(file)
+		data, err := files.ReadShort(file)
 		if err != nil {
 			return nil, err
 		}
@@ -160,18 +125,6 @@ func (a *app) webhookSecret(file string) ([]byte, error) {
 	return []byte(text), nil
 }
 
-// readSecret reads a secret, unless everybody can.
-func readSecret(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if info.Mode().Perm()&0o004 != 0 {
-		return nil, pipeline.WithHint(fmt.Errorf("everybody can read the secret in %s", path), "chmod 600 %s", path)
-	}
-	return readShort(path)
-}
-
 // sign returns the value of the header webhook-signature.
 func (h *webhook) sign(id string, at time.Time, body []byte) string {
 	mac := hmac.New(sha256.New, h.secret)
@@ -189,7 +142,7 @@ func (h *webhook) deliver(ctx context.Context, n *notification, body []byte) err
 	}
 	now := time.Now()
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("User-Agent", "keymill/"+buildVersion())
+	req.Header.Set("User-Agent", "keymill/"+build.Version())
 	req.Header.Set("Webhook-Id", n.ID)
 	req.Header.Set("Webhook-Timestamp", strconv.FormatInt(now.Unix(), 10))
 	req.Header.Set("Webhook-Signature", h.sign(n.ID, now, body))

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"keymill/cmd/keymill/internal/fault"
 	"keymill/pipeline"
 )
 
@@ -32,7 +33,7 @@ func (j *job) checkTold(context.Context) (string, error) {
 	if file := j.cfg.Metrics.Textfile; file != "" {
 		dir := filepath.Dir(file)
 		if err := unix.Access(dir, unix.W_OK); err != nil {
-			return "", withCode(exitStorage, pipeline.WithHint(fmt.Errorf("metrics.textfile: the folder %s cannot be written to: %w", dir, err),
+			return "", fault.As(fault.Storage, pipeline.WithHint(fmt.Errorf("metrics.textfile: the folder %s cannot be written to: %w", dir, err),
 				"Make it, and let keymill's user write there; node_exporter reads it with --collector.textfile.directory."))
 		}
 		told = append(told, file)

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
 	"keymill/pipeline"
 )
 
@@ -28,7 +30,7 @@ type hook struct {
 var hookEnv = []string{"PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR"}
 
 // hook returns the configured command, nil if there is none.
-func (a *app) hook(cfg NotifyConfig, dir string) (*hook, error) {
+func (a *app) hook(cfg config.NotifyConfig, dir string) (*hook, error) {
 	if len(cfg.Command) == 0 {
 		return nil, nil
 	}
@@ -37,7 +39,7 @@ func (a *app) hook(cfg NotifyConfig, dir string) (*hook, error) {
 		program, err = filepath.Abs(program) // the hook runs in another folder
 	}
 	if err != nil {
-		return nil, withCode(exitUsage, pipeline.WithHint(fmt.Errorf("notify.command: %w", err),
+		return nil, fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("notify.command: %w", err),
 			"Name a program that can be run; arguments are further entries of the list."))
 	}
 	h := &hook{argv: append([]string{program}, cfg.Command[1:]...), dir: dir, out: a.err}

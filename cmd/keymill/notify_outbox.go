@@ -13,6 +13,10 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
 )
 
 // outbox keeps notifications on the disk until their receivers have taken
@@ -45,7 +49,7 @@ const (
 )
 
 // openOutbox prepares the receivers that are configured.
-func (a *app) openOutbox(cfg NotifyConfig, folder *dropFolder, log *slog.Logger) (*outbox, error) {
+func (a *app) openOutbox(cfg config.NotifyConfig, folder *dropFolder, log *slog.Logger) (*outbox, error) {
 	o := &outbox{dir: folder.state("outbox"), timeout: cfg.Timeout, log: log, failures: map[string]int{}}
 	web, err := a.webhook(cfg)
 	if err != nil {
@@ -67,13 +71,13 @@ func (a *app) openOutbox(cfg NotifyConfig, folder *dropFolder, log *slog.Logger)
 // put makes a notification durable for every receiver.
 func (o *outbox) put(n *notification) error {
 	for _, t := range o.targets {
-		err := writeFile(filepath.Join(o.dir, safeName(n.ID)+"."+t.name), func(w io.Writer) error {
+		err := files.Write(filepath.Join(o.dir, files.SafeName(n.ID)+"."+t.name), func(w io.Writer) error {
 			enc := json.NewEncoder(w)
 			enc.SetEscapeHTML(false)
 			return enc.Encode(n)
 		})
 		if err != nil {
-			return packOutage(err)
+			return fault.StorageOutage(err)
 		}
 	}
 	return nil

@@ -22,6 +22,8 @@ import (
 	"testing"
 	"time"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/files"
 	"keymill/pipeline/mender/sandbox"
 )
 
@@ -76,7 +78,7 @@ func (r *receiver) heard() (calls int, taken []string) {
 }
 
 // testOutbox is an outbox whose webhook is r.
-func testOutbox(t *testing.T, r *receiver, url string, cfg NotifyConfig) (*outbox, *bytes.Buffer) {
+func testOutbox(t *testing.T, r *receiver, url string, cfg config.NotifyConfig) (*outbox, *bytes.Buffer) {
 	t.Helper()
 	folder, err := openDropFolder(t.TempDir())
 	if err != nil {
@@ -118,7 +120,7 @@ func TestWebhook(t *testing.T) {
 			r := &receiver{t: t, secret: "shared", answers: test.answers}
 			server := httptest.NewServer(r)
 			defer server.Close()
-			o, log := testOutbox(t, r, server.URL+"/hooks/T0KEN", NotifyConfig{Timeout: 20 * time.Second})
+			o, log := testOutbox(t, r, server.URL+"/hooks/T0KEN", config.NotifyConfig{Timeout: 20 * time.Second})
 			for _, n := range []*notification{note("two", now), note("one", now.Add(-time.Minute)), note("two", now)} {
 				if err := o.put(n); err != nil {
 					t.Fatal(err)
@@ -153,7 +155,7 @@ func TestWebhookBounded(t *testing.T) {
 	defer hang.Close()
 	defer close(release)
 	r := &receiver{t: t, secret: "shared"}
-	o, log := testOutbox(t, r, hang.URL, NotifyConfig{Timeout: 50 * time.Millisecond})
+	o, log := testOutbox(t, r, hang.URL, config.NotifyConfig{Timeout: 50 * time.Millisecond})
 	now := time.Now()
 	if err := o.put(note("one", now)); err != nil {
 		t.Fatal(err)
@@ -184,22 +186,22 @@ func TestWebhookConfiguration(t *testing.T) {
 	cert := write("ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate().Raw})), 0o644)
 	for _, test := range []struct {
 		name   string
-		cfg    NotifyConfig
+		cfg    config.NotifyConfig
 		env    []string
 		secret string // "": refused
 	}{
-		{"environment", NotifyConfig{URL: "https://a.example/x"}, []string{"KEYMILL_WEBHOOK_SECRET= env "}, "env"},
-		{"credential", NotifyConfig{URL: "https://a.example/x"}, []string{"KEYMILL_WEBHOOK_SECRET=env", "CREDENTIALS_DIRECTORY=" + dir}, "credential"},
-		{"file", NotifyConfig{URL: "http://127.0.0.1:1", SecretFile: write("s1", "file\n", 0o600), CAFile: cert}, []string{"CREDENTIALS_DIRECTORY=" + dir}, "file"},
-		{"standard", NotifyConfig{URL: "http://[::1]:1", SecretFile: write("s2", "whsec_c2VjcmV0\n", 0o600)}, nil, "secret"},
-		{"no base64", NotifyConfig{URL: "https://a.example", SecretFile: write("s3", "whsec_%%", 0o600)}, nil, ""},
-		{"everybody reads", NotifyConfig{URL: "https://a.example", SecretFile: write("s4", "file", 0o644)}, nil, ""},
-		{"empty", NotifyConfig{URL: "https://a.example", SecretFile: write("s5", "\n", 0o600)}, nil, ""},
-		{"no file", NotifyConfig{URL: "https://a.example", SecretFile: "nothere"}, nil, ""},
-		{"no secret", NotifyConfig{URL: "https://a.example"}, nil, ""},
-		{"plain http", NotifyConfig{URL: "http://a.example"}, []string{"KEYMILL_WEBHOOK_SECRET=env"}, ""},
-		{"no URL", NotifyConfig{URL: "a.example"}, []string{"KEYMILL_WEBHOOK_SECRET=env"}, ""},
-		{"no CA", NotifyConfig{URL: "https://a.example", CAFile: filepath.Join(dir, "s1")}, []string{"KEYMILL_WEBHOOK_SECRET=env"}, ""},
+		{"environment", config.NotifyConfig{URL: "https://a.example/x"}, []string{"KEYMILL_WEBHOOK_SECRET= env "}, "env"},
+		{"credential", config.NotifyConfig{URL: "https://a.example/x"}, []string{"KEYMILL_WEBHOOK_SECRET=env", "CREDENTIALS_DIRECTORY=" + dir}, "credential"},
+		{"file", config.NotifyConfig{URL: "http://127.0.0.1:1", SecretFile: write("s1", "file\n", 0o600), CAFile: cert}, []string{"CREDENTIALS_DIRECTORY=" + dir}, "file"},
+		{"standard", config.NotifyConfig{URL: "http://[::1]:1", SecretFile: write("s2", "whsec_c2VjcmV0\n", 0o600)}, nil, "secret"},
+		{"no base64", config.NotifyConfig{URL: "https://a.example", SecretFile: write("s3", "whsec_%%", 0o600)}, nil, ""},
+		{"everybody reads", config.NotifyConfig{URL: "https://a.example", SecretFile: write("s4", "file", 0o644)}, nil, ""},
+		{"empty", config.NotifyConfig{URL: "https://a.example", SecretFile: write("s5", "\n", 0o600)}, nil, ""},
+		{"no file", config.NotifyConfig{URL: "https://a.example", SecretFile: "nothere"}, nil, ""},
+		{"no secret", config.NotifyConfig{URL: "https://a.example"}, nil, ""},
+		{"plain http", config.NotifyConfig{URL: "http://a.example"}, []string{"KEYMILL_WEBHOOK_SECRET=env"}, ""},
+		{"no URL", config.NotifyConfig{URL: "a.example"}, []string{"KEYMILL_WEBHOOK_SECRET=env"}, ""},
+		{"no CA", config.NotifyConfig{URL: "https://a.example", CAFile: filepath.Join(dir, "s1")}, []string{"KEYMILL_WEBHOOK_SECRET=env"}, ""},
 	} {
 		h, err := (&app{env: test.env}).webhook(test.cfg)
 		switch {
@@ -216,7 +218,7 @@ func TestWebhookConfiguration(t *testing.T) {
 func TestHook(t *testing.T) {
 	r := &receiver{t: t, secret: "shared"}
 	now := time.Now()
-	o, log := testOutbox(t, r, "", NotifyConfig{Timeout: 30 * time.Second, Command: []string{"sh", "-ec", "test ! -e fail; cat > got; env > env"}})
+	o, log := testOutbox(t, r, "", config.NotifyConfig{Timeout: 30 * time.Second, Command: []string{"sh", "-ec", "test ! -e fail; cat > got; env > env"}})
 	dir := filepath.Dir(filepath.Dir(o.dir))
 	n := note("one", now)
 	if err := o.put(n); err != nil {
@@ -249,7 +251,7 @@ func TestHook(t *testing.T) {
 	if err := os.WriteFile("talk.sh", []byte("#!/bin/sh\nhead -c 100000 /dev/zero | tr '\\0' x\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	talk, err := (&app{env: []string{"PATH=" + os.Getenv("PATH")}, stdio: stdio{err: log}}).hook(NotifyConfig{Command: []string{"./talk.sh"}}, dir)
+	talk, err := (&app{env: []string{"PATH=" + os.Getenv("PATH")}, stdio: stdio{err: log}}).hook(config.NotifyConfig{Command: []string{"./talk.sh"}}, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +271,7 @@ func TestHook(t *testing.T) {
 	if cmdline, err := os.ReadFile("/proc/" + child + "/cmdline"); err == nil && bytes.HasPrefix(cmdline, []byte("sleep")) {
 		t.Error("the hook's child goes on")
 	}
-	if _, err := (&app{}).hook(NotifyConfig{Command: []string{"no-such-program"}}, dir); exitCode(err) != exitUsage {
+	if _, err := (&app{}).hook(config.NotifyConfig{Command: []string{"no-such-program"}}, dir); exitCode(err) != exitUsage {
 		t.Errorf("a command that is not there: %v", err)
 	}
 }
@@ -279,14 +281,14 @@ func TestOutboxUnreadable(t *testing.T) {
 	r := &receiver{t: t, secret: "shared"}
 	server := httptest.NewServer(r)
 	defer server.Close()
-	o, log := testOutbox(t, r, server.URL, NotifyConfig{Timeout: 20 * time.Second})
+	o, log := testOutbox(t, r, server.URL, config.NotifyConfig{Timeout: 20 * time.Second})
 	now := time.Now()
 	spoilt := filepath.Join(o.dir, "a.webhook")
 	if err := errors.Join(os.WriteFile(spoilt, []byte{0, 0}, 0o600), o.put(note("one", now))); err != nil {
 		t.Fatal(err)
 	}
 	o.flush(t.Context(), now)
-	if _, taken := r.heard(); !slices.Equal(taken, []string{"one"}) || o.count() != 0 || !exists(spoilt+".unreadable") {
+	if _, taken := r.heard(); !slices.Equal(taken, []string{"one"}) || o.count() != 0 || !files.Exists(spoilt+".unreadable") {
 		t.Errorf("taken %v, %d left\n%s", taken, o.count(), log)
 	}
 }
@@ -327,7 +329,7 @@ func TestBatchTells(t *testing.T) {
 			told = append(told, fmt.Sprintf("%s %s %d", n.Event, n.Lot, n.Totals.Released))
 		case eventRefused:
 			told = append(told, fmt.Sprintf("%s %s %d", n.Event, n.Lot, n.Problems))
-			if !exists(n.Moved) || filepath.Base(n.Moved) != "b.csv" {
+			if !files.Exists(n.Moved) || filepath.Base(n.Moved) != "b.csv" {
 				t.Errorf("the refused manifest is said to lie in %s", n.Moved)
 			}
 		}
@@ -370,7 +372,7 @@ func TestOutboxRests(t *testing.T) {
 	r := &receiver{t: t, secret: "shared", answers: slices.Repeat([]int{403}, 7)}
 	server := httptest.NewServer(r)
 	defer server.Close()
-	o, _ := testOutbox(t, r, server.URL, NotifyConfig{Timeout: 20 * time.Second})
+	o, _ := testOutbox(t, r, server.URL, config.NotifyConfig{Timeout: 20 * time.Second})
 	now := time.Now()
 	if err := o.put(note("one", now)); err != nil {
 		t.Fatal(err)

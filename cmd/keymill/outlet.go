@@ -5,6 +5,7 @@ import (
 	"io"
 	"sync"
 
+	"keymill/cmd/keymill/internal/fault"
 	"keymill/pipeline"
 )
 
@@ -44,6 +45,6 @@ func (o *outlet) fault() error {
 	if o.err == nil {
 		return nil
 	}
-	return withCode(exitStorage, pipeline.WithHint(fmt.Errorf("the results could not be written: %w", o.err),
+	return fault.As(fault.Storage, pipeline.WithHint(fmt.Errorf("the results could not be written: %w", o.err),
 		"What the verb does is done; see where its standard output goes, and ask again."))
 }

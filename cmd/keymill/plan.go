@@ -9,6 +9,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/hsm"
 )
 
@@ -22,7 +25,7 @@ func (a *app) planCmd() *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if lot == "" {
-				lot = lotName(args[0])
+				lot = files.LotName(args[0])
 			}
 			return a.plan(cmd, args[0], lot)
 		},
@@ -99,7 +102,7 @@ func (a *app) plan(cmd *cobra.Command, path, name string) error {
 // estimate asks disk, server and source of keys what the lot will take.
 func (j *job) estimate(ctx context.Context, result *planResult) (err error) {
 	if result.Disk, err = j.diskFor(result.Devices); err != nil {
-		return packOutage(err)
+		return fault.StorageOutage(err)
 	}
 	if j.server, err = j.app.openServer(j.cfg, j.log); err != nil {
 		return err
@@ -174,7 +177,7 @@ func (a *app) printPlan(r planResult) {
 	if r.Disk.Reflinks {
 		shared = " (images share golden's blocks)"
 	}
-	a.printf("Disk:     %s a device, %s in all, %s free%s\n", byteSize(r.Disk.PerDevice), byteSize(r.Disk.Total), byteSize(r.Disk.Free), shared)
+	a.printf("Disk:     %s a device, %s in all, %s free%s\n", say.Bytes(r.Disk.PerDevice), say.Bytes(r.Disk.Total), say.Bytes(r.Disk.Free), shared)
 	if r.Disk.Total > r.Disk.Free {
 		a.printf("          TOO LITTLE: run would refuse; --format pack takes a few KiB a device\n")
 	}

@@ -8,11 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/imaging"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
@@ -66,8 +69,8 @@ func (a *app) prune(cmd *cobra.Command, accepted, yes bool) error {
 		return err
 	}
 	if rule == (retentionRule{}) {
-		return withCode(exitUsage, pipeline.WithHint(errors.New("nothing says which lots are done with"),
-			"Give --older-than 90d, --accepted, or both; or set them under retention in %s.", configFile))
+		return fault.As(fault.Usage, pipeline.WithHint(errors.New("nothing says which lots are done with"),
+			"Give --older-than 90d, --accepted, or both; or set them under retention in %s.", config.File))
 	}
 	known, err := a.openLedger(cmd)
 	if err != nil {
@@ -88,8 +91,8 @@ type retentionRule struct {
 	accepted bool
 }
 
-func retention(cfg *Config, accepted bool) (retentionRule, error) {
-	age, err := parseAge(cfg.Retention.OlderThan)
+func retention(cfg *config.Config, accepted bool) (retentionRule, error) {
+	age, err := config.ParseAge(cfg.Retention.OlderThan)
 	if err != nil || age < 0 {
 		return retentionRule{accepted: accepted}, err
 	}
@@ -98,7 +101,7 @@ func retention(cfg *Config, accepted bool) (retentionRule, error) {
 
 // pruneLots returns what is left of lots that are done with, up to the error;
 // with yes, it destroys that.
-func (a *app) pruneLots(cmd *cobra.Command, cfg *Config, known *ledger.Ledger, rule retentionRule, yes bool) ([]remains, error) {
+func (a *app) pruneLots(cmd *cobra.Command, cfg *config.Config, known *ledger.Ledger, rule retentionRule, yes bool) ([]remains, error) {
 	ctx := cmd.Context()
 	all := []remains{}
 	lots, err := known.Lots(ctx)
@@ -133,30 +136,10 @@ func (a *app) pruneLots(cmd *cobra.Command, cfg *Config, known *ledger.Ledger, r
 	return all, nil
 }
 
-// parseAge reads an age in days (90d) or as a Go duration; -1 for none.
-func parseAge(text string) (time.Duration, error) {
-	if text == "" {
-		return -1, nil
-	}
-	age, err := time.ParseDuration(text)
-	if days, ok := strings.CutSuffix(text, "d"); ok {
-		var n int
-		n, err = strconv.Atoi(days)
-		age = time.Duration(n) * 24 * time.Hour
-		if n > 100_000 {
-			err = errors.New("too long")
-		}
-	}
-	if err != nil || age < 0 {
-		return 0, usagef("retention.older_than is %q; it is a number of days, such as 90d", text)
-	}
-	return age, nil
-}
-
 // doneWith says why a closed lot's images are needed no more, "" if they are.
 func (a *app) doneWith(cmd *cobra.Command, lot pipeline.Lot, rule retentionRule) (string, error) {
 	if old := time.Since(lot.Closed); rule.byAge && old >= rule.age {
-		return fmt.Sprintf("closed %s ago", count(int(old/(24*time.Hour)), "day")), nil
+		return fmt.Sprintf("closed %s ago", say.Count(int(old/(24*time.Hour)), "day")), nil
 	}
 	if !rule.accepted {
 		return "", nil
@@ -176,7 +159,7 @@ func (a *app) doneWith(cmd *cobra.Command, lot pipeline.Lot, rule retentionRule)
 	if !result.OK || result.Counts[mender.CatAccepted] != lot.Devices {
 		return "", nil
 	}
-	return fmt.Sprintf("the server accepted all %s", count(lot.Devices, "device")), nil
+	return fmt.Sprintf("the server accepted all %s", say.Count(lot.Devices, "device")), nil
 }
 
 func packPath(lot pipeline.Lot) string { return filepath.Join(lot.Out, lot.Name+".pack") }
@@ -190,7 +173,7 @@ func remainsOf(ctx context.Context, known *ledger.Ledger, lot pipeline.Lot) (rem
 			return nil
 		}
 		if err != nil {
-			return packOutage(err)
+			return fault.StorageOutage(err)
 		}
 		found.Files, found.Bytes = found.Files+1, found.Bytes+info.Size()
 		return nil
@@ -215,10 +198,10 @@ func remainsOf(ctx context.Context, known *ledger.Ledger, lot pipeline.Lot) (rem
 // destroyRemains destroys a closed lot's pack and images. The event comes first:
 // what was destroyed is never missing in the log, and what was announced and is
 // still there is found by the next prune.
-func destroyRemains(ctx context.Context, known *ledger.Ledger, cfg *Config, lot pipeline.Lot, found remains) error {
+func destroyRemains(ctx context.Context, known *ledger.Ledger, cfg *config.Config, lot pipeline.Lot, found remains) error {
 	pack, err := imaging.OpenPack(packPath(lot))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return packOutage(err)
+		return fault.StorageOutage(err)
 	}
 	_, err = known.Append(ctx, pipeline.Event{
 		Station: cfg.Audit.Station, Lot: lot.Name, Action: pipeline.ActionPrune, Reason: found.Reason,
@@ -230,12 +213,12 @@ func destroyRemains(ctx context.Context, known *ledger.Ledger, cfg *Config, lot 
 		if err == nil {
 			err = wipePack(ctx, pack)
 		}
-		if err = closing(pack, err); err == nil {
+		if err = files.Closing(pack, err); err == nil {
 			err = os.Remove(packPath(lot))
 		}
 	}
 	if err != nil {
-		return storage(err)
+		return fault.Disk(err)
 	}
 	for rec, err := range known.Records(ctx, lot.Name) {
 		if err != nil {
@@ -255,7 +238,7 @@ func wipePack(ctx context.Context, pack *imaging.Pack) error {
 	var refs []imaging.Ref
 	for entry, err := range pack.Entries(ctx) {
 		if err != nil {
-			return packOutage(err)
+			return fault.StorageOutage(err)
 		}
 		if !entry.Destroyed {
 			refs = append(refs, entry.Ref)
@@ -265,7 +248,7 @@ func wipePack(ctx context.Context, pack *imaging.Pack) error {
 	for len(refs) > 0 {
 		n := min(len(refs), batch)
 		if err := pack.Destroy(refs[:n]...); err != nil {
-			return packOutage(err)
+			return fault.StorageOutage(err)
 		}
 		refs = refs[n:]
 	}
@@ -277,7 +260,7 @@ func imageGone(lot pipeline.Lot, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = pipeline.WithHint(err, "Put %s back as it was. If `keymill ledger prune` destroyed its images, they are gone for good.", lot.Out)
 	}
-	return packOutage(err)
+	return fault.StorageOutage(err)
 }
 
 func (a *app) printPruned(all []remains, yes bool) error {
@@ -293,7 +276,7 @@ func (a *app) printPruned(all []remains, yes bool) error {
 		if r.Destroyed {
 			what = "destroyed"
 		}
-		a.printf("%-24s %s, %s %s: %s\n", r.Lot, count(r.Files, "file"), byteSize(r.Bytes), what, r.Reason)
+		a.printf("%-24s %s, %s %s: %s\n", r.Lot, say.Count(r.Files, "file"), say.Bytes(r.Bytes), what, r.Reason)
 	}
 	if !yes {
 		a.printf("Nothing was changed; --yes destroys them. Records are kept.\n")

@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"keymill/pipeline/mender/sandbox"
 )
@@ -33,17 +32,4 @@ func TestPruneAccepted(t *testing.T) {
 		t.Errorf("the pack is still there: %v", err)
 	}
 	prune("Nothing to destroy")
-}
-
-func TestParseAge(t *testing.T) {
-	for text, want := range map[string]time.Duration{"": -1, "0d": 0, "90d": 2160 * time.Hour, "36h": 36 * time.Hour} {
-		if got, err := parseAge(text); err != nil || got != want {
-			t.Errorf("%q: %v, %v", text, got, err)
-		}
-	}
-	for _, text := range []string{"d", "90", "-1d", "1.5d", "-3h", "999999999d", "90 days"} {
-		if got, err := parseAge(text); exitCode(err) != exitUsage {
-			t.Errorf("%q: %v, %v", text, got, err)
-		}
-	}
 }

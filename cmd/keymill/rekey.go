@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"keymill/cmd/keymill/internal/fault"
 	"keymill/imaging"
 	"keymill/pipeline"
 )
@@ -25,7 +26,7 @@ func (j *job) rekey(ctx context.Context, devices []string) error {
 	}
 	pack, err := imaging.OpenPack(packPath(j.lot))
 	if err != nil {
-		return packOutage(err)
+		return fault.StorageOutage(err)
 	}
 	defer pack.Close()
 	token, err := j.openKept(ctx)
@@ -47,7 +48,7 @@ func (j *job) rekeyOne(ctx context.Context, pack *imaging.Pack, token *kept, rec
 	}
 	if !rec.Pack.IsZero() {
 		if err := pack.Destroy(imaging.Ref(rec.Pack)); err != nil {
-			return packOutage(err)
+			return fault.StorageOutage(err)
 		}
 	}
 	if err := removeImage(j.lot, rec); err != nil {

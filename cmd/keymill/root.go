@@ -3,14 +3,15 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"log/slog"
 	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"keymill/cmd/keymill/internal/build"
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
 	"keymill/pipeline"
 )
 
@@ -25,7 +26,7 @@ type app struct {
 	// replaceAccepted lets on_conflict replace reach accepted devices, too.
 	replaceAccepted bool
 	verifyHow       string // all, sample or none: what a run compares at its end
-	env             []string
+	env             config.Environ
 	configPath      string
 	json            bool
 }
@@ -50,7 +51,7 @@ func (a *app) root() *cobra.Command {
 		Use:   "keymill",
 		Short: "Provision production lots of Mender devices",
 		// `keymill version` tells more.
-		Version: buildVersion(),
+		Version: build.Version(),
 		Long: `Keymill gives every device of a manufacturing manifest a key of its own, puts the
 private key into that device's disk image, preauthorizes the public key with the
 Mender server, and leaves evidence that an auditor can check.
@@ -91,7 +92,7 @@ func wrapUsage(cmd *cobra.Command) {
 			if !cmd.HasSubCommands() && cmd.Name() != "help" {
 				err = fmt.Errorf("arguments are missing or too many: it is written `%s`", strings.TrimSuffix(cmd.UseLine(), " [flags]"))
 			}
-			return withCode(exitUsage, pipeline.WithHint(err, "See `%s --help`.", cmd.CommandPath()))
+			return fault.As(fault.Usage, pipeline.WithHint(err, "See `%s --help`.", cmd.CommandPath()))
 		}
 	}
 	for _, child := range cmd.Commands() {
@@ -99,54 +100,16 @@ func wrapUsage(cmd *cobra.Command) {
 	}
 }
 
-// setting is a configuration setting that a verb takes as a flag.
-type setting struct {
-	key   string
-	usage string
-	count bool // a number
-}
-
-// settings are the flags that set configuration, by flag name. The names are a
-// contract with people's scripts.
-func settings() map[string]setting {
-	return map[string]setting{
-		"ledger":         {key: "ledger", usage: "ledger file"},
-		"server":         {key: "server.url", usage: "URL of the Mender server"},
-		"token-file":     {key: "server.token_file", usage: "file that holds the server's token"},
-		"ca-file":        {key: "server.ca_file", usage: "PEM file of a private CA to trust"},
-		"in-flight":      {key: "server.in_flight", usage: "most requests under way at once", count: true},
-		"give-up":        {key: "server.give_up", usage: "how long the server may be down before the run stops (default 15m)"},
-		"on-conflict":    {key: "server.on_conflict", usage: "when the server holds another key: fail or replace"},
-		"golden":         {key: "image.golden", usage: "golden image"},
-		"partition":      {key: "image.partition", usage: "data partition of the golden image: number, label or PARTUUID"},
-		"format":         {key: "image.format", usage: "form of the products: " + strings.Join(imageFormats(), ", ")},
-		"out":            {key: "out", usage: "folder of the lot's products (default out/LOT)"},
-		"keys":           {key: "keys.source", usage: "where keys come from: software, hsm, hsm-entropy or token"},
-		"algorithm":      {key: "keys.algorithm", usage: "ed25519, ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096"},
-		"hsm":            {key: "keys.hsm", usage: "the token as an RFC 7512 URI with module-path and pin-source"},
-		"workers":        {key: "workers", usage: "devices under way at once", count: true},
-		"expect":         {key: "manifest.expect", usage: "control total: number of devices that the manifest must have", count: true},
-		"sheet":          {key: "manifest.sheet", usage: "sheet of the workbook"},
-		"mac":            {key: "allocate.macs", usage: "ranges to take MAC addresses from, in this order, parted by commas"},
-		"mac-attributes": {key: "allocate.mac_attributes", usage: "attributes that get an address each, parted by commas (default mac)"},
-		"serial":         {key: "allocate.serial", usage: "pattern of serial numbers, such as 'KM{yy}{ww}-{seq:5}'"},
-		"serial-first":   {key: "allocate.serial_first", usage: "lowest sequence number to use", count: true},
-		"older-than":     {key: "retention.older_than", usage: "age of closed lots whose keys are destroyed, such as 90d"},
-		"log-format":     {key: "log.format", usage: "text or json"},
-		"log-level":      {key: "log.level", usage: "debug, info, warn or error"},
-	}
-}
-
 // addSettings declares flags of the settings table on a verb.
 func addSettings(cmd *cobra.Command, names ...string) {
-	table := settings()
+	table := config.Flags()
 	for _, name := range append(names, "ledger", "log-format", "log-level") {
-		if table[name].count {
-			cmd.Flags().Int(name, 0, table[name].usage)
+		if table[name].Count {
+			cmd.Flags().Int(name, 0, table[name].Usage)
 		} else {
-			cmd.Flags().String(name, "", table[name].usage)
+			cmd.Flags().String(name, "", table[name].Usage)
 		}
-		cmd.Flags().Lookup(name).Annotations = map[string][]string{settingFlag: {table[name].key}}
+		cmd.Flags().Lookup(name).Annotations = map[string][]string{settingFlag: {table[name].Key}}
 	}
 }
 
@@ -168,7 +131,7 @@ func (a *app) replaceAcceptedFlag(cmd *cobra.Command) {
 }
 
 // policy is what happens to devices that the server knows under another key.
-func (a *app) policy(cfg *Config) pipeline.OnConflict {
+func (a *app) policy(cfg *config.Config) pipeline.OnConflict {
 	policy := pipeline.OnConflict(cfg.Server.OnConflict)
 	if policy == pipeline.ConflictReplace && a.replaceAccepted {
 		return pipeline.ConflictReplaceAccepted
@@ -178,49 +141,14 @@ func (a *app) policy(cfg *Config) pipeline.OnConflict {
 
 // config loads the configuration for a verb; lot is the lot it works on, nil
 // if there is none yet.
-func (a *app) config(cmd *cobra.Command, lot *pipeline.Lot) (*Config, error) {
+func (a *app) config(cmd *cobra.Command, lot *pipeline.Lot) (*config.Config, error) {
 	given := map[string]any{}
 	cmd.Flags().Visit(func(flag *pflag.Flag) {
 		if key, ok := flag.Annotations[settingFlag]; ok {
 			given[key[0]] = flag.Value.String()
 		}
 	})
-	return layers{lot: lotSettings(lot), file: a.configPath, env: a.env, flags: given}.load()
-}
-
-// lotSettings makes what a lot was planned with the default for going on.
-func lotSettings(lot *pipeline.Lot) map[string]any {
-	if lot == nil {
-		return nil
-	}
-	return map[string]any{
-		"server.url": lot.Server, "image.golden": lot.GoldenPath, "image.format": lot.Format,
-		"keys.source": lot.Keys, "keys.algorithm": lot.Algorithm, "out": lot.Out,
-	}
-}
-
-// logger writes the log to w as the configuration says.
-func (c LogConfig) logger(w io.Writer) *slog.Logger {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
-		level = slog.LevelInfo
-	}
-	options := &slog.HandlerOptions{Level: level}
-	if to, ok := w.(journal); ok && c.Format == "text" {
-		return slog.New(newJournalHandler(to, level))
-	}
-	if c.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
-	}
-	return slog.New(slog.NewTextHandler(w, options))
-}
-
-// closing closes c after err, and returns err if there is one.
-func closing(c io.Closer, err error) error {
-	if closeErr := c.Close(); err == nil {
-		return closeErr
-	}
-	return err
+	return config.Layers{Lot: config.OfLot(lot), File: a.configPath, Env: a.env, Flags: given}.Load()
 }
 
 func (a *app) printf(format string, args ...any) {

@@ -15,6 +15,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/build"
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/logs"
+	"keymill/cmd/keymill/internal/trace"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 )
@@ -36,7 +42,7 @@ the steps under way and stop, twice to stop at once.
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if lot == "" {
-				lot = lotName(args[0])
+				lot = files.LotName(args[0])
 			}
 			if dry {
 				return a.plan(cmd, args[0], lot)
@@ -56,10 +62,10 @@ the steps under way and stop, twice to stop at once.
 // run is the main job.
 func (a *app) run(cmd *cobra.Command, manifest, lot string) error {
 	if !slices.Contains([]string{verifyAll, verifySample, verifyNone}, a.verifyHow) {
-		return usagef("--verify is %q; it can be all, sample or none", a.verifyHow)
+		return fault.Usagef("--verify is %q; it can be all, sample or none", a.verifyHow)
 	}
-	if safeName(lot) != lot {
-		return usagef("%q cannot name a lot: letters, digits, dot, dash and underscore can", lot)
+	if files.SafeName(lot) != lot {
+		return fault.Usagef("%q cannot name a lot: letters, digits, dot, dash and underscore can", lot)
 	}
 	j, planned, err := a.openJob(cmd, lot)
 	if err != nil {
@@ -100,16 +106,16 @@ func (a *app) openJob(cmd *cobra.Command, name string) (j *job, planned bool, er
 			return nil, false, errors.Join(err, j.Close())
 		}
 	}
-	j.log = j.cfg.Log.logger(a.err)
+	j.log = logs.New(j.cfg.Log, a.err)
 	return j, planned, nil
 }
 
 // resume prepares a lot that the ledger has, after making sure that manifest,
 // golden image and settings are those that it was planned with.
 func (j *job) resume(ctx context.Context, manifest string) error {
-	sum, err := fileSHA256(ctx, manifest)
+	sum, err := files.SHA256(ctx, manifest)
 	if err != nil {
-		return withCode(exitManifest, fmt.Errorf("manifest: %w", err))
+		return fault.As(fault.Manifest, fmt.Errorf("manifest: %w", err))
 	}
 	return j.reopen(ctx, manifest, sum)
 }
@@ -128,7 +134,7 @@ func (j *job) reopen(ctx context.Context, manifest, sum string) error {
 
 // plan validates everything there is to validate, and only then makes the lot.
 func (j *job) plan(ctx context.Context, path, lot string) (err error) {
-	ctx, ended := phase(ctx, "plan")
+	ctx, ended := trace.Phase(ctx, "plan")
 	defer func() { ended(&err) }()
 	manifest, err := openManifest(path, j.cfg, lot, j.ledger)
 	if err != nil {
@@ -167,11 +173,11 @@ func (j *job) plan(ctx context.Context, path, lot string) (err error) {
 	})}
 	err = j.ledger.Plan(ctx, j.lot, event, j.distinctNames(manifest.Devices(ctx)))
 	if sourceErr, ok := errors.AsType[*nameTaken](err); ok {
-		return withCode(exitManifest, pipeline.WithHint(sourceErr,
+		return fault.As(fault.Manifest, pipeline.WithHint(sourceErr,
 			"Images are named after the identity's first value: put one first in manifest.identity that is different for each device."))
 	}
 	if errors.Is(err, ledger.ErrLotExists) {
-		return withCode(exitUsage, pipeline.WithHint(err, "Another keymill planned it meanwhile; run the same command again when that one has ended."))
+		return fault.As(fault.Usage, pipeline.WithHint(err, "Another keymill planned it meanwhile; run the same command again when that one has ended."))
 	}
 	return err
 }
@@ -189,14 +195,14 @@ func (n *nameTaken) Error() string {
 // distinctNames passes devices on as long as their image files have names of
 // their own.
 func (j *job) distinctNames(devices iter.Seq2[pipeline.Device, error]) iter.Seq2[pipeline.Device, error] {
-	if j.lot.Format == formatPack {
+	if j.lot.Format == config.FormatPack {
 		return devices
 	}
 	return func(yield func(pipeline.Device, error) bool) {
 		seed, seen := maphash.MakeSeed(), map[uint64]struct{}{}
 		for dev, err := range devices {
 			if err == nil {
-				name := strings.ToLower(safeName(dev.Identity.Name()))
+				name := strings.ToLower(files.SafeName(dev.Identity.Name()))
 				sum := maphash.String(seed, name)
 				if _, taken := seen[sum]; taken {
 					err = &nameTaken{dev.Row, name}
@@ -235,7 +241,7 @@ func (j *job) openServices(ctx context.Context, due int) (err error) {
 // carry opens what is written to, recovers what an interruption left, carries
 // the devices in the given states, and closes the books of the run.
 func (j *job) carry(ctx context.Context, resumed bool, states ...pipeline.State) error {
-	describeLotIn(ctx, j.lot)
+	trace.DescribeLot(ctx, j.lot)
 	before, err := j.ledger.Totals(ctx, j.lot.Name)
 	if err != nil {
 		return err
@@ -273,7 +279,7 @@ func (j *job) carry(ctx context.Context, resumed bool, states ...pipeline.State)
 	if j.app.observe != nil {
 		j.app.observe(j, line)
 	}
-	carrying, ended := phase(ctx, "carry")
+	carrying, ended := trace.Phase(ctx, "carry")
 	err = line.Carry(carrying, j.app.brake.drainable(), j.ledger.Records(ctx, j.lot.Name, states...))
 	ended(&err)
 	show.end()
@@ -283,7 +289,7 @@ func (j *job) carry(ctx context.Context, resumed bool, states ...pipeline.State)
 
 // startRun writes down who begins this run with what, and returns its number.
 func (j *job) startRun(ctx context.Context) (int64, error) {
-	config, err := j.cfg.hash()
+	config, err := j.cfg.Hash()
 	if err != nil {
 		return 0, err
 	}
@@ -292,7 +298,7 @@ func (j *job) startRun(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	known := map[string]string{
-		"operator": j.cfg.Audit.Operator, "tool": "keymill " + buildVersion(), "tool_sha256": binaryHash(),
+		"operator": j.cfg.Audit.Operator, "tool": "keymill " + build.Version(), "tool_sha256": build.Hash(),
 		"config_sha256": config, "work_order": j.cfg.Audit.WorkOrder, "inject": string(inject),
 		"server": j.lot.Server, "manifest_sha256": j.lot.ManifestSHA256, "golden_sha256": j.lot.GoldenSHA256,
 		"inject_sha256": j.lot.InjectSHA256, "format": j.lot.Format, "algorithm": j.lot.Algorithm, "on_conflict": string(j.app.policy(j.cfg)),
@@ -315,7 +321,7 @@ func (j *job) line(run int64) *pipeline.Line {
 // disk's syncs, which they share; whole images keep it busy by themselves.
 func imagesAtOnce(format string) int {
 	switch format {
-	case formatPack:
+	case config.FormatPack:
 		return 128
 	case "qcow2", "bmap", "simg":
 		return 256 // enough for 2,000 a second where a sync takes 20 ms
@@ -328,9 +334,9 @@ func (j *job) recover(ctx context.Context, line *pipeline.Line, resumed bool) (e
 	if !resumed {
 		return nil
 	}
-	ctx, ended := phase(ctx, "recover")
+	ctx, ended := trace.Phase(ctx, "recover")
 	defer func() { ended(&err) }()
-	found, err := line.Recover(ctx, j.lot.Format != formatPack)
+	found, err := line.Recover(ctx, j.lot.Format != config.FormatPack)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/fault"
 	"keymill/pipeline"
 	"keymill/pipeline/mender/sandbox"
 )
@@ -78,7 +79,7 @@ func (o *sandboxOptions) flags(cmd *cobra.Command) {
 // config checks the flags.
 func (o *sandboxOptions) config() (sandbox.Config, error) {
 	if o.cfg.Dir == "" {
-		return o.cfg, usagef("sandbox needs --dir, the folder of its CA, token and devices")
+		return o.cfg, fault.Usagef("sandbox needs --dir, the folder of its CA, token and devices")
 	}
 	var err error
 	if o.cfg.Faults.QuotaPerMin, err = parseQuota(o.quota); err != nil {
@@ -88,34 +89,34 @@ func (o *sandboxOptions) config() (sandbox.Config, error) {
 	sum := 0.0
 	for _, rate := range []float64{f.Fail, f.Reset, f.Stored500, f.Orphan500} {
 		if !(rate >= 0 && rate <= 1) { // NaN is neither
-			return o.cfg, usagef("a rate of faults is %v; it is a fraction of the calls, 0 to 1", rate)
+			return o.cfg, fault.Usagef("a rate of faults is %v; it is a fraction of the calls, 0 to 1", rate)
 		}
 		sum += rate
 	}
 	if sum > 1 {
-		return o.cfg, usagef("the rates of faults add up to %v; each call suffers one at most", sum)
+		return o.cfg, fault.Usagef("the rates of faults add up to %v; each call suffers one at most", sum)
 	}
 	for _, d := range []time.Duration{f.Latency, f.LatencyP95, o.cfg.TokenLife, o.cfg.Decommission} {
 		if d < 0 {
-			return o.cfg, usagef("%v is no time that something can take", d)
+			return o.cfg, fault.Usagef("%v is no time that something can take", d)
 		}
 	}
 	if f.Capacity < 0 || o.cfg.MaxDevices < 0 {
-		return o.cfg, usagef("--capacity and --max-devices are numbers of calls and devices")
+		return o.cfg, fault.Usagef("--capacity and --max-devices are numbers of calls and devices")
 	}
 	if o.plan != "" {
 		text, err := os.ReadFile(o.plan)
 		if err != nil {
-			return o.cfg, withCode(exitUsage, err)
+			return o.cfg, fault.As(fault.Usage, err)
 		}
 		if o.cfg.Faults.Plan, err = sandbox.ParsePlan(string(text)); err != nil {
-			return o.cfg, usagef("%s: %w", o.plan, err)
+			return o.cfg, fault.Usagef("%s: %w", o.plan, err)
 		}
 	}
 	if o.cfg.User != "" {
 		password, err := os.ReadFile(o.passwordFile)
 		if err != nil {
-			return o.cfg, withCode(exitUsage, pipeline.WithHint(err, "--user needs --password-file."))
+			return o.cfg, fault.As(fault.Usage, pipeline.WithHint(err, "--user needs --password-file."))
 		}
 		o.cfg.Password = strings.TrimSpace(string(password))
 	}
@@ -130,7 +131,7 @@ func parseQuota(s string) (int, error) {
 	var n int
 	var unit string
 	if _, err := fmt.Sscanf(s, "%d/%s", &n, &unit); err != nil || unit != "min" || n < 1 {
-		return 0, usagef("--quota is %q; it looks like 30/min", s)
+		return 0, fault.Usagef("--quota is %q; it looks like 30/min", s)
 	}
 	return n, nil
 }
@@ -139,15 +140,15 @@ func parseQuota(s string) (int, error) {
 func (a *app) serveSandbox(ctx context.Context, cfg sandbox.Config, listen string) error {
 	box, err := sandbox.New(cfg)
 	if err != nil {
-		return withCode(exitStorage, err)
+		return fault.As(fault.Storage, err)
 	}
 	var listener net.ListenConfig
 	ln, err := listener.Listen(ctx, "tcp", listen)
 	if err != nil {
-		return errors.Join(withCode(exitUsage, pipeline.WithHint(err, "Name another address with --listen; with port 0 the system chooses a free one.")), box.Close())
+		return errors.Join(fault.As(fault.Usage, pipeline.WithHint(err, "Name another address with --listen; with port 0 the system chooses a free one.")), box.Close())
 	}
 	if err := box.WriteFiles(cfg.Dir); err != nil {
-		return errors.Join(withCode(exitStorage, err), ln.Close(), box.Close())
+		return errors.Join(fault.As(fault.Storage, err), ln.Close(), box.Close())
 	}
 	a.printf("https://%s\n", reachable(ln.Addr().String(), cfg.Names))
 	return errors.Join(box.Serve(ctx, ln), box.Close())

@@ -21,7 +21,7 @@ type systemd struct {
 // systemd returns the service manager that $NOTIFY_SOCKET names, nil where
 // there is none.
 func (a *app) systemd(ctx context.Context) (*systemd, error) {
-	socket := a.getenv("NOTIFY_SOCKET") // package net knows that @ means an abstract name
+	socket := a.env.Get("NOTIFY_SOCKET") // package net knows that @ means an abstract name
 	if socket == "" {
 		return nil, nil
 	}
@@ -31,8 +31,8 @@ func (a *app) systemd(ctx context.Context) (*systemd, error) {
 		return nil, err
 	}
 	s := &systemd{conn: conn}
-	usec, err := strconv.ParseInt(a.getenv("WATCHDOG_USEC"), 10, 64)
-	pid := a.getenv("WATCHDOG_PID")
+	usec, err := strconv.ParseInt(a.env.Get("WATCHDOG_USEC"), 10, 64)
+	pid := a.env.Get("WATCHDOG_PID")
 	if err == nil && usec > 0 && (pid == "" || pid == strconv.Itoa(os.Getpid())) {
 		s.watchdog = time.Duration(usec) * time.Microsecond
 	}

@@ -16,6 +16,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/logs"
 	"keymill/imaging"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
@@ -69,17 +73,17 @@ func (a *app) imageServe(cmd *cobra.Command, flags serveFlags) error {
 	if err != nil {
 		return err
 	}
-	handler, err := imaging.NewServeHandler(imaging.ServeOptions{Token: token, Resolve: shelf.resolve, Log: cfg.Log.logger(a.err)})
+	handler, err := imaging.NewServeHandler(imaging.ServeOptions{Token: token, Resolve: shelf.resolve, Log: logs.New(cfg.Log, a.err)})
 	if err != nil {
-		return withCode(exitUsage, err)
+		return fault.As(fault.Usage, err)
 	}
 	var listener net.ListenConfig
 	ln, err := listener.Listen(ctx, "tcp", flags.listen)
 	if err != nil {
-		return withCode(exitUsage, err)
+		return fault.As(fault.Usage, err)
 	}
 	if address, ok := ln.Addr().(*net.TCPAddr); ok && !address.IP.IsLoopback() && flags.cert == "" && !flags.plain {
-		return closing(ln, withCode(exitUsage, pipeline.WithHint(errors.New("images hold private keys and would be sent in the clear"),
+		return files.Closing(ln, fault.As(fault.Usage, pipeline.WithHint(errors.New("images hold private keys and would be sent in the clear"),
 			"Give --tls-cert and --tls-key, listen on loopback, or say --plain in a network of its own.")))
 	}
 	return a.serveHTTP(ctx, ln, handler, flags)
@@ -97,7 +101,7 @@ func (a *app) serveHTTP(ctx context.Context, ln net.Listener, handler http.Handl
 	go func() { ended <- serve() }()
 	select {
 	case err := <-ended:
-		return withCode(exitUsage, err)
+		return fault.As(fault.Usage, err)
 	case <-ctx.Done():
 	}
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -118,12 +122,12 @@ func (a *app) serveToken(file string) (string, error) {
 		fmt.Fprintf(a.err, "Clients must show the token %s\n", token)
 		return token, nil
 	}
-	if err := a.guardSecret("--serve-token-file", file); err != nil {
+	if err := a.env.GuardSecret("--serve-token-file", file); err != nil {
 		return "", err
 	}
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return "", withCode(exitUsage, err)
+		return "", fault.As(fault.Usage, err)
 	}
 	return strings.TrimSpace(string(data)), nil
 }
@@ -131,7 +135,7 @@ func (a *app) serveToken(file string) (string, error) {
 // shelf finds the images of all lots of a ledger. It keeps golden images and
 // packs open.
 type shelf struct {
-	cfg    *Config
+	cfg    *config.Config
 	ledger *ledger.Ledger
 
 	mu   sync.Mutex
@@ -190,7 +194,7 @@ func (s *shelf) lot(ctx context.Context, name string) (*shelvedLot, error) {
 	}
 	pack, err := imaging.ReadPack(packPath(lot))
 	if err != nil {
-		return nil, closing(golden, err)
+		return nil, files.Closing(golden, err)
 	}
 	s.lots[name] = &shelvedLot{lot, golden, pack}
 	return s.lots[name], nil

@@ -10,34 +10,38 @@ import (
 	"strings"
 	"time"
 
+	"keymill/cmd/keymill/internal/build"
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
 	"keymill/pipeline"
 	"keymill/pipeline/mender"
 )
 
 // openServer makes the client of the configured server. It asks the server nothing.
-func (a *app) openServer(cfg *Config, log *slog.Logger) (*mender.Client, error) {
+func (a *app) openServer(cfg *config.Config, log *slog.Logger) (*mender.Client, error) {
 	token, err := a.tokenSource(cfg.Server)
 	if err != nil {
-		return nil, withCode(exitUsage, err)
+		return nil, fault.As(fault.Usage, err)
 	}
 	client, err := mender.New(mender.Config{
 		URL: cfg.Server.URL, Token: token, CAFile: cfg.Server.CAFile, InFlight: cfg.Server.InFlight,
-		UserAgent: "keymill/" + buildVersion(), Log: log, GiveUp: cfg.Server.GiveUp,
+		UserAgent: "keymill/" + build.Version(), Log: log, GiveUp: cfg.Server.GiveUp,
 		Follow: a.telemetry.requestFollower(),
 	})
 	if err != nil {
-		return nil, withCode(exitUsage, err)
+		return nil, fault.As(fault.Usage, err)
 	}
 	return client, nil
 }
 
 // tokenSource finds the server's token: a file that is named, a login, the
 // systemd credential, the environment. In that order, and never a flag.
-func (a *app) tokenSource(cfg ServerConfig) (mender.TokenSource, error) {
-	if err := a.guardSecret("server.token_file", cfg.TokenFile); err != nil {
+func (a *app) tokenSource(cfg config.ServerConfig) (mender.TokenSource, error) {
+	if err := a.env.GuardSecret("server.token_file", cfg.TokenFile); err != nil {
 		return nil, err
 	}
-	if err := a.guardSecret("server.password_file", cfg.PasswordFile); err != nil {
+	if err := a.env.GuardSecret("server.password_file", cfg.PasswordFile); err != nil {
 		return nil, err
 	}
 	switch {
@@ -54,29 +58,19 @@ func (a *app) tokenSource(cfg ServerConfig) (mender.TokenSource, error) {
 		}
 		return mender.Login(cfg.User, cfg.PasswordFile), nil
 	}
-	credential, given := a.credentialFile("mender-token")
+	credential, given := a.env.CredentialFile("mender-token")
 	if given {
 		return mender.TokenFile(credential), nil
 	}
-	if token := a.getenv("KEYMILL_TOKEN"); token != "" {
+	if token := a.env.Get("KEYMILL_TOKEN"); token != "" {
 		return mender.TokenValue(strings.TrimSpace(token)), nil
 	}
-	if credential != "" && exists(credential) {
+	if credential != "" && files.Exists(credential) {
 		return nil, pipeline.WithHint(errors.New("the systemd credential mender-token is empty"),
 			"Put the Mender server's token into the file that LoadCredential= of the unit names; the Debian package's is /etc/keymill/mender-token.")
 	}
 	return nil, pipeline.WithHint(errors.New("there is no token for the Mender server"),
 		"Give --token-file FILE, set server.token_file, or provide the systemd credential mender-token or KEYMILL_TOKEN.")
-}
-
-func (a *app) getenv(name string) string {
-	value := ""
-	for _, pair := range a.env {
-		if n, v, ok := strings.Cut(pair, "="); ok && n == name {
-			value = v
-		}
-	}
-	return value
 }
 
 // serverView is what plan and doctor show of the server.

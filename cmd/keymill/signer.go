@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"strings"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
 	"keymill/hsm"
 	"keymill/reports"
 )
@@ -31,9 +33,9 @@ func (s stationSigner) Close() error {
 
 // signer opens the station's signing key: a token's key for a pkcs11: URI, else
 // a file, which is made beside the ledger if there is none.
-func (a *app) signer(ctx context.Context, cfg *Config, log *slog.Logger) (stationSigner, error) {
+func (a *app) signer(ctx context.Context, cfg *config.Config, log *slog.Logger) (stationSigner, error) {
 	name := cfg.Audit.SigningKey
-	if err := a.guardSigningKey(name); err != nil {
+	if err := a.env.GuardSigningKey(name); err != nil {
 		return stationSigner{}, err
 	}
 	if strings.HasPrefix(name, "pkcs11:") {
@@ -41,21 +43,21 @@ func (a *app) signer(ctx context.Context, cfg *Config, log *slog.Logger) (statio
 		if cfg.Keys.HSM != "" {
 			var err error
 			if name, err = hsm.Complete(name, cfg.Keys.HSM); err != nil {
-				return stationSigner{}, withCode(exitUsage, err)
+				return stationSigner{}, fault.As(fault.Usage, err)
 			}
 		}
 		key, err := hsm.OpenSigner(ctx, hsm.Config{URI: name, PIN: a.pin, Log: log})
 		if err != nil {
-			return stationSigner{}, hsmError(ctx, err)
+			return stationSigner{}, fault.OfHSM(ctx, err)
 		}
 		return stationSigner{key, key}, nil
 	}
 	if name == "" {
-		name = besideLedger(cfg.Ledger, signingKeyFile)
+		name = config.BesideLedger(cfg.Ledger, signingKeyFile)
 	}
 	key, created, err := reports.LoadOrCreateKey(name)
 	if err != nil {
-		return stationSigner{}, packOutage(fmt.Errorf("audit signing key: %w", err))
+		return stationSigner{}, fault.StorageOutage(fmt.Errorf("audit signing key: %w", err))
 	}
 	if created {
 		fmt.Fprintf(a.err, "Made the station's signing key %s (0600). Hand its public half to the auditor now: keymill audit key\n", name)

@@ -7,6 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 )
@@ -22,7 +25,7 @@ func (a *app) openLedger(cmd *cobra.Command) (*ledger.Ledger, error) {
 		return nil, err
 	}
 	if known == nil {
-		return nil, withCode(exitStorage, pipeline.WithHint(fmt.Errorf("there is no ledger %s", cfg.Ledger),
+		return nil, fault.As(fault.Storage, pipeline.WithHint(fmt.Errorf("there is no ledger %s", cfg.Ledger),
 			"Name it with --ledger, or change to the folder that it lies in; `keymill run` makes it."))
 	}
 	return known, nil
@@ -42,7 +45,7 @@ func findLot(cmd *cobra.Command, known *ledger.Ledger, name string) (pipeline.Lo
 	for i := range lots {
 		names[i] = lots[i].Name
 	}
-	return lot, withCode(exitUsage, pipeline.WithHint(fmt.Errorf("the ledger has no lot %q%s", name, didYouMean(nearest(name, names))),
+	return lot, fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("the ledger has no lot %q%s", name, say.DidYouMean(say.Nearest(name, names))),
 		"`keymill status` lists the lots."))
 }
 
@@ -50,7 +53,7 @@ func findLot(cmd *cobra.Command, known *ledger.Ledger, name string) (pipeline.Lo
 type lotView struct {
 	*ledger.Ledger
 	lot pipeline.Lot
-	cfg *Config
+	cfg *config.Config
 }
 
 // openLot opens the ledger and finds the lot, with its settings as defaults.

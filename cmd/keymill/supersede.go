@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"keymill/cmd/keymill/internal/fault"
 	"keymill/imaging"
 	"keymill/pipeline"
 )
@@ -44,13 +45,13 @@ func (j *job) destroyIn(ctx context.Context, packs map[string]*imaging.Pack, run
 		path := packPath(old)
 		pack, err = imaging.OpenPack(path)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return packOutage(fmt.Errorf("pack %s, which holds a key that must be destroyed: %w", path, err))
+			return fault.StorageOutage(fmt.Errorf("pack %s, which holds a key that must be destroyed: %w", path, err))
 		}
 		packs[rec.Lot] = pack
 	}
 	if pack != nil {
 		if err := pack.Destroy(imaging.Ref(rec.Pack)); err != nil {
-			return packOutage(err)
+			return fault.StorageOutage(err)
 		}
 	}
 	fate := pipeline.KeyDestroyed

@@ -15,8 +15,13 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
-	"go.opentelemetry.io/otel/trace"
+	oteltrace "go.opentelemetry.io/otel/trace"
 
+	"keymill/cmd/keymill/internal/build"
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/logs"
+	"keymill/cmd/keymill/internal/trace"
 	"keymill/pipeline"
 	"keymill/pipeline/mender"
 )
@@ -31,7 +36,7 @@ type telemetry struct {
 	share   float64 // of families that are sent
 
 	lots    *sdktrace.TracerProvider // verbs and phases; nil without traces
-	tracer  trace.Tracer             // of families
+	tracer  oteltrace.Tracer         // of families
 	queue   sdktrace.SpanProcessor
 	metrics *sdkmetric.MeterProvider // nil without metrics
 	meter   *meter
@@ -45,7 +50,7 @@ const flushLimit = 3 * time.Second
 
 // openTelemetry starts what the configuration asks for; nil for nothing. books
 // is the meter to send; nil makes one of the ledger and of runs.
-func (a *app) openTelemetry(ctx context.Context, cfg *Config, books *meter) (*telemetry, error) {
+func (a *app) openTelemetry(ctx context.Context, cfg *config.Config, books *meter) (*telemetry, error) {
 	traces, err := a.collector(cfg.Telemetry, signalTraces)
 	if err != nil {
 		return nil, err
@@ -57,9 +62,9 @@ func (a *app) openTelemetry(ctx context.Context, cfg *Config, books *meter) (*te
 	// The SDK's own log can hold what the environment says, headers included.
 	otel.SetLogger(logr.Discard())
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) {})) // what they are about is tallied
-	t := &telemetry{log: cfg.Log.logger(a.err), batch: books != nil, station: cfg.Audit.Station, share: cfg.Telemetry.Sample}
+	t := &telemetry{log: logs.New(cfg.Log, a.err), batch: books != nil, station: cfg.Audit.Station, share: cfg.Telemetry.Sample}
 	about, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithHost(), resource.WithAttributes(
-		semconv.ServiceName("keymill"), semconv.ServiceVersion(buildVersion()), semconv.ServiceInstanceID(t.station)),
+		semconv.ServiceName("keymill"), semconv.ServiceVersion(build.Version()), semconv.ServiceInstanceID(t.station)),
 		resource.WithFromEnv())
 	if err != nil {
 		return nil, telemetryFault(err, "Correct OTEL_RESOURCE_ATTRIBUTES.")
@@ -70,7 +75,7 @@ func (a *app) openTelemetry(ctx context.Context, cfg *Config, books *meter) (*te
 		}
 	}
 	if metrics != nil {
-		ownInterval := a.getenv("OTEL_METRIC_EXPORT_INTERVAL") != "" && cfg.from["telemetry.interval"] != envName("telemetry.interval")
+		ownInterval := a.env.Get("OTEL_METRIC_EXPORT_INTERVAL") != "" && cfg.Where("telemetry.interval") != config.EnvName("telemetry.interval")
 		if err := t.openMetrics(ctx, metrics, about, cfg, books, ownInterval); err != nil {
 			t.shutdown(ctx)
 			return nil, err
@@ -96,20 +101,20 @@ func (t *telemetry) openTraces(ctx context.Context, c *collector, about *resourc
 	t.lots = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(t.queue), sdktrace.WithResource(about))
 	families := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(t.queue), sdktrace.WithResource(about),
 		sdktrace.WithSampler(familySampler{}))
-	t.tracer = tracerOf(families)
+	t.tracer = trace.Of(families)
 	t.cutOff = exporter.Shutdown
 	return nil
 }
 
 // openMetrics starts sending figures. ownInterval says that the SDK finds the
 // interval in the environment.
-func (t *telemetry) openMetrics(ctx context.Context, c *collector, about *resource.Resource, cfg *Config, books *meter, ownInterval bool) error {
+func (t *telemetry) openMetrics(ctx context.Context, c *collector, about *resource.Resource, cfg *config.Config, books *meter, ownInterval bool) error {
 	exporter, err := c.metricsExporter(ctx, &t.tally)
 	if err != nil {
 		return telemetryFault(err, "Correct the endpoint or its certificates.")
 	}
 	if !t.batch {
-		books = newMeter(MetricsConfig{}, t.station, time.Now())
+		books = newMeter(config.MetricsConfig{}, t.station, time.Now())
 		t.meter = books
 	}
 	options := []sdkmetric.PeriodicReaderOption{sdkmetric.WithTimeout(c.timeout), sdkmetric.WithProducer(newBooksProducer(books, cfg.Ledger, &t.tally, t.batch))}
@@ -215,5 +220,5 @@ func lotAsked(cmd *cobra.Command, args []string) string {
 	if cmd.Name() != "run" {
 		return args[0]
 	}
-	return cmp.Or(cmd.Flag("lot").Value.String(), lotName(args[0]))
+	return cmp.Or(cmd.Flag("lot").Value.String(), files.LotName(args[0]))
 }

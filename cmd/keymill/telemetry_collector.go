@@ -13,6 +13,9 @@ import (
 	"strings"
 	"time"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
 	"keymill/pipeline"
 )
 
@@ -20,12 +23,6 @@ import (
 const (
 	signalTraces  = "traces"
 	signalMetrics = "metrics"
-)
-
-// The protocols of OTLP.
-const (
-	otlpHTTP = "http/protobuf"
-	otlpGRPC = "grpc"
 )
 
 // exportTimeout is the most time for handing over one batch, tries included.
@@ -43,39 +40,39 @@ type collector struct {
 // otlpEnv is a variable of the OpenTelemetry specification: the signal's own,
 // else the one for all signals.
 func (a *app) otlpEnv(signal, name string) string {
-	return cmp.Or(a.getenv("OTEL_EXPORTER_OTLP_"+strings.ToUpper(signal)+"_"+name), a.getenv("OTEL_EXPORTER_OTLP_"+name))
+	return cmp.Or(a.env.Get("OTEL_EXPORTER_OTLP_"+strings.ToUpper(signal)+"_"+name), a.env.Get("OTEL_EXPORTER_OTLP_"+name))
 }
 
 // collector returns where a signal goes, nil for nowhere.
-func (a *app) collector(cfg TelemetryConfig, signal string) (*collector, error) {
+func (a *app) collector(cfg config.TelemetryConfig, signal string) (*collector, error) {
 	wanted := cfg.Traces
 	if signal == signalMetrics {
 		wanted = cfg.Metrics
 	}
 	own := "OTEL_EXPORTER_OTLP_" + strings.ToUpper(signal) + "_"
-	endpoint, protocol := a.getenv(own+"ENDPOINT"), cmp.Or(a.getenv(own+"PROTOCOL"), cfg.Protocol)
+	endpoint, protocol := a.env.Get(own+"ENDPOINT"), cmp.Or(a.env.Get(own+"PROTOCOL"), cfg.Protocol)
 	base := endpoint == ""
 	endpoint = cmp.Or(endpoint, cfg.OTLPEndpoint)
-	disabled, err := strconv.ParseBool(cmp.Or(a.getenv("OTEL_SDK_DISABLED"), "false"))
-	exporter := a.getenv("OTEL_" + strings.ToUpper(signal) + "_EXPORTER")
+	disabled, err := strconv.ParseBool(cmp.Or(a.env.Get("OTEL_SDK_DISABLED"), "false"))
+	exporter := a.env.Get("OTEL_" + strings.ToUpper(signal) + "_EXPORTER")
 	switch {
 	case disabled && err == nil || !wanted || endpoint == "" || exporter == "none":
 		return nil, nil
 	case exporter != "" && exporter != "otlp":
 		return nil, telemetryFault(fmt.Errorf("OTEL_%s_EXPORTER is %q", strings.ToUpper(signal), exporter),
 			"It can be otlp or none.")
-	case protocol != otlpHTTP && protocol != otlpGRPC:
+	case protocol != config.OTLPHTTP && protocol != config.OTLPGRPC:
 		return nil, telemetryFault(fmt.Errorf("telemetry.protocol is %q", protocol), "It can be http/protobuf or grpc.")
 	}
-	c := &collector{grpc: protocol == otlpGRPC}
+	c := &collector{grpc: protocol == config.OTLPGRPC}
 	if c.url, err = collectorURL(endpoint, signal, base && !c.grpc); err != nil {
 		return nil, err
 	}
 	if c.headers, err = a.collectorHeaders(cfg, signal); err != nil {
-		return nil, withCode(exitUsage, err)
+		return nil, fault.As(fault.Usage, err)
 	}
 	if c.tls, err = a.collectorTLS(cfg, signal); err != nil {
-		return nil, withCode(exitUsage, err)
+		return nil, fault.As(fault.Usage, err)
 	}
 	millis, err := strconv.Atoi(a.otlpEnv(signal, "TIMEOUT"))
 	if c.timeout = time.Duration(millis) * time.Millisecond; err != nil || millis <= 0 {
@@ -85,7 +82,7 @@ func (a *app) collector(cfg TelemetryConfig, signal string) (*collector, error) 
 }
 
 func telemetryFault(err error, hint string) error {
-	return withCode(exitUsage, pipeline.WithHint(fmt.Errorf("telemetry: %w", err),
+	return fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("telemetry: %w", err),
 		"%s OTEL_SDK_DISABLED=true runs without telemetry.", hint))
 }
 
@@ -100,7 +97,7 @@ func collectorURL(raw, signal string, base bool) (string, error) {
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		return "", telemetryFault(errors.New("the collector's endpoint has a user, a query or a fragment in it"),
 			"Keys go into telemetry.headers_file.")
-	case u.Scheme == "http" && !loopback(u.Hostname()):
+	case u.Scheme == "http" && !config.Loopback(u.Hostname()):
 		return "", telemetryFault(errors.New("the collector's endpoint is plain http on another machine"),
 			"Use https, or a collector on this machine that forwards (http://127.0.0.1:4318).")
 	}
@@ -112,10 +109,10 @@ func collectorURL(raw, signal string, base bool) (string, error) {
 
 // collectorHeaders finds the headers that the collector asks for: a file that
 // is named, the systemd credential, else what the SDK finds in the environment.
-func (a *app) collectorHeaders(cfg TelemetryConfig, signal string) (map[string]string, error) {
+func (a *app) collectorHeaders(cfg config.TelemetryConfig, signal string) (map[string]string, error) {
 	path := cfg.HeadersFile
 	if path == "" {
-		if dir := a.getenv("CREDENTIALS_DIRECTORY"); dir != "" && exists(filepath.Join(dir, "otlp-headers")) {
+		if dir := a.env.Get("CREDENTIALS_DIRECTORY"); dir != "" && files.Exists(filepath.Join(dir, "otlp-headers")) {
 			path = filepath.Join(dir, "otlp-headers")
 		}
 	}
@@ -129,7 +126,7 @@ func (a *app) collectorHeaders(cfg TelemetryConfig, signal string) (map[string]s
 		}
 		return nil, nil
 	}
-	if err := a.guardSecret("telemetry.headers_file", path); err != nil {
+	if err := a.env.GuardSecret("telemetry.headers_file", path); err != nil {
 		return nil, err
 	}
 	headers, err := readCollectorHeaders(path)
@@ -140,7 +137,7 @@ func (a *app) collectorHeaders(cfg TelemetryConfig, signal string) (map[string]s
 }
 
 func readCollectorHeaders(path string) (map[string]string, error) {
-	data, err := readSecret(path)
+	data, err := config.ReadSecret(path)
 	if err != nil {
 		return nil, err
 	}
@@ -167,22 +164,22 @@ func readCollectorHeaders(path string) (map[string]string, error) {
 
 // collectorTLS trusts the system's CAs and the configured one, and shows the
 // client certificate of the specification's variables.
-func (a *app) collectorTLS(cfg TelemetryConfig, signal string) (*tls.Config, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	ca := cmp.Or(a.getenv("OTEL_EXPORTER_OTLP_"+strings.ToUpper(signal)+"_CERTIFICATE"), cfg.CAFile)
+func (a *app) collectorTLS(cfg config.TelemetryConfig, signal string) (*tls.Config, error) {
+	conf := &tls.Config{MinVersion: tls.VersionTLS12}
+	ca := cmp.Or(a.env.Get("OTEL_EXPORTER_OTLP_"+strings.ToUpper(signal)+"_CERTIFICATE"), cfg.CAFile)
 	if ca != "" {
-		roots, err := systemRootsAnd(ca)
+		roots, err := config.SystemRootsAnd(ca)
 		if err != nil {
 			return nil, fmt.Errorf("telemetry.ca_file: %w", err)
 		}
-		config.RootCAs = roots
+		conf.RootCAs = roots
 	}
 	if cert := a.otlpEnv(signal, "CLIENT_CERTIFICATE"); cert != "" {
 		pair, err := tls.LoadX509KeyPair(cert, a.otlpEnv(signal, "CLIENT_KEY"))
 		if err != nil {
 			return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE: %w", err)
 		}
-		config.Certificates = []tls.Certificate{pair}
+		conf.Certificates = []tls.Certificate{pair}
 	}
-	return config, nil
+	return conf, nil
 }

@@ -9,7 +9,19 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
 )
+
+func loadText(t *testing.T, text string, env ...string) (*config.Config, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "keymill.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return config.Layers{File: path, Env: env}.Load()
+}
 
 // collectorsOf loads a configuration and returns where the signals would go.
 func collectorsOf(t *testing.T, text string, env ...string) (traces, metrics *collector, err error) {
@@ -96,7 +108,7 @@ func TestTelemetryMistakes(t *testing.T) {
 			if err == nil || exitCode(err) != exitUsage || !strings.Contains(err.Error(), test.want) {
 				t.Fatalf("got %v (code %d), want %s", err, exitCode(err), test.want)
 			}
-			if strings.Contains(err.Error()+hintOf(err), "s3cret") {
+			if strings.Contains(err.Error()+fault.Hint(err), "s3cret") {
 				t.Errorf("it repeats a secret: %v", err)
 			}
 		})
@@ -109,8 +121,8 @@ func TestTelemetryOrigin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.from["telemetry.otlp_endpoint"] != "OTEL_EXPORTER_OTLP_ENDPOINT" || cfg.from["telemetry.protocol"] != "KEYMILL_TELEMETRY_PROTOCOL" || cfg.Telemetry.Protocol != otlpHTTP {
-		t.Errorf("%v, %+v", cfg.from, cfg.Telemetry)
+	if cfg.From["telemetry.otlp_endpoint"] != "OTEL_EXPORTER_OTLP_ENDPOINT" || cfg.From["telemetry.protocol"] != "KEYMILL_TELEMETRY_PROTOCOL" || cfg.Telemetry.Protocol != config.OTLPHTTP {
+		t.Errorf("%v, %+v", cfg.From, cfg.Telemetry)
 	}
 }
 
@@ -118,7 +130,7 @@ func TestTelemetryOrigin(t *testing.T) {
 // OTLP, or none on purpose.
 func TestTelemetryNames(t *testing.T) {
 	descs := make(chan *prometheus.Desc)
-	go func() { newMeter(MetricsConfig{}, "s", time.Unix(1, 0)).reg.Describe(descs); close(descs) }()
+	go func() { newMeter(config.MetricsConfig{}, "s", time.Unix(1, 0)).reg.Describe(descs); close(descs) }()
 	names, seen := otlpMetrics(), map[string]bool{}
 	for desc := range descs {
 		_, after, _ := strings.Cut(desc.String(), `fqName: "`)
@@ -149,7 +161,7 @@ func TestTelemetryHeaders(t *testing.T) {
 	a := &app{env: []string{"CREDENTIALS_DIRECTORY=" + dir, "OTEL_EXPORTER_OTLP_HEADERS=a=b"}}
 	check := func(file string, want map[string]string) {
 		t.Helper()
-		got, err := a.collectorHeaders(TelemetryConfig{HeadersFile: file}, signalTraces)
+		got, err := a.collectorHeaders(config.TelemetryConfig{HeadersFile: file}, signalTraces)
 		if err != nil || (got == nil) != (want == nil) || !maps.Equal(got, want) {
 			t.Errorf("%v %v, want %v", got, err, want)
 		}

@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
+	"keymill/cmd/keymill/internal/fault"
 	"keymill/pipeline"
 )
 
@@ -28,7 +29,7 @@ func (j *job) checkTelemetry(ctx context.Context) (string, error) {
 		}
 		var heard tally
 		if err := c.probe(ctx, signal, &heard); err != nil {
-			return "", withCode(exitServer, pipeline.WithHint(fmt.Errorf("the collector takes no %s: %s", signal, cmp.Or(heard.trouble, "no answer")),
+			return "", fault.As(fault.Server, pipeline.WithHint(fmt.Errorf("the collector takes no %s: %s", signal, cmp.Or(heard.trouble, "no answer")),
 				"Check telemetry.otlp_endpoint, headers_file and ca_file. Lots run without it, too."))
 		}
 		said = "the collector takes what it is sent"

@@ -8,6 +8,9 @@ import (
 	"go.opentelemetry.io/otel/sdk/instrumentation"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+
+	"keymill/cmd/keymill/internal/build"
+	"keymill/cmd/keymill/internal/trace"
 )
 
 // booksProducer gives OTLP the figures that the textfile has: one meter counts,
@@ -68,7 +71,7 @@ func (p *booksProducer) Produce(ctx context.Context) ([]metricdata.ScopeMetrics,
 	}
 	names := otlpMetrics()
 	for i := range scopes {
-		scopes[i].Scope = instrumentation.Scope{Name: tracerName, Version: buildVersion()}
+		scopes[i].Scope = instrumentation.Scope{Name: trace.Scope, Version: build.Version()}
 		kept := scopes[i].Metrics[:0]
 		for _, m := range scopes[i].Metrics {
 			as := names[m.Name]

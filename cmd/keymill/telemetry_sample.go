@@ -6,7 +6,7 @@ import (
 	"sync"
 
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/trace"
+	oteltrace "go.opentelemetry.io/otel/trace"
 )
 
 // family is a device's span and those below it, or a request's that belongs to
@@ -44,7 +44,7 @@ type familySampler struct{}
 // ShouldSample implements sdktrace.Sampler.
 func (familySampler) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingResult {
 	result := sdktrace.SamplingResult{
-		Decision: sdktrace.RecordOnly, Tracestate: trace.SpanContextFromContext(p.ParentContext).TraceState(),
+		Decision: sdktrace.RecordOnly, Tracestate: oteltrace.SpanContextFromContext(p.ParentContext).TraceState(),
 	}
 	if f := familyOf(p.ParentContext); f != nil && f.chosen {
 		result.Decision = sdktrace.RecordAndSample
@@ -56,7 +56,7 @@ func (familySampler) ShouldSample(p sdktrace.SamplingParameters) sdktrace.Sampli
 func (familySampler) Description() string { return "keymill families" }
 
 // ended takes a span of the family that has ended.
-func (f *family) ended(span trace.Span) {
+func (f *family) ended(span oteltrace.Span) {
 	read, ok := span.(sdktrace.ReadOnlySpan)
 	if f.chosen || !ok {
 		return
@@ -82,7 +82,7 @@ func (f *family) send(queue sdktrace.SpanProcessor) {
 type sampledSpan struct{ sdktrace.ReadOnlySpan }
 
 // SpanContext implements sdktrace.ReadOnlySpan.
-func (s sampledSpan) SpanContext() trace.SpanContext {
+func (s sampledSpan) SpanContext() oteltrace.SpanContext {
 	sc := s.ReadOnlySpan.SpanContext()
 	return sc.WithTraceFlags(sc.TraceFlags().WithSampled(true))
 }

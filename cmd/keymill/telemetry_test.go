@@ -18,6 +18,7 @@ import (
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
 
+	"keymill/cmd/keymill/internal/trace"
 	"keymill/pipeline"
 	"keymill/pipeline/mender"
 	"keymill/pipeline/mender/sandbox"
@@ -296,8 +297,8 @@ func BenchmarkTelemetryDevice(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			t := &telemetry{share: share, queue: nowhere{}}
 			t.lots = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(t.queue))
-			t.tracer = tracerOf(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(t.queue), sdktrace.WithSampler(familySampler{})))
-			ctx, root := tracerOf(t.lots).Start(b.Context(), "carry")
+			t.tracer = trace.Of(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(t.queue), sdktrace.WithSampler(familySampler{})))
+			ctx, root := trace.Of(t.lots).Start(b.Context(), "carry")
 			defer root.End()
 			rec := &pipeline.Record{Device: pipeline.Device{Identity: pipeline.Identity{{Name: "mac", Value: "00:11:22:33:44:55"}}}}
 			address := &url.URL{Scheme: "https", Host: "hosted.mender.io", Path: "/api/management/v2/devauth/devices"}

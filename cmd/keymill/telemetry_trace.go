@@ -11,24 +11,16 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
-	"go.opentelemetry.io/otel/trace"
+	oteltrace "go.opentelemetry.io/otel/trace"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/trace"
 	"keymill/pipeline"
 	"keymill/pipeline/mender"
 )
 
-// tracerName is the instrumentation scope of all spans and metrics.
-const tracerName = "keymill"
-
 // The attributes of our own. None is ever a key, a token, a PIN or a header.
 const (
-	attrLot       = attribute.Key("keymill.lot")
-	attrStation   = attribute.Key("keymill.station")
-	attrAlgorithm = attribute.Key("keymill.algorithm")
-	attrFormat    = attribute.Key("keymill.format")
-	attrKeys      = attribute.Key("keymill.keys")
-	attrDevices   = attribute.Key("keymill.devices")
-	attrExitCode  = attribute.Key("keymill.exit_code")
 	attrDevice    = attribute.Key("keymill.device") // the identity's first value, as in the log
 	attrRow       = attribute.Key("keymill.row")
 	attrAttempt   = attribute.Key("keymill.attempt")
@@ -43,17 +35,14 @@ func (t *telemetry) beginVerb(cmd *cobra.Command, lot string) (ended func(error)
 		return func(error) {}
 	}
 	before := cmd.Context()
-	ctx, span := tracerOf(t.lots).Start(before, cmd.CommandPath(),
-		trace.WithNewRoot(), trace.WithAttributes(attrStation.String(t.station), attrLot.String(lot)))
+	ctx, span := trace.Of(t.lots).Start(before, cmd.CommandPath(),
+		oteltrace.WithNewRoot(), oteltrace.WithAttributes(trace.Station.String(t.station), trace.Lot.String(lot)))
 	cmd.SetContext(ctx)
 	return func(err error) {
-		code := 0
-		if err != nil {
-			code = exitCode(err)
-		}
-		span.SetAttributes(attrExitCode.Int(code))
-		if code != 0 && code != exitInterrupted {
-			fail(span, "exit_"+strconv.Itoa(code), err)
+		kind := fault.KindOf(err)
+		span.SetAttributes(trace.ExitCode.Int(kind.ExitCode()))
+		if kind != fault.None && kind != fault.Interrupted {
+			trace.Fail(span, trace.ExitName(err), err)
 		}
 		span.End()
 		cmd.SetContext(before)
@@ -61,37 +50,6 @@ func (t *telemetry) beginVerb(cmd *cobra.Command, lot string) (ended func(error)
 			t.tally.warn(t.log, false)
 		}
 	}
-}
-
-func tracerOf(provider trace.TracerProvider) trace.Tracer {
-	return provider.Tracer(tracerName, trace.WithInstrumentationVersion(buildVersion()))
-}
-
-// describeLotIn says in ctx's span what the lot is.
-func describeLotIn(ctx context.Context, lot pipeline.Lot) {
-	trace.SpanFromContext(ctx).SetAttributes(attrDevices.Int(lot.Devices),
-		attrAlgorithm.String(lot.Algorithm), attrFormat.String(lot.Format), attrKeys.String(lot.Keys))
-}
-
-// phase begins a span below that of ctx. Without telemetry it does nothing.
-func phase(ctx context.Context, name string) (_ context.Context, ended func(*error)) {
-	parent := trace.SpanFromContext(ctx)
-	if !parent.IsRecording() {
-		return ctx, func(*error) {}
-	}
-	ctx, span := tracerOf(parent.TracerProvider()).Start(ctx, name)
-	return ctx, func(err *error) {
-		if *err != nil && exitCode(*err) != exitInterrupted {
-			fail(span, "exit_"+strconv.Itoa(exitCode(*err)), *err)
-		}
-		span.End()
-	}
-}
-
-// fail gives a span the status of an error, whose kind is one of a few words.
-func fail(span trace.Span, kind string, err error) {
-	span.SetAttributes(semconv.ErrorTypeKey.String(kind))
-	span.SetStatus(codes.Error, err.Error())
 }
 
 // follow implements pipeline.Follower.
@@ -106,7 +64,7 @@ func (t *telemetry) follow(ctx context.Context, rec *pipeline.Record, from pipel
 	ctx, span := t.tracer.Start(ctx, stepNames[from])
 	return ctx, func(err error) {
 		if err != nil {
-			fail(span, kindOf(err), err)
+			trace.Fail(span, errorType(err), err)
 		}
 		span.End()
 		f.ended(span)
@@ -120,20 +78,20 @@ var stepNames = map[pipeline.State]string{
 }
 
 func (t *telemetry) followDevice(ctx context.Context, rec *pipeline.Record) (context.Context, func(error)) {
-	if !trace.SpanContextFromContext(ctx).IsSampled() {
+	if !oteltrace.SpanContextFromContext(ctx).IsSampled() {
 		return ctx, func(error) {}
 	}
 	ctx, f := newFamily(ctx, t.share)
-	ctx, span := t.tracer.Start(ctx, "device", trace.WithAttributes(
+	ctx, span := t.tracer.Start(ctx, "device", oteltrace.WithAttributes(
 		attrDevice.String(rec.Identity.Name()), attrRow.Int(rec.Row), attrAttempt.Int(rec.Attempts)))
 	return ctx, func(err error) {
 		span.SetAttributes(attrOutcome.String(string(rec.State)))
 		failed := err != nil || rec.State == pipeline.Failed || rec.State == pipeline.Conflicted
 		switch {
 		case err != nil:
-			fail(span, kindOf(err), err)
+			trace.Fail(span, errorType(err), err)
 		case failed:
-			fail(span, string(rec.State), fmt.Errorf("%s", rec.Reason))
+			trace.Fail(span, string(rec.State), fmt.Errorf("%s", rec.Reason))
 		}
 		span.End()
 		f.ended(span)
@@ -143,8 +101,8 @@ func (t *telemetry) followDevice(ctx context.Context, rec *pipeline.Record) (con
 	}
 }
 
-// kindOf is the error.type of a device's error.
-func kindOf(err error) string { return semconv.ErrorType(err).Value.AsString() }
+// errorType is the error.type of a device's error.
+func errorType(err error) string { return semconv.ErrorType(err).Value.AsString() }
 
 // followRequest follows a request of the Mender client's. Those of a device go
 // with the device; of others, as of a verification, a share is sent, and all
@@ -153,12 +111,12 @@ func (t *telemetry) followRequest(ctx context.Context, request mender.Attempt) f
 	f := familyOf(ctx)
 	alone := f == nil
 	if alone {
-		if !trace.SpanContextFromContext(ctx).IsSampled() {
+		if !oteltrace.SpanContextFromContext(ctx).IsSampled() {
 			return func(mender.Answer) {}
 		}
 		ctx, f = newFamily(ctx, t.share)
 	}
-	_, span := t.tracer.Start(ctx, request.Method, trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(requestAttributes(request)...))
+	_, span := t.tracer.Start(ctx, request.Method, oteltrace.WithSpanKind(oteltrace.SpanKindClient), oteltrace.WithAttributes(requestAttributes(request)...))
 	return func(answer mender.Answer) {
 		failed := answer.Err != nil || answer.Status >= 400
 		answerAttributes(span, answer)
@@ -188,7 +146,7 @@ func portOf(u *url.URL) int {
 	return 443 // the client speaks only https
 }
 
-func answerAttributes(span trace.Span, answer mender.Answer) {
+func answerAttributes(span oteltrace.Span, answer mender.Answer) {
 	if answer.Status != 0 {
 		span.SetAttributes(semconv.HTTPResponseStatusCode(answer.Status),
 			semconv.NetworkProtocolVersion(strings.TrimPrefix(strings.TrimSuffix(answer.Protocol, ".0"), "HTTP/")))
@@ -198,7 +156,7 @@ func answerAttributes(span trace.Span, answer mender.Answer) {
 	}
 	switch {
 	case answer.Err != nil:
-		fail(span, kindOf(answer.Err), answer.Err)
+		trace.Fail(span, errorType(answer.Err), answer.Err)
 	case answer.Status >= 400:
 		span.SetAttributes(semconv.ErrorTypeKey.String(strconv.Itoa(answer.Status)))
 		span.SetStatus(codes.Error, "")

@@ -14,6 +14,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/build"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/imaging"
 	"keymill/pipeline"
 	"keymill/pipeline/mender"
@@ -43,7 +46,7 @@ and can be interrupted and run again.
 			}
 			defer j.Close()
 			if !yes && !a.confirmed(args[0]) {
-				return withCode(exitUsage, pipeline.WithHint(errors.New("not confirmed; nothing was changed"),
+				return fault.As(fault.Usage, pipeline.WithHint(errors.New("not confirmed; nothing was changed"),
 					"Type the lot's name when asked, or give --yes."))
 			}
 			return j.undo(cmd.Context(), stay)
@@ -90,14 +93,14 @@ func (j *job) undo(ctx context.Context, stay bool) (err error) {
 	}
 	u.pack, err = imaging.OpenPack(packPath(j.lot))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return packOutage(err)
+		return fault.StorageOutage(err)
 	}
 	if u.pack != nil {
 		defer u.pack.Close()
 	}
 	u.run, err = j.ledger.Append(ctx, pipeline.Event{
 		Station: j.cfg.Audit.Station, Lot: j.lot.Name, Action: pipeline.ActionRun, Reason: "undo",
-		Facts: facts(map[string]string{"operator": j.cfg.Audit.Operator, "tool": "keymill " + buildVersion(), "tool_sha256": binaryHash()}),
+		Facts: facts(map[string]string{"operator": j.cfg.Audit.Operator, "tool": "keymill " + build.Version(), "tool_sha256": build.Hash()}),
 	})
 	if err != nil {
 		return err
@@ -126,10 +129,10 @@ func (j *job) undo(ctx context.Context, stay bool) (err error) {
 		fmt.Fprintln(j.app.err, "The devices' keys are still in their tokens; `keymill hsm gc --destroy` removes them from one that is here.")
 	case u.token != nil && u.token.missing > 0:
 		fmt.Fprintf(j.app.err, "Not in this token: %s. `keymill hsm gc --destroy` with another one in --hsm removes what that has of this lot.\n",
-			count(u.token.missing, "key"))
+			say.Count(u.token.missing, "key"))
 	}
 	if err == nil && failed > 0 {
-		err = told(exitDevices, "%d devices could not be taken off the server", failed)
+		err = fault.Told(fault.Devices, "%d devices could not be taken off the server", failed)
 	}
 	return err
 }
@@ -204,7 +207,7 @@ func (u *undoing) destroy(ctx context.Context, rec *pipeline.Record, removal str
 	}
 	if u.pack != nil && !rec.Pack.IsZero() {
 		if err := u.pack.Destroy(imaging.Ref(rec.Pack)); err != nil {
-			return packOutage(err)
+			return fault.StorageOutage(err)
 		}
 	}
 	if err := removeImage(u.lot, rec); err != nil {
@@ -221,7 +224,7 @@ func removeImage(lot pipeline.Lot, rec *pipeline.Record) error {
 	}
 	err := os.Remove(filepath.Join(lot.Out, "images", rec.Output.Name))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return packOutage(err)
+		return fault.StorageOutage(err)
 	}
 	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/pipeline"
 )
 
@@ -21,7 +23,7 @@ func unknownVerb(cmd *cobra.Command, args []string) error {
 			verbs = append(verbs, child.Name())
 		}
 	}
-	return fmt.Errorf("unknown verb %q for %q%s", args[0], cmd.CommandPath(), didYouMean(nearest(args[0], verbs)))
+	return fmt.Errorf("unknown verb %q for %q%s", args[0], cmd.CommandPath(), say.DidYouMean(say.Nearest(args[0], verbs)))
 }
 
 // strict makes cobra's own verbs refuse what they don't know, too: they would
@@ -55,7 +57,7 @@ func flagProblem(cmd *cobra.Command, err error) error {
 	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok {
 		var flags []string
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
-		err = fmt.Errorf("%w%s", err, didYouMean(nearest("--"+unknown.GetSpecifiedName(), flags)))
+		err = fmt.Errorf("%w%s", err, say.DidYouMean(say.Nearest("--"+unknown.GetSpecifiedName(), flags)))
 	}
-	return withCode(exitUsage, pipeline.WithHint(err, "See `%s --help`.", cmd.CommandPath()))
+	return fault.As(fault.Usage, pipeline.WithHint(err, "See `%s --help`.", cmd.CommandPath()))
 }

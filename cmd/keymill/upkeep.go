@@ -7,6 +7,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/logs"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 )
@@ -49,8 +53,8 @@ func (a *app) upkeep(cmd *cobra.Command, dry bool) error {
 	if err != nil {
 		return err
 	}
-	if cfg.Backup.Folder != "" && isDatabaseURL(cfg.Ledger) {
-		return withCode(exitUsage, pipeline.WithHint(errors.New("backup.folder is set, but a ledger in PostgreSQL is not copied by keymill"),
+	if cfg.Backup.Folder != "" && config.IsDatabaseURL(cfg.Ledger) {
+		return fault.As(fault.Usage, pipeline.WithHint(errors.New("backup.folder is set, but a ledger in PostgreSQL is not copied by keymill"),
 			"Take backup.folder out, and see to pg_dump or pg_basebackup with archived WAL."))
 	}
 	known, err := openKnown(ctx, cfg.Ledger)
@@ -70,13 +74,13 @@ func (a *app) upkeep(cmd *cobra.Command, dry bool) error {
 	// How it went is shown also where it went wrong, or was interrupted.
 	gauges := newUpkeepMetrics(cfg, done, began, err)
 	if meterErr := gauges.put(context.WithoutCancel(ctx)); meterErr != nil {
-		cfg.Log.logger(a.err).Warn("metrics", "error", meterErr)
+		logs.New(cfg.Log, a.err).Warn("metrics", "error", meterErr)
 	}
 	return errors.Join(err, a.printUpkept(done, dry))
 }
 
 // keepUp returns what it did, up to the error.
-func (a *app) keepUp(cmd *cobra.Command, cfg *Config, known *ledger.Ledger, dry bool) (done upkept, err error) {
+func (a *app) keepUp(cmd *cobra.Command, cfg *config.Config, known *ledger.Ledger, dry bool) (done upkept, err error) {
 	ctx := cmd.Context()
 	done.Pruned = []remains{}
 	if done.Health, err = checkHealth(ctx, known); err != nil {
@@ -110,7 +114,7 @@ func (a *app) printUpkept(done upkept, dry bool) error {
 			a.printf("Would write %s; kept would be %d.\n", b.File, b.Kept)
 			removed = "would remove"
 		} else {
-			a.printf("Wrote %s (%s) and checked it; kept: %d.\n", b.File, byteSize(b.Bytes), b.Kept)
+			a.printf("Wrote %s (%s) and checked it; kept: %d.\n", b.File, say.Bytes(b.Bytes), b.Kept)
 		}
 		for _, name := range b.Removed {
 			a.printf("  %s %s\n", removed, name)

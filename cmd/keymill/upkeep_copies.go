@@ -9,6 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
 	"keymill/pipeline/ledger"
 )
 
@@ -27,7 +30,7 @@ type copied struct {
 	Removed []string `json:"removed"`
 }
 
-func newCopies(cfg *Config) copies {
+func newCopies(cfg *config.Config) copies {
 	ext := filepath.Ext(cfg.Ledger)
 	return copies{cfg.Backup.Folder, strings.TrimSuffix(filepath.Base(cfg.Ledger), ext), ext, cfg.Backup.Keep}
 }
@@ -45,7 +48,7 @@ func (c copies) add(ctx context.Context, known *ledger.Ledger, now time.Time, dr
 	}
 	names, err := c.names()
 	if err != nil {
-		return made, packOutage(err)
+		return made, fault.StorageOutage(err)
 	}
 	if dry {
 		names = append(names, filepath.Base(made.File))
@@ -57,7 +60,7 @@ func (c copies) add(ctx context.Context, known *ledger.Ledger, now time.Time, dr
 	}
 	for _, name := range made.Removed {
 		if err := os.Remove(filepath.Join(c.folder, name)); err != nil {
-			return made, packOutage(err)
+			return made, fault.StorageOutage(err)
 		}
 	}
 	return made, nil
@@ -66,7 +69,7 @@ func (c copies) add(ctx context.Context, known *ledger.Ledger, now time.Time, dr
 // write makes a copy that passes the check, or none.
 func (c copies) write(ctx context.Context, known *ledger.Ledger, made *copied) error {
 	if err := os.MkdirAll(c.folder, 0o700); err != nil {
-		return packOutage(err)
+		return fault.StorageOutage(err)
 	}
 	if err := known.Backup(ctx, made.File); err != nil {
 		return err
@@ -78,7 +81,7 @@ func (c copies) write(ctx context.Context, known *ledger.Ledger, made *copied) e
 	}
 	info, err := os.Stat(made.File)
 	if err != nil {
-		return packOutage(err)
+		return fault.StorageOutage(err)
 	}
 	made.Bytes = info.Size()
 	return nil
@@ -93,7 +96,7 @@ func checkCopy(ctx context.Context, path string) error {
 	if err == nil && !found.OK {
 		err = unsound(found)
 	}
-	return closing(read, err)
+	return files.Closing(read, err)
 }
 
 // names returns the copies in the folder, the oldest first; other files there

@@ -8,24 +8,23 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
 )
 
 // upkeepMetrics say how an upkeep went, in a textfile and a Pushgateway's group
 // of their own: a batch may be writing its own meanwhile.
 type upkeepMetrics struct {
-	cfg     MetricsConfig
+	cfg     config.MetricsConfig
 	station string
 	reg     *prometheus.Registry
 }
 
-func newUpkeepMetrics(cfg *Config, done upkept, began time.Time, err error) *upkeepMetrics {
+func newUpkeepMetrics(cfg *config.Config, done upkept, began time.Time, err error) *upkeepMetrics {
 	m := &upkeepMetrics{cfg.Metrics, cfg.Audit.Station, prometheus.NewRegistry()}
 	m.gauge("upkeep_timestamp_seconds", "When the last upkeep began.", seconds(began))
-	code := 0
-	if err != nil {
-		code = exitCode(err)
-	}
-	m.gauge("upkeep_exit_code", "Exit code of the last upkeep.", float64(code))
+	m.gauge("upkeep_exit_code", "Exit code of the last upkeep.", float64(fault.KindOf(err).ExitCode()))
 	sound := 0.0
 	if done.Health.OK {
 		sound = 1

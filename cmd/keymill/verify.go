@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 	"keymill/pipeline/mender"
@@ -75,7 +77,7 @@ func (a *app) openVerify(cmd *cobra.Command, name string) (*verification, error)
 		return nil, err
 	}
 	if j.server, err = a.openServer(j.cfg, j.log); err != nil {
-		return nil, closing(j, err)
+		return nil, files.Closing(j, err)
 	}
 	return &verification{job: j}, nil
 }
@@ -87,7 +89,7 @@ func (a *app) openPlanned(cmd *cobra.Command, name string) (*job, error) {
 		return nil, err
 	}
 	_, err = findLot(cmd, known, name)
-	if err := closing(known, err); err != nil {
+	if err := files.Closing(known, err); err != nil {
 		return nil, err
 	}
 	j, _, err := a.openJob(cmd, name)
@@ -231,7 +233,7 @@ func (v *verification) once(ctx context.Context) error {
 		return err
 	}
 	if !result.OK {
-		return told(exitDevices, "ledger and server differ")
+		return fault.Told(fault.Devices, "ledger and server differ")
 	}
 	return nil
 }

@@ -1,57 +1,13 @@
 package main
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
-	"io"
-	"os"
 	"runtime"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"keymill/cmd/keymill/internal/build"
+	"keymill/cmd/keymill/internal/say"
 )
-
-// packaged is the package's version; .ci/package has the linker set it.
-var packaged string
-
-// buildVersion is the package's or the module's version, or "devel" with the commit.
-func buildVersion() string {
-	if packaged != "" {
-		return packaged
-	}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	if v := info.Main.Version; v != "" && v != "(devel)" {
-		return v
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
-			return "devel-" + s.Value[:12]
-		}
-	}
-	return "devel"
-}
-
-// binaryHash is the SHA-256 of the running program, for the evidence.
-func binaryHash() string {
-	path, err := os.Executable()
-	if err != nil {
-		return ""
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer file.Close()
-	hash := sha256.New()
-	if _, err := io.Copy(hash, file); err != nil {
-		return ""
-	}
-	return hex.EncodeToString(hash.Sum(nil))
-}
 
 func (a *app) versionCmd() *cobra.Command {
 	cmd := &cobra.Command{
@@ -66,7 +22,7 @@ func (a *app) versionCmd() *cobra.Command {
 				OS      string `json:"os"`
 				Arch    string `json:"arch"`
 				SHA256  string `json:"sha256"`
-			}{buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH, binaryHash()}
+			}{build.Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH, build.Hash()}
 			if a.json {
 				return a.writeJSON(build)
 			}
@@ -83,13 +39,5 @@ func (a *app) jsonFlag(cmd *cobra.Command) {
 }
 
 func (a *app) writeJSON(v any) error {
-	return writeJSON(a.out, v)
-}
-
-// writeJSON writes a value as indented JSON.
-func writeJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
+	return say.JSON(a.out, v)
 }

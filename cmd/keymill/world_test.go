@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
 	"keymill/imaging"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
@@ -67,7 +69,7 @@ func (f *factory) path(name ...string) string {
 
 func (f *factory) write(name string, write func(io.Writer) error) {
 	f.t.Helper()
-	if err := writeFile(f.path(name), write); err != nil {
+	if err := files.Write(f.path(name), write); err != nil {
 		f.t.Fatal(err)
 	}
 }
@@ -105,7 +107,7 @@ func (f *factory) call(args ...string) (code int, stdout, stderr string) {
 	io := stdio{in: strings.NewReader(""), out: &out, err: &errs}
 	ctx, cancel := context.WithCancel(f.t.Context())
 	defer cancel()
-	code = report(io, run(ctx, args, io, newBrake(cancel)))
+	code = report(io, run(ctx, args, io, newBrake(cancel))).ExitCode()
 	return code, out.String(), errs.String()
 }
 
@@ -214,3 +216,19 @@ func (f *factory) strayKeys(product ...string) []string {
 	}
 	return stray
 }
+
+// The exit codes that scripts stand on.
+const (
+	exitInternal    = 1
+	exitUsage       = 2
+	exitManifest    = 3
+	exitDevices     = 4
+	exitServer      = 5
+	exitHSM         = 6
+	exitStorage     = 7
+	exitEvidence    = 8
+	exitInterrupted = 130
+)
+
+// exitCode is what the process would end with.
+func exitCode(err error) int { return fault.KindOf(err).ExitCode() }

@@ -1,14 +1,18 @@
-package main
+// Package config is everything that can be set: from flags, environment,
+// keymill.yaml and what a lot was planned with. The comments of Config are the
+// manual; go generate makes the example file and the schema of them.
+package config
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -21,6 +25,8 @@ import (
 	"github.com/knadh/koanf/providers/structs"
 	"github.com/knadh/koanf/v2"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
 	"keymill/hsm"
 	"keymill/pipeline"
 )
@@ -59,7 +65,7 @@ type Config struct {
 	// disk sync; CPU, requests and images have limits of their own.
 	Workers int `koanf:"workers"`
 
-	from map[string]string // by setting: where it was set; the default where it is missing
+	From map[string]string // by setting: where it was set; the default where it is missing
 }
 
 // ServerConfig is the Mender server.
@@ -324,7 +330,7 @@ func defaultConfig() Config {
 		Log:       LogConfig{Format: "text", Level: "info"},
 		Batch:     BatchConfig{Settle: 2 * time.Second, Poll: 5 * time.Second, Retry: 15 * time.Minute},
 		Notify:    NotifyConfig{Timeout: 20 * time.Second},
-		Telemetry: TelemetryConfig{Protocol: otlpHTTP, Traces: true, Metrics: true, Sample: 0.01, Interval: time.Minute},
+		Telemetry: TelemetryConfig{Protocol: OTLPHTTP, Traces: true, Metrics: true, Sample: 0.01, Interval: time.Minute},
 		Allocate:  AllocateConfig{MACAttributes: []string{"mac"}, SerialFirst: 1},
 		Backup:    BackupConfig{Keep: 14},
 		Ledger:    "keymill.db",
@@ -332,19 +338,19 @@ func defaultConfig() Config {
 	}
 }
 
-// configFile is read where --config does not name another; it may be absent.
-const configFile = "keymill.yaml"
+// File is read where --config does not name another; it may be absent.
+const File = "keymill.yaml"
 
-// layers are the sources of a configuration, the stronger the later.
-type layers struct {
-	lot   map[string]any // what an existing lot was planned with
-	file  string         // --config; "" means configFile if it exists
-	env   []string       // KEY=value
-	flags map[string]any // by setting, only those that were given
+// Layers are the sources of a configuration, the stronger the later.
+type Layers struct {
+	Lot   map[string]any // what an existing lot was planned with
+	File  string         // --config; "" means configFile if it exists
+	Env   []string       // KEY=value
+	Flags map[string]any // by setting, only those that were given
 }
 
-// load merges the layers. Unknown settings and wrong types are usage errors.
-func (l layers) load() (*Config, error) {
+// Load merges the layers. Unknown settings and wrong types are usage errors.
+func (l Layers) Load() (*Config, error) {
 	k := koanf.New(".")
 	if err := k.Load(structs.Provider(defaultConfig(), "koanf"), nil); err != nil {
 		return nil, err
@@ -353,14 +359,14 @@ func (l layers) load() (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	env, err := envSettings(l.env)
+	env, err := envSettings(l.Env)
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(textProblems(env, envName), textProblems(l.flags, func(key string) string { return "--" + flagOf(key) })); err != nil {
-		return nil, withCode(exitUsage, err)
+	if err := errors.Join(textProblems(env, EnvName), textProblems(l.Flags, func(key string) string { return "--" + flagOf(key) })); err != nil {
+		return nil, fault.As(fault.Usage, err)
 	}
-	for _, layer := range []map[string]any{l.lot, file, env, l.flags} {
+	for _, layer := range []map[string]any{l.Lot, file, env, l.Flags} {
 		if err := k.Load(confmap.Provider(layer, "."), nil); err != nil {
 			return nil, err
 		}
@@ -371,14 +377,14 @@ func (l layers) load() (*Config, error) {
 		DecodeHook: mapstructure.ComposeDecodeHookFunc(mapstructure.StringToTimeDurationHookFunc(), scalarsFromText, listsFromText),
 	}})
 	if err != nil {
-		return nil, withCode(exitUsage, pipeline.WithHint(
+		return nil, fault.As(fault.Usage, pipeline.WithHint(
 			fmt.Errorf("configuration: %s", decodeProblems(err)),
 			"`keymill init` writes a keymill.yaml with every setting and its meaning."))
 	}
 	if cfg.Keys.Source == pipeline.KeysInToken && reflect.DeepEqual(cfg.Image.Inject, pipeline.DefaultInject()) {
 		cfg.Image.Inject = pipeline.TokenInject(cfg.Keys.Device.Module != "")
 	}
-	cfg.from = l.origins(file, env)
+	cfg.From = l.origins(file, env)
 	if err := cfg.resolveServer(); err != nil {
 		return nil, err
 	}
@@ -386,46 +392,31 @@ func (l layers) load() (*Config, error) {
 }
 
 // path is the configuration file, whether it exists or not.
-func (l layers) path() string {
-	if l.file != "" {
-		return l.file
+func (l Layers) path() string {
+	if l.File != "" {
+		return l.File
 	}
-	return configFile
+	return File
 }
 
 // readFile returns what the configuration file sets.
-func (l layers) readFile() (map[string]any, error) {
+func (l Layers) readFile() (map[string]any, error) {
 	if info, err := os.Stat(l.path()); err == nil && info.Mode()&fs.ModeNamedPipe != 0 {
-		return nil, usagef("%s is a pipe, and a configuration is read for each lot: give a file", l.path())
+		return nil, fault.Usagef("%s is a pipe, and a configuration is read for each lot: give a file", l.path())
 	}
-	data, err := readShort(l.path())
-	if errors.Is(err, fs.ErrNotExist) && l.file == "" {
+	data, err := files.ReadShort(l.path())
+	if errors.Is(err, fs.ErrNotExist) && l.File == "" {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, usagef("configuration: %w", err)
+		return nil, fault.Usagef("configuration: %w", err)
 	}
 	given, err := yaml.Parser().Unmarshal(data)
 	if err != nil {
-		return nil, withCode(exitUsage, pipeline.WithHint(fmt.Errorf("%s is not readable YAML: %w", l.path(), err),
+		return nil, fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("%s is not readable YAML: %w", l.path(), err),
 			"Correct the line that is named; `keymill init` writes a fresh example."))
 	}
 	return withoutNulls(given), fileProblems(l.path(), data)
-}
-
-// readShort reads a file that people write.
-func readShort(path string) ([]byte, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	const most = 1 << 20
-	data, err := io.ReadAll(io.LimitReader(file, most+1))
-	if err == nil && len(data) > most {
-		err = fmt.Errorf("%s is longer than 1 MiB; is it the right file?", path)
-	}
-	return data, err
 }
 
 // withoutNulls drops settings without a value, as in a section of which every
@@ -504,11 +495,11 @@ func (c *Config) resolveServer() error {
 	}
 	chosen, ok := c.Servers[name]
 	if !ok {
-		return withCode(exitUsage, pipeline.WithHint(fmt.Errorf("no server is named %q", name),
-			"Name it under servers in %s, with the settings that server has.", configFile))
+		return fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("no server is named %q", name),
+			"Name it under servers in %s, with the settings that server has.", File))
 	}
 	if url != "" && strings.TrimRight(chosen.URL, "/") != url {
-		return usagef("server %s is %s now, but the lot was planned with %s", name, chosen.URL, url)
+		return fault.Usagef("server %s is %s now, but the lot was planned with %s", name, chosen.URL, url)
 	}
 	if chosen.InFlight == 0 {
 		chosen.InFlight = c.Server.InFlight
@@ -523,8 +514,8 @@ func (c *Config) resolveServer() error {
 	return nil
 }
 
-// identity is what a lot remembers of its server.
-func (s ServerConfig) identity() string {
+// Identity is what a lot remembers of its server.
+func (s ServerConfig) Identity() string {
 	url := strings.TrimRight(s.URL, "/")
 	if s.name == "" {
 		return url
@@ -532,13 +523,18 @@ func (s ServerConfig) identity() string {
 	return url + "#" + s.name
 }
 
-// hash is the SHA-256 of the settings in force, for the evidence. No secret is
+// Hash is the SHA-256 of the settings in force, for the evidence. No secret is
 // among them: settings name the files that hold secrets.
-func (c *Config) hash() (string, error) {
+func (c *Config) Hash() (string, error) {
 	text, err := json.Marshal(c)
 	if err != nil {
 		return "", err
 	}
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:]), nil
+}
+
+// OutDir is the folder of the lot's products.
+func (c *Config) OutDir(lot string) (string, error) {
+	return filepath.Abs(cmp.Or(c.Out, filepath.Join("out", lot)))
 }

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"bytes"
@@ -25,12 +25,12 @@ var update = flag.Bool("update", false, "write init.yaml and keymill.schema.json
 // TestConfigFiles: what init writes and what editors read is what the comments
 // say. `go generate` runs it with -update.
 func TestConfigFiles(t *testing.T) {
-	docs := structComments(t, "config.go", "../../pipeline/inject.go")
+	docs := structComments(t, "config.go", "../../../../pipeline/inject.go")
 	schema, err := json.MarshalIndent(docs.schema(), "", "  ")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string][]byte{"init.yaml": docs.example(), schemaFile: append(schema, '\n')} {
+	for name, want := range map[string][]byte{"init.yaml": docs.example(), SchemaFile: append(schema, '\n')} {
 		if *update {
 			if err := os.WriteFile(name, want, 0o644); err != nil {
 				t.Fatal(err)
@@ -38,7 +38,7 @@ func TestConfigFiles(t *testing.T) {
 		}
 		got, err := os.ReadFile(name)
 		if err != nil || !bytes.Equal(got, want) {
-			t.Errorf("%s is stale (%v): go generate ./cmd/keymill", name, err)
+			t.Errorf("%s is stale (%v): go generate ./cmd/keymill/internal/config", name, err)
 		}
 	}
 }
@@ -100,7 +100,7 @@ func (c comments) of(owner reflect.Type, field reflect.StructField) (text, examp
 
 func (c comments) example() []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "# yaml-language-server: $schema=%s\n#\n", schemaFile)
+	fmt.Fprintf(&b, "# yaml-language-server: $schema=%s\n#\n", SchemaFile)
 	remark(&b, "", strings.Replace(c["Config"], "Config is everything that can be set. ", "The configuration of keymill.\n", 1)+
 		"Settings behind a # have their default, or are examples where that is nothing.")
 	c.section(&b, "", reflect.TypeFor[Config](), reflect.ValueOf(defaultConfig()))
@@ -181,9 +181,9 @@ func (c comments) schemaOf(t reflect.Type, defaults reflect.Value, prefix string
 		last = text
 		property := c.schemaType(field.Type, value, prefix+name+".")
 		property["description"] = text
-		for _, choice := range (&Config{}).choices() {
-			if choice.name == prefix+name {
-				property["enum"] = choice.allowed
+		for _, choice := range (&Config{}).Choices() {
+			if choice.Name == prefix+name {
+				property["enum"] = choice.Allowed
 			}
 		}
 		properties[name] = property
@@ -220,7 +220,7 @@ func (c comments) schemaType(t reflect.Type, value reflect.Value, prefix string)
 // TestEverySettingIsExplained: no setting without a comment.
 func TestEverySettingIsExplained(t *testing.T) {
 	cfg := defaultConfig()
-	list, err := cfg.settingsInForce()
+	list, err := cfg.InForce()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,29 +235,29 @@ func TestEverySettingIsExplained(t *testing.T) {
 // must be set.
 func TestExampleConfigIsTheDefault(t *testing.T) {
 	path := t.TempDir() + "/keymill.yaml"
-	if err := os.WriteFile(path, exampleConfig, 0o600); err != nil {
+	if err := os.WriteFile(path, Example, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got, err := layers{file: path}.load()
+	got, err := Layers{File: path}.Load()
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := regexp.MustCompile(`(?m)^(\s*)#(\S|  \S)`).ReplaceAllString(string(exampleConfig), "$1$2")
+	all := regexp.MustCompile(`(?m)^(\s*)#(\S|  \S)`).ReplaceAllString(string(Example), "$1$2")
 	full, err := loadText(t, all)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for key := range configKeys(reflect.TypeFor[Config](), "") {
-		if full.from[key] == "" {
+		if full.From[key] == "" {
 			t.Errorf("%s is not shown as a setting", key)
 		}
 	}
 	want := defaultConfig()
 	want.Image.Golden = "golden.sdimg"
-	if set := slices.Sorted(maps.Keys(got.from)); !slices.Equal(set, []string{"image.golden", "image.inject", "server.url"}) {
+	if set := slices.Sorted(maps.Keys(got.From)); !slices.Equal(set, []string{"image.golden", "image.inject", "server.url"}) {
 		t.Errorf("it sets %v", set)
 	}
-	got.from = nil
+	got.From = nil
 	if !reflect.DeepEqual(got.Image.Inject, pipeline.DefaultInject()) || got.Image.Golden != want.Image.Golden || got.Server.URL != want.Server.URL {
 		t.Errorf("it says %+v", got)
 	}

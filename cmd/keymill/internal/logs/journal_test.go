@@ -1,4 +1,4 @@
-package main
+package logs
 
 import (
 	"bytes"
@@ -6,17 +6,16 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 
-	"keymill/pipeline/mender"
+	"keymill/cmd/keymill/internal/config"
 )
 
 // TestJournal: to the journal, lines carry a priority instead of time and level.
 func TestJournal(t *testing.T) {
 	var b bytes.Buffer
-	log := LogConfig{Format: "text", Level: "info"}.logger(journal{&b})
+	log := New(config.LogConfig{Format: "text", Level: "info"}, journal{&b})
 	log.Debug("no")
 	log.Info("lot begins", "lot", "a")
 	log.With("lot", "b").WithGroup("g").Warn("odd", "level", 1)
@@ -43,31 +42,8 @@ func TestJournalStream(t *testing.T) {
 	}
 	own := fmt.Sprintf("%d:%d", stat.Dev, stat.Ino)
 	for stream, want := range map[string]bool{own: true, "": false, "1:2": false, own + "0": false} {
-		if _, ok := journaled(file, stream).(journal); ok != want {
+		if _, ok := Journaled(file, stream).(journal); ok != want {
 			t.Errorf("%q: %v", stream, ok)
 		}
-	}
-}
-
-// TestEmptyCredential: the file that LoadCredential= insists on is no secret
-// before somebody fills it; then other ways to give one count.
-func TestEmptyCredential(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "mender-token")
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	a := &app{env: []string{"CREDENTIALS_DIRECTORY=" + dir}}
-	if _, err := a.tokenSource(ServerConfig{}); err == nil || !strings.Contains(hintOf(err), "LoadCredential=") {
-		t.Errorf("%v, hint %q", err, hintOf(err))
-	}
-	if _, err := (&app{env: append(a.env, "KEYMILL_TOKEN=x")}).tokenSource(ServerConfig{}); err != nil {
-		t.Error(err)
-	}
-	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if source, err := a.tokenSource(ServerConfig{}); err != nil || source != mender.TokenFile(path) {
-		t.Errorf("%v, %v", source, err)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"bytes"
@@ -14,6 +14,8 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/pipeline"
 )
 
@@ -68,7 +70,7 @@ func fileProblems(path string, data []byte) error {
 	if len(c.problems) == 0 {
 		return nil
 	}
-	return withCode(exitUsage, pipeline.WithHint(errors.New(strings.Join(c.problems, "\n  ")),
+	return fault.As(fault.Usage, pipeline.WithHint(errors.New(strings.Join(c.problems, "\n  ")),
 		"`keymill config` lists every setting and its meaning."))
 }
 
@@ -139,7 +141,7 @@ func (c *nodeCheck) section(name string, node *yaml.Node, t reflect.Type) {
 			for i := range names {
 				names[i] = prefix + names[i]
 			}
-			c.problem(key, "%s is unknown%s", prefix+key.Value, didYouMean(nearest(prefix+key.Value, append(names, c.names...))))
+			c.problem(key, "%s is unknown%s", prefix+key.Value, say.DidYouMean(say.Nearest(prefix+key.Value, append(names, c.names...))))
 		}
 	}
 }

@@ -1,12 +1,12 @@
-package main
+package say
 
 import "strings"
 
-// nearest returns the known name that was probably meant by one that is not
+// Nearest returns the known name that was probably meant by one that is not
 // known, "" if none is near. The last part of a dotted name may stand for the
 // whole, golden for image.golden, and a name for one that goes on where it ends,
 // KEYMILL_SERVER_TOKEN for KEYMILL_SERVER_TOKEN_FILE.
-func nearest(name string, known []string) string {
+func Nearest(name string, known []string) string {
 	best, least := "", max(2, len(lastPart(name))/3)+1
 	for _, candidate := range known {
 		far := distance(strings.ToLower(name), strings.ToLower(candidate))
@@ -25,8 +25,8 @@ func nearest(name string, known []string) string {
 
 func lastPart(name string) string { return name[strings.LastIndexByte(name, '.')+1:] }
 
-// didYouMean is the end of a complaint about an unknown name; what is near may be empty.
-func didYouMean(near string) string {
+// DidYouMean is the end of a complaint about an unknown name; what is near may be empty.
+func DidYouMean(near string) string {
 	if near == "" {
 		return ""
 	}

@@ -1,4 +1,4 @@
-package main
+package logs
 
 import (
 	"context"
@@ -13,9 +13,9 @@ import (
 // of each line, and takes its priority from <N> in front, see sd-daemon(3).
 type journal struct{ io.Writer }
 
-// journaled returns stderr as a journal if it is the one that $JOURNAL_STREAM
+// Journaled returns stderr as a journal if it is the one that $JOURNAL_STREAM
 // names, by device and inode: a child's may have been led elsewhere.
-func journaled(stderr *os.File, stream string) io.Writer {
+func Journaled(stderr *os.File, stream string) io.Writer {
 	info, err := stderr.Stat()
 	if err != nil {
 		return stderr
@@ -31,8 +31,8 @@ var priorities = map[slog.Level]string{
 	slog.LevelDebug: "<7>", slog.LevelInfo: "<6>", slog.LevelWarn: "<4>", slog.LevelError: "<3>",
 }
 
-// errorPriority stands before the line that says what went wrong.
-func errorPriority(w io.Writer) string {
+// ErrorPriority stands before the line that says what went wrong.
+func ErrorPriority(w io.Writer) string {
 	if _, ok := w.(journal); ok {
 		return priorities[slog.LevelError]
 	}

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"os"
@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"keymill/cmd/keymill/internal/fault"
 )
 
 func loadText(t *testing.T, text string, env ...string) (*Config, error) {
@@ -15,7 +17,7 @@ func loadText(t *testing.T, text string, env ...string) (*Config, error) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return layers{file: path, env: env}.load()
+	return Layers{File: path, Env: env}.Load()
 }
 
 // TestConfigMistakes: a mistake names its line and what was probably meant.
@@ -59,8 +61,8 @@ func TestConfigMistakes(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := loadText(t, test.text, test.env)
-			if err == nil || exitCode(err) != exitUsage || !strings.Contains(err.Error(), test.want) {
-				t.Fatalf("got %v (code %d), want %s", err, exitCode(err), test.want)
+			if err == nil || fault.KindOf(err) != fault.Usage || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("got %v (kind %d), want %s", err, fault.KindOf(err), test.want)
 			}
 			if strings.Contains(test.env, "=x") && strings.Contains(err.Error(), "=x") {
 				t.Error("it repeats the variable's value")
@@ -76,11 +78,11 @@ func TestConfigOrigins(t *testing.T) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := layers{
-		lot: map[string]any{"out": "lot", "image.format": "pack"}, file: path,
-		env:   []string{"KEYMILL_ACTIVE_HELP=0", "KEYMILL_REPORT_FORMATS=csv, xlsx", "KEYMILL_SERVER_IN_FLIGHT= 6", "KEYMILL_RETENTION_ACCEPTED=true", "KEYMILL_TOKEN=s", "KEYMILL_EVENT=e", "KEYMILL_OUT="},
-		flags: map[string]any{"image.format": "raw", "log.level": "warn"},
-	}.load()
+	cfg, err := Layers{
+		Lot: map[string]any{"out": "lot", "image.format": "pack"}, File: path,
+		Env:   []string{"KEYMILL_ACTIVE_HELP=0", "KEYMILL_REPORT_FORMATS=csv, xlsx", "KEYMILL_SERVER_IN_FLIGHT= 6", "KEYMILL_RETENTION_ACCEPTED=true", "KEYMILL_TOKEN=s", "KEYMILL_EVENT=e", "KEYMILL_OUT="},
+		Flags: map[string]any{"image.format": "raw", "log.level": "warn"},
+	}.Load()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,8 +93,8 @@ func TestConfigOrigins(t *testing.T) {
 	for key, want := range map[string]string{
 		"workers": path, "server.in_flight": "KEYMILL_SERVER_IN_FLIGHT", "out": "lot", "image.format": "--format", "ledger": "", "retention.accepted": "KEYMILL_RETENTION_ACCEPTED",
 	} {
-		if cfg.from[key] != want {
-			t.Errorf("%s is said to come from %q, want %q", key, cfg.from[key], want)
+		if cfg.From[key] != want {
+			t.Errorf("%s is said to come from %q, want %q", key, cfg.From[key], want)
 		}
 	}
 }
@@ -110,39 +112,5 @@ func TestSecretsAreBlotted(t *testing.T) {
 		if got := blotted(test.key, test.value); got != test.want {
 			t.Errorf("%s: %s, want %s", test.value, got, test.want)
 		}
-	}
-}
-
-// TestOpenSecretsAreRefused, systemd's excepted.
-func TestOpenSecretsAreRefused(t *testing.T) {
-	dir := t.TempDir()
-	file := func(name string, mode os.FileMode) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte("secret"), mode); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	open, group := file("open", 0o644), file("group", 0o640)
-	a := &app{}
-	for name, check := range map[string]func(string) error{
-		"token": func(p string) error { _, err := a.tokenSource(ServerConfig{TokenFile: p}); return err },
-		"password": func(p string) error {
-			_, err := a.tokenSource(ServerConfig{User: "u", PasswordFile: p})
-			return err
-		},
-		"signing key": a.guardSigningKey,
-		"pin":         func(p string) error { return a.guardPIN("keys.hsm", "pkcs11:token=x?pin-source=file:"+p) },
-	} {
-		if err := check(open); exitCode(err) != exitUsage || err == nil || !strings.Contains(hintOf(err), "chmod 600 "+open) {
-			t.Errorf("%s: %v, hint %q", name, err, hintOf(err))
-		}
-		if err := check(group); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	a.env = []string{"CREDENTIALS_DIRECTORY=" + dir}
-	if err := a.guardSecret("server.token_file", open); err != nil {
-		t.Error(err)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	_ "embed"
@@ -11,22 +11,21 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 )
 
-// configSchema describes keymill.yaml to editors, and the settings to people.
+// Schema describes keymill.yaml to editors, and the settings to people.
 // `go generate` makes it from the comments of Config.
 //
 //go:embed keymill.schema.json
-var configSchema []byte
+var Schema []byte
 
 // origins says by setting where it was set: flag, environment, file or lot.
 // What is missing has its default.
-func (l layers) origins(file, env map[string]any) map[string]string {
+func (l Layers) origins(file, env map[string]any) map[string]string {
 	from := map[string]string{}
 	for key := range configKeys(reflect.TypeFor[Config](), "") {
-		if l.lot[key] != nil {
+		if l.Lot[key] != nil {
 			from[key] = "lot"
 		}
 		if gives(file, key) {
@@ -35,7 +34,7 @@ func (l layers) origins(file, env map[string]any) map[string]string {
 		if env[key] != nil {
 			from[key] = l.envOf(key)
 		}
-		if l.flags[key] != nil {
+		if l.Flags[key] != nil {
 			from[key] = "--" + flagOf(key)
 		}
 	}
@@ -43,16 +42,16 @@ func (l layers) origins(file, env map[string]any) map[string]string {
 }
 
 // envOf is the variable that a setting comes from.
-func (l layers) envOf(key string) string {
+func (l Layers) envOf(key string) string {
 	for name, of := range otelEnv() {
-		own := slices.ContainsFunc(l.env, func(pair string) bool {
-			return strings.HasPrefix(pair, envName(key)+"=") && pair != envName(key)+"="
+		own := slices.ContainsFunc(l.Env, func(pair string) bool {
+			return strings.HasPrefix(pair, EnvName(key)+"=") && pair != EnvName(key)+"="
 		})
 		if of == key && !own {
 			return name
 		}
 	}
-	return envName(key)
+	return EnvName(key)
 }
 
 // gives reports whether a file's sections contain a setting.
@@ -67,16 +66,19 @@ func gives(section map[string]any, key string) bool {
 }
 
 func flagOf(key string) string {
-	for name, s := range settings() {
-		if s.key == key {
+	for name, s := range Flags() {
+		if s.Key == key {
 			return name
 		}
 	}
 	return key
 }
 
-// settingView is a setting in force. It is an element of `config --json`.
-type settingView struct {
+// Where returns where a setting was set; "" for its default.
+func (c *Config) Where(key string) string { return c.From[key] }
+
+// SettingView is a setting in force. It is an element of `config --json`.
+type SettingView struct {
 	Setting string `json:"setting"`
 	Value   any    `json:"value"`
 	From    string `json:"from"`
@@ -84,21 +86,21 @@ type settingView struct {
 	Meaning string `json:"meaning"`
 }
 
-// settingsInForce lists all settings, sorted by name. Secrets are blotted out.
-func (c *Config) settingsInForce() ([]settingView, error) {
+// InForce lists all settings, sorted by name. Secrets are blotted out.
+func (c *Config) InForce() ([]SettingView, error) {
 	var schema schemaNode
-	if err := json.Unmarshal(configSchema, &schema); err != nil {
+	if err := json.Unmarshal(Schema, &schema); err != nil {
 		return nil, fmt.Errorf("the schema: %w", err)
 	}
 	keys := configKeys(reflect.TypeFor[Config](), "")
-	list := make([]settingView, 0, len(keys))
+	list := make([]SettingView, 0, len(keys))
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
-		view := settingView{Setting: key, Value: c.shown(key), From: c.from[key], Meaning: schema.meaning(key)}
+		view := SettingView{Setting: key, Value: c.shown(key), From: c.From[key], Meaning: schema.meaning(key)}
 		if view.From == "" {
 			view.From = "default"
 		}
 		if inEnv(keys[key]) {
-			view.Env = envName(key)
+			view.Env = EnvName(key)
 		}
 		list = append(list, view)
 	}
@@ -210,71 +212,4 @@ func (s schemaNode) meaning(key string) string {
 		s = s.Properties[part]
 	}
 	return s.Description
-}
-
-func (a *app) configCmd() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "config",
-		Short: "Show every setting: its value, where it was set, what it means",
-		Long: `Config shows the configuration that is in force here. Flags beat environment
-variables beat keymill.yaml beat what a lot was planned with beat the defaults.
-Secrets are not shown.`,
-		Example: "  keymill config\n  keymill config --json\n  keymill config --config /etc/keymill/keymill.yaml",
-		Args:    unknownVerb,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := a.config(cmd, nil)
-			if err != nil {
-				return err
-			}
-			list, err := cfg.settingsInForce()
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return a.writeJSON(list)
-			}
-			a.printSettings(list)
-			return nil
-		},
-	}
-	addSettings(cmd, lineSettings...)
-	a.jsonFlag(cmd)
-	cmd.AddCommand(&cobra.Command{
-		Use:     "schema",
-		Short:   "Print the JSON Schema of keymill.yaml, for editors",
-		Example: "  keymill config schema > keymill.schema.json",
-		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			_, err := a.out.Write(configSchema)
-			return err
-		},
-	})
-	return cmd
-}
-
-func (a *app) printSettings(list []settingView) {
-	for _, s := range list {
-		a.printf("%s: %s\n    from %s\n", s.Setting, s.Value, s.From)
-		for line := range strings.Lines(s.Meaning) {
-			a.printf("    %s\n", strings.TrimRight(line, "\n"))
-		}
-	}
-}
-
-// printChanged shows on one line each the settings that are not the default.
-func (a *app) printChanged(cfg *Config) error {
-	list, err := cfg.settingsInForce()
-	if err != nil {
-		return err
-	}
-	same := 0
-	for _, s := range list {
-		if s.From == "default" {
-			same++
-			continue
-		}
-		a.printf("set   %-22s %s  (%s)\n", s.Setting, s.Value, s.From)
-	}
-	a.printf("set   %d settings are at their defaults; `keymill config` explains them all\n", same)
-	return nil
 }

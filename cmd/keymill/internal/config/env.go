@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/pipeline"
 )
 
@@ -22,8 +24,8 @@ func envOthers() []string {
 	return []string{"KEYMILL_TOKEN", "KEYMILL_HSM_PIN", "KEYMILL_WEBHOOK_SECRET", "KEYMILL_EVENT", "KEYMILL_LOT", "KEYMILL_TOOLS", "KEYMILL_ACTIVE_HELP"}
 }
 
-// envName is the variable that sets a setting.
-func envName(key string) string {
+// EnvName is the variable that sets a setting.
+func EnvName(key string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
 }
 
@@ -44,7 +46,7 @@ func envSettings(env []string) (map[string]any, error) {
 	keys := map[string]string{}
 	types := configKeys(reflect.TypeFor[Config](), "")
 	for key := range types {
-		keys[envName(key)] = key
+		keys[EnvName(key)] = key
 	}
 	set, otel := map[string]any{}, otelEnv()
 	for _, pair := range env {
@@ -60,11 +62,11 @@ func envSettings(env []string) (map[string]any, error) {
 		case strings.HasPrefix(name, "KEYMILL_TEST_") || strings.HasPrefix(name, "KEYMILL_BENCH_"):
 		case !known:
 			names := append(slices.Sorted(maps.Keys(keys)), envOthers()...)
-			return nil, withCode(exitUsage, pipeline.WithHint(
-				fmt.Errorf("the environment variable %s sets nothing%s", name, didYouMean(nearest(name, names))),
+			return nil, fault.As(fault.Usage, pipeline.WithHint(
+				fmt.Errorf("the environment variable %s sets nothing%s", name, say.DidYouMean(say.Nearest(name, names))),
 				"Correct it or unset it; `keymill config` lists every setting and its variable."))
 		case !inEnv(types[key]):
-			return nil, usagef("%s: %s cannot be set by the environment; set it in %s", name, key, configFile)
+			return nil, fault.Usagef("%s: %s cannot be set by the environment; set it in %s", name, key, File)
 		default:
 			set[key] = value
 		}

@@ -1,14 +1,14 @@
-package main
+package files
 
 import (
 	"path/filepath"
 	"strings"
 )
 
-// safeName makes a value fit for a file name on any file system that images
+// SafeName makes a value fit for a file name on any file system that images
 // are carried on: whatever is not a letter, digit, dot, dash or underscore
 // becomes a dash, and it does not begin with a dot or a dash.
-func safeName(value string) string {
+func SafeName(value string) string {
 	safe := strings.Map(func(r rune) rune {
 		switch {
 		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '.', r == '-', r == '_':
@@ -23,8 +23,8 @@ func safeName(value string) string {
 	return safe[:min(len(safe), longest)]
 }
 
-// lotName is the name of a manifest's lot unless --lot gives another.
-func lotName(manifest string) string {
+// LotName is the name of a manifest's lot unless --lot gives another.
+func LotName(manifest string) string {
 	base := filepath.Base(manifest)
-	return safeName(strings.TrimSuffix(base, filepath.Ext(base)))
+	return SafeName(strings.TrimSuffix(base, filepath.Ext(base)))
 }

@@ -1,0 +1,7 @@
+package config
+
+// The protocols of OTLP.
+const (
+	OTLPHTTP = "http/protobuf"
+	OTLPGRPC = "grpc"
+)
