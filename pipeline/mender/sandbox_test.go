@@ -111,11 +111,22 @@ func carry(t testing.TB, s *sandbox.Sandbox, c *Client, n, workers int) {
 	t.Logf("%d devices: %d requests, %d retries, %d failures; limit %d", n, st.Requests, st.Retries, st.Failures, st.Limit)
 }
 
+// overVersions runs a test against each service that the sandbox plays. The
+// client isn't told which it is.
+func overVersions(t *testing.T, test func(t *testing.T, v sandbox.Version)) {
+	t.Helper()
+	for _, v := range []sandbox.Version{sandbox.Main, sandbox.Mender41} {
+		t.Run(string(v), func(t *testing.T) { test(t, v) })
+	}
+}
+
 // The conversation with a server that misbehaves, over real sockets and TLS.
-func TestFaultySandbox(t *testing.T) {
-	s, cfg := trial(t, sandbox.Config{Faults: faulty, Seed: 7})
+func TestFaultySandbox(t *testing.T) { overVersions(t, testFaultySandbox) }
+
+func testFaultySandbox(t *testing.T, v sandbox.Version) {
+	s, cfg := trial(t, sandbox.Config{Version: v, Faults: faulty, Seed: 7})
 	c := open(t, cfg)
-	carry(t, s, c, 2000, 64)
+	carry(t, s, c, 1000, 64)
 	if _, err := c.Probe(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -132,8 +143,10 @@ func TestFaultySandbox(t *testing.T) {
 }
 
 // Another key is replaced through the sandbox's asynchronous deletion.
-func TestReplaceAgainstSandbox(t *testing.T) {
-	_, cfg := trial(t, sandbox.Config{Decommission: 50 * time.Millisecond})
+func TestReplaceAgainstSandbox(t *testing.T) { overVersions(t, testReplaceAgainstSandbox) }
+
+func testReplaceAgainstSandbox(t *testing.T, v sandbox.Version) {
+	_, cfg := trial(t, sandbox.Config{Version: v, Decommission: 50 * time.Millisecond})
 	c := open(t, cfg)
 	first, _ := newKey(t)
 	second, _ := newKey(t)

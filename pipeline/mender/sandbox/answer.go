@@ -19,7 +19,9 @@ type answer struct {
 	body       []byte
 	location   string
 	links      []string
-	retryAfter int // seconds; 0: no header
+	etag       string
+	total      string // X-Total-Count
+	retryAfter int    // seconds; 0: no header
 	challenge  bool
 	truncate   bool          // end the body too soon
 	drip       time.Duration // spread the body over that time
@@ -68,6 +70,12 @@ func (a *answer) write(ctx context.Context, w http.ResponseWriter, id string) bo
 	}
 	if a.links != nil {
 		h["Link"] = a.links
+	}
+	if a.etag != "" {
+		h["Etag"] = []string{a.etag}
+	}
+	if a.total != "" {
+		h["X-Total-Count"] = []string{a.total}
 	}
 	if a.retryAfter > 0 {
 		h["Retry-After"] = []string{strconv.Itoa(a.retryAfter)}

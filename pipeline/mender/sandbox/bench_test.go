@@ -145,7 +145,7 @@ func register(b *testing.B, st *store, devices uint64) {
 	for n := range devices {
 		spki := append(append([]byte{}, ed25519Prefix...), make([]byte, 32)...)
 		id := identity(fmt.Sprintf(`{"mac":"02:00:%012x","serial":"S%08d"}`, n, n))
-		if _, _, err := st.preauthorize(id, string(spki), false, false); err != nil {
+		if _, _, err := st.preauthorize(id, setKey{spki: string(spki)}, false, false); err != nil {
 			b.Fatal(err)
 		}
 	}

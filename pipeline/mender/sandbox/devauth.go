@@ -24,6 +24,7 @@ type preauthRequest struct {
 	Force    bool           `json:"force"`
 	Identity map[string]any `json:"identity_data"`
 	PubKey   string         `json:"pubkey"`
+	Tier     string         `json:"tier"` // ignored where the service knows none
 }
 
 var (
@@ -33,30 +34,35 @@ var (
 
 // parsePreauth reads the first JSON value of a body; the service ignores what
 // follows it.
-func parsePreauth(body []byte) (id identity, spki []byte, force bool, err error) {
+func (cfg *Config) parsePreauth(body []byte) (id identity, key setKey, force bool, err error) {
 	var req preauthRequest
 	if err := json.NewDecoder(bytes.NewReader(body)).Decode(&req); err != nil {
-		return "", nil, false, err
+		return "", key, false, err
 	}
 	switch {
 	case len(req.Identity) == 0:
-		return "", nil, false, errNoIdentity
+		return "", key, false, errNoIdentity
 	case req.PubKey == "":
-		return "", nil, false, errNoPubKey
+		return "", key, false, errNoPubKey
 	}
-	if spki, err = parsePublicKey([]byte(req.PubKey)); err != nil {
-		return "", nil, false, err
+	spki, err := parsePublicKey([]byte(req.PubKey))
+	if err != nil {
+		return "", key, false, err
+	}
+	tier, err := cfg.tierOf(req.Tier)
+	if err != nil {
+		return "", key, false, err
 	}
 	id, err = canonicalIdentity(req.Identity)
-	return id, spki, req.Force, err
+	return id, setKey{string(spki), tier}, req.Force, err
 }
 
 func (s *Sandbox) preauthorize(r *request) answer {
-	id, spki, force, err := parsePreauth(r.body)
+	id, key, force, err := s.cfg.parsePreauth(r.body)
 	if err != nil {
 		return r.failure(http.StatusBadRequest, "failed to decode preauth request: "+err.Error())
 	}
-	location, existing, err := s.store.preauthorize(id, string(spki), force, r.fault == FaultOrphan500)
+	location, existing, err := s.store.preauthorize(id, key, force, r.fault == FaultOrphan500)
 	switch {
 	case errors.Is(err, errExists):
 		return jsonAnswer(http.StatusConflict, existing)
@@ -111,7 +117,7 @@ func (s *Sandbox) putStatus(r *request) answer {
 	if !ok || to == preauthorized || to == noauth {
 		return r.failure(http.StatusBadRequest, "incorrect device status")
 	}
-	switch err := s.store.putSetStatus(r.PathValue("id"), r.PathValue("aid"), to, s.cfg.MaxDevices); {
+	switch err := s.store.putSetStatus(r.PathValue("id"), r.PathValue("aid"), to, s.cfg.limitOf); {
 	case err == nil:
 		return answer{status: http.StatusNoContent}
 	case errors.Is(err, errNoDevice), errors.Is(err, errNoSet):
@@ -124,14 +130,31 @@ func (s *Sandbox) putStatus(r *request) answer {
 	return r.internal()
 }
 
-// limit answers -1 for a limit that is not set.
+// deleteToken ends the token of an auth set; a device then asks for a new one.
+func (s *Sandbox) deleteToken(r *request) answer {
+	if !s.tokens.end(r.PathValue("id")) {
+		return answer{status: http.StatusNotFound}
+	}
+	return answer{status: http.StatusNoContent}
+}
+
+// limit answers -1 for a limit that is not set, or 0 on 4.1.
 func (s *Sandbox) limit(r *request) answer {
-	if name := r.PathValue("name"); name != "max_devices" {
+	name := r.PathValue("name")
+	tier, ok := "", name == "max_devices"
+	for _, t := range tierNames {
+		switch {
+		case !s.cfg.takesTiers():
+		case t == tierNames[0] && ok, name == "max_"+t+"_devices":
+			tier, ok = t, true
+		}
+	}
+	if !ok {
 		return r.failure(http.StatusBadRequest, "unsupported limit "+name)
 	}
-	limit := s.cfg.MaxDevices
-	if limit == 0 {
-		limit = -1
+	limit := s.cfg.limitOf(tier)
+	if limit == unlimited && s.cfg.Version == Mender41 {
+		limit = 0
 	}
 	return jsonAnswer(http.StatusOK, []byte(`{"limit":`+strconv.Itoa(limit)+`}`))
 }

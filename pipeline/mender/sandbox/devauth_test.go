@@ -57,8 +57,10 @@ type shown struct {
 	} `json:"auth_sets"`
 }
 
-func TestPreauthorizeStores(t *testing.T) {
-	srv := start(t, Config{})
+func TestPreauthorizeStores(t *testing.T) { overVersions(t, testPreauthorizeStores) }
+
+func testPreauthorizeStores(t *testing.T, v Version) {
+	srv := start(t, Config{Version: v})
 	_, public := newKey(t, "ed25519")
 	r := srv.do(t, "POST", "/devices", preauth(`{"serial":"1","mac":"aa"}`, public, false)).want(t, http.StatusCreated)
 	id, relative := strings.CutPrefix(r.Header.Get("Location"), "devices/")
@@ -85,8 +87,10 @@ func TestPreauthorizeStores(t *testing.T) {
 }
 
 // TestPreauthorizeRefuses has the refusals that don't depend on what is stored.
-func TestPreauthorizeRefuses(t *testing.T) {
-	srv := start(t, Config{})
+func TestPreauthorizeRefuses(t *testing.T) { overVersions(t, testPreauthorizeRefuses) }
+
+func testPreauthorizeRefuses(t *testing.T, v Version) {
+	srv := start(t, Config{Version: v})
 	_, public := newKey(t, "ed25519")
 	good := preauth(`{"mac":"aa"}`, public, false)
 	var zipped bytes.Buffer
@@ -156,8 +160,10 @@ func publicBlock(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
 }
 
-func TestPreauthorizeNormalisesKeys(t *testing.T) {
-	srv := start(t, Config{})
+func TestPreauthorizeNormalisesKeys(t *testing.T) { overVersions(t, testPreauthorizeNormalisesKeys) }
+
+func testPreauthorizeNormalisesKeys(t *testing.T, v Version) {
+	srv := start(t, Config{Version: v})
 	p224, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -251,8 +257,10 @@ func rewrap(text string, n int) string {
 }
 
 // TestConflict has what a second preauthorization of an identity meets.
-func TestConflict(t *testing.T) {
-	srv := start(t, Config{})
+func TestConflict(t *testing.T) { overVersions(t, testConflict) }
+
+func testConflict(t *testing.T, v Version) {
+	srv := start(t, Config{Version: v})
 	_, public := newKey(t, "ed25519")
 	_, other := newKey(t, "ecdsa-p256")
 	srv.do(t, "POST", "/devices", preauth(`{"mac":"aa","n":"1"}`, public, false)).want(t, http.StatusCreated)
@@ -292,8 +300,10 @@ func TestConflict(t *testing.T) {
 	srv.do(t, "POST", "/devices", preauth(`{"imei":9007199254740993}`, public, false)).want(t, http.StatusConflict)
 }
 
-func TestForce(t *testing.T) {
-	srv := start(t, Config{})
+func TestForce(t *testing.T) { overVersions(t, testForce) }
+
+func testForce(t *testing.T, v Version) {
+	srv := start(t, Config{Version: v})
 	_, first := newKey(t, "ed25519")
 	_, second := newKey(t, "ed25519")
 	const id = `{"mac":"aa"}`
@@ -312,8 +322,10 @@ func TestForce(t *testing.T) {
 
 // TestOrphan has a device whose auth set was never stored: it answers 409 for
 // ever, until force heals it.
-func TestOrphan(t *testing.T) {
-	srv := start(t, Config{Faults: Faults{Orphan500: 1}})
+func TestOrphan(t *testing.T) { overVersions(t, testOrphan) }
+
+func testOrphan(t *testing.T, v Version) {
+	srv := start(t, Config{Version: v, Faults: Faults{Orphan500: 1}})
 	_, public := newKey(t, "ed25519")
 	const id = `{"mac":"aa"}`
 	srv.do(t, "POST", "/devices", preauth(id, public, false)).want(t, http.StatusInternalServerError).wantError(t)
@@ -329,8 +341,10 @@ func TestOrphan(t *testing.T) {
 	}
 }
 
-func TestDecommissioning(t *testing.T) {
-	srv := start(t, Config{Decommission: time.Hour})
+func TestDecommissioning(t *testing.T) { overVersions(t, testDecommissioning) }
+
+func testDecommissioning(t *testing.T, v Version) {
+	srv := start(t, Config{Version: v, Decommission: time.Hour})
 	_, public := newKey(t, "ed25519")
 	const id = `{"mac":"aa"}`
 	srv.do(t, "POST", "/devices", preauth(id, public, false)).want(t, http.StatusCreated)
@@ -358,12 +372,14 @@ func TestDecommissioning(t *testing.T) {
 	}
 }
 
-func TestDeleteAuthSet(t *testing.T) {
+func TestDeleteAuthSet(t *testing.T) { overVersions(t, testDeleteAuthSet) }
+
+func testDeleteAuthSet(t *testing.T, v Version) {
 	_, first := newKey(t, "ed25519")
 	_, second := newKey(t, "ed25519")
 	const id = `{"mac":"aa"}`
 	t.Run("the only one takes the device along", func(t *testing.T) {
-		srv := start(t, Config{})
+		srv := start(t, Config{Version: v})
 		srv.do(t, "POST", "/devices", preauth(id, first, false)).want(t, http.StatusCreated)
 		d := srv.device(t, id)
 		path := "/devices/" + d.ID + "/auth/" + d.AuthSets[0].ID
@@ -373,8 +389,36 @@ func TestDeleteAuthSet(t *testing.T) {
 		srv.do(t, "GET", "/devices/"+d.ID, "").want(t, http.StatusNotFound)
 		srv.do(t, "POST", "/devices", preauth(id, first, false)).want(t, http.StatusCreated)
 	})
-	t.Run("one of two leaves the other dangling", func(t *testing.T) {
-		srv := start(t, Config{})
+	t.Run("one of two", func(t *testing.T) {
+		srv := start(t, Config{Version: v})
+		private, first := newKey(t, "ed25519")
+		srv.do(t, "POST", "/devices", preauth(id, first, false)).want(t, http.StatusCreated)
+		srv.do(t, "POST", "/devices", preauth(id, second, true)).want(t, http.StatusCreated)
+		d := srv.device(t, id)
+		srv.do(t, "DELETE", "/devices/"+d.ID+"/auth/"+d.AuthSets[0].ID, "").want(t, http.StatusNoContent)
+		if v == Mender41 { // the device goes with it
+			srv.do(t, "GET", "/devices/"+d.ID, "").want(t, http.StatusNotFound)
+			return
+		}
+		if d := srv.device(t, id).String(); d != id+" preauthorized [preauthorized]" {
+			t.Errorf("now there is %s", d)
+		}
+		srv.boot(t, private, first, id).want(t, http.StatusUnauthorized)
+	})
+	t.Run("an accepted device's only one", func(t *testing.T) {
+		srv := start(t, Config{Version: v})
+		private, first := newKey(t, "ed25519")
+		srv.do(t, "POST", "/devices", preauth(id, first, false)).want(t, http.StatusCreated)
+		srv.boot(t, private, first, id).want(t, http.StatusOK)
+		d := srv.device(t, id)
+		srv.do(t, "DELETE", "/devices/"+d.ID+"/auth/"+d.AuthSets[0].ID, "").want(t, http.StatusNoContent)
+		r := srv.do(t, "GET", "/devices/"+d.ID, "").want(t, http.StatusOK)
+		if !strings.Contains(r.body, `"status":"noauth"`) || !strings.Contains(r.body, `"auth_sets":[]`) {
+			t.Errorf("it is %s", r.body)
+		}
+	})
+	t.Run("what 4.1 leaves dangling", func(t *testing.T) {
+		srv := start(t, Config{Version: Mender41})
 		srv.do(t, "POST", "/devices", preauth(id, first, false)).want(t, http.StatusCreated)
 		srv.do(t, "POST", "/devices", preauth(id, second, true)).want(t, http.StatusCreated)
 		d := srv.device(t, id)
@@ -397,13 +441,15 @@ func TestDeleteAuthSet(t *testing.T) {
 	})
 }
 
-func TestLimitsAndLogin(t *testing.T) {
-	srv := start(t, Config{MaxDevices: 2, User: "operator@example.com", Password: "right"})
+func TestLimitsAndLogin(t *testing.T) { overVersions(t, testLimitsAndLogin) }
+
+func testLimitsAndLogin(t *testing.T, v Version) {
+	srv := start(t, Config{Version: v, MaxDevices: 2, User: "operator@example.com", Password: "right"})
 	if r := srv.do(t, "GET", "/limits/max_devices", "").want(t, http.StatusOK); r.body != `{"limit":2}` {
 		t.Errorf("the limit is %s", r.body)
 	}
 	srv.do(t, "GET", "/limits/other", "").want(t, http.StatusBadRequest).wantError(t)
-	if r := start(t, Config{}).do(t, "GET", "/limits/max_devices", ""); r.body != `{"limit":-1}` {
+	if r := start(t, Config{Version: v}).do(t, "GET", "/limits/max_devices", ""); r.body != map[Version]string{Main: `{"limit":-1}`, Mender41: `{"limit":0}`}[v] {
 		t.Errorf("no limit is %s", r.body)
 	}
 	// The limit is not checked here.
@@ -434,12 +480,14 @@ func TestLimitsAndLogin(t *testing.T) {
 	srv.do(t, "GET", "/devices/count", "").want(t, http.StatusOK)
 }
 
-func TestListAndSearch(t *testing.T) {
-	srv := start(t, Config{})
+func TestListAndSearch(t *testing.T) { overVersions(t, testListAndSearch) }
+
+func testListAndSearch(t *testing.T, v Version) {
+	srv := start(t, Config{Version: v})
 	const devices = 1203
 	all := map[string]bool{}
 	for n := range uint64(devices) {
-		_, _, err := srv.store.preauthorize(identity(fmt.Sprintf(`{"n":"%d"}`, n)), string(ed25519Prefix), false, false)
+		_, _, err := srv.store.preauthorize(identity(fmt.Sprintf(`{"n":"%d"}`, n)), setKey{spki: string(ed25519Prefix)}, false, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -39,6 +39,7 @@ func (s *Sandbox) faulty(op Op, do call) call {
 			a.retryAfter = wait
 			return a
 		}
+		burn(in.faults.Cost)
 		e := in.draw(op, now)
 		r.fault = e.kind
 		return s.suffer(r, e, do)
@@ -52,6 +53,8 @@ func (s *Sandbox) suffer(r *request, e effect, do call) answer {
 		return r.internal()
 	case FaultAnswer:
 		return r.gateway(e)
+	case FaultUnavailable:
+		return r.failure(http.StatusServiceUnavailable, "service unavailable")
 	case FaultResetBefore:
 		return answer{}
 	case FaultStallBefore:

@@ -35,6 +35,9 @@ type Faults struct {
 	// Capacity is how many calls are worked on at once; more wait in line, their
 	// latency not yet running. 0: no limit.
 	Capacity int
+	// Cost is how much CPU time a call burns beside its work, so that a server
+	// that is busy with itself can be had on one machine with its client.
+	Cost time.Duration
 	// Plan is what goes wrong at certain times.
 	Plan Plan
 }
@@ -58,6 +61,7 @@ const (
 	FaultTruncate     Fault = "truncate"      // carried out, the answer's body ends too soon
 	FaultSlow         Fault = "slow"          // carried out, the answer's body drips
 	FaultRevoke       Fault = "revoke"        // 401, and every token issued so far is dead
+	FaultUnavailable  Fault = "unavailable"   // the service's 503 while its cache is gone; nothing stored
 )
 
 // injector draws the faults of one Faults setting.

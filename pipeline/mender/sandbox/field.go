@@ -8,38 +8,42 @@ import (
 )
 
 // authRequest is the body of a device's auth request. Clients from 5 on add a
-// tier, which changes nothing here.
+// tier, which services without tiers ignore.
 type authRequest struct {
 	IDData      string `json:"id_data"`
 	PubKey      string `json:"pubkey"`
 	TenantToken string `json:"tenant_token"`
+	Tier        string `json:"tier"`
 }
 
-func parseAuthRequest(body []byte) (identity, []byte, error) {
+func (cfg *Config) parseAuthRequest(body []byte) (identity, setKey, error) {
 	var req authRequest
 	if err := json.Unmarshal(body, &req); err != nil {
-		return "", nil, err
+		return "", setKey{}, err
 	}
 	switch {
 	case req.IDData == "":
-		return "", nil, errors.New("id_data must be provided")
+		return "", setKey{}, errors.New("id_data must be provided")
 	case req.PubKey == "":
-		return "", nil, errors.New("pubkey must be provided")
+		return "", setKey{}, errors.New("pubkey must be provided")
 	}
 	spki, err := parsePublicKey([]byte(req.PubKey))
 	if err != nil {
-		return "", nil, err
+		return "", setKey{}, err
+	}
+	tier, err := cfg.tierOf(req.Tier)
+	if err != nil {
+		return "", setKey{}, err
 	}
 	id, err := parseIdentity([]byte(req.IDData))
-	return id, spki, err
+	return id, setKey{string(spki), tier}, err
 }
 
-// authorize answers a device that boots. The signature is checked before
-// anything is stored: the real service checks it afterwards, so that there an
-// accepted device need not hold its key; here it must, because that is what a
-// trial wants to know.
+// authorize answers a device that boots. Main checks the signature before
+// anything else; 4.1 only before it hands out a token, so that there a request
+// that nobody could sign leaves its traces, and even gets a key accepted.
 func (s *Sandbox) authorize(r *request) answer {
-	id, spki, err := parseAuthRequest(r.body)
+	id, key, err := s.cfg.parseAuthRequest(r.body)
 	if err != nil {
 		return r.failure(http.StatusBadRequest, "invalid auth request: "+err.Error())
 	}
@@ -47,11 +51,14 @@ func (s *Sandbox) authorize(r *request) answer {
 	if signature == "" {
 		return r.failure(http.StatusBadRequest, "missing request signature header")
 	}
-	if err := verifySignature(spki, signature, r.body); err != nil {
-		return r.failure(http.StatusUnauthorized, err.Error())
+	unsigned := verifySignature([]byte(key.spki), signature, r.body)
+	if unsigned != nil && s.cfg.Version != Mender41 {
+		return r.failure(http.StatusUnauthorized, unsigned.Error())
 	}
-	deviceID, setID, err := s.store.authorize(id, string(spki), s.cfg.MaxDevices)
+	deviceID, setID, err := s.store.authorize(id, key, s.cfg.limitOf(key.tier))
 	switch {
+	case err == nil && unsigned != nil:
+		return r.failure(http.StatusUnauthorized, unsigned.Error())
 	case err == nil:
 		token := s.tokens.device(deviceID, setID, time.Now())
 		return answer{status: http.StatusOK, mime: mimeJWT, body: []byte(token)}
@@ -68,7 +75,7 @@ func (s *Sandbox) authorize(r *request) answer {
 func (s *Sandbox) fromDevice(status int) call {
 	return func(r *request) answer {
 		c, err := s.tokens.checkDevice(r.Header.Get("Authorization"), time.Now())
-		if err != nil || !s.store.holdsToken(c.Subject, c.ID) {
+		if err != nil || s.tokens.ended(c) || !s.store.holdsToken(c.Subject, c.ID) {
 			return r.failure(http.StatusUnauthorized, "unauthorized")
 		}
 		return answer{status: status}

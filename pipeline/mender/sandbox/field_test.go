@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 )
@@ -56,10 +57,12 @@ func sign(t testing.TB, private, body []byte) string {
 	return base64.StdEncoding.EncodeToString(signature)
 }
 
-func TestDeviceAuthorizes(t *testing.T) {
+func TestDeviceAuthorizes(t *testing.T) { overVersions(t, testDeviceAuthorizes) }
+
+func testDeviceAuthorizes(t *testing.T, v Version) {
 	for _, algorithm := range []string{"ed25519", "ecdsa-p256", "ecdsa-p384", "rsa-2048", "rsa-3072"} {
 		t.Run(algorithm, func(t *testing.T) {
-			srv := start(t, Config{})
+			srv := start(t, Config{Version: v})
 			private, public := newKey(t, algorithm)
 			srv.do(t, "POST", "/devices", preauth(`{"mac":"aa","n":"1"}`, public, false)).want(t, http.StatusCreated)
 			var token string
@@ -88,8 +91,10 @@ func TestDeviceAuthorizes(t *testing.T) {
 }
 
 // TestDeviceMissesItsMatch has identities that look the same to people.
-func TestDeviceMissesItsMatch(t *testing.T) {
-	srv := start(t, Config{})
+func TestDeviceMissesItsMatch(t *testing.T) { overVersions(t, testDeviceMissesItsMatch) }
+
+func testDeviceMissesItsMatch(t *testing.T, v Version) {
+	srv := start(t, Config{Version: v})
 	private, public := newKey(t, "ed25519")
 	const id = `{"mac":"02:00:00:00:aa:01","n":"1"}`
 	srv.do(t, "POST", "/devices", preauth(id, public, false)).want(t, http.StatusCreated)
@@ -116,8 +121,10 @@ func TestDeviceMissesItsMatch(t *testing.T) {
 	}
 }
 
-func TestDeviceRefused(t *testing.T) {
-	srv := start(t, Config{})
+func TestDeviceRefused(t *testing.T) { overVersions(t, testDeviceRefused) }
+
+func testDeviceRefused(t *testing.T, v Version) {
+	srv := start(t, Config{Version: v})
 	private, public := newKey(t, "ecdsa-p256")
 	otherPrivate, otherPublic := newKey(t, "ecdsa-p256")
 	edPrivate, _ := newKey(t, "ed25519")
@@ -150,7 +157,11 @@ func TestDeviceRefused(t *testing.T) {
 			srv.boot(t, c.private, c.public, c.id, edit).want(t, c.status).wantError(t)
 		})
 	}
-	if d := srv.device(t, id).String(); d != id+" preauthorized [preauthorized] [pending]" {
+	want := id + " preauthorized [preauthorized] [pending]"
+	if v == Mender41 { // it got a key accepted that signed nothing
+		want = id + " accepted [accepted] [pending]"
+	}
+	if d := srv.device(t, id).String(); d != want {
 		t.Errorf("in the end the device is %s", d)
 	}
 	srv.token = srv.tokens.device("none", "none", time.Now())
@@ -162,7 +173,9 @@ func TestDeviceRefused(t *testing.T) {
 }
 
 // TestDeviceOddities has what becomes of devices after the server's half-done work.
-func TestDeviceOddities(t *testing.T) {
+func TestDeviceOddities(t *testing.T) { overVersions(t, testDeviceOddities) }
+
+func testDeviceOddities(t *testing.T, v Version) {
 	private, public := newKey(t, "ed25519")
 	otherPrivate, other := newKey(t, "ed25519")
 	const id = `{"mac":"aa"}`
@@ -176,15 +189,16 @@ func TestDeviceOddities(t *testing.T) {
 		return r.StatusCode
 	}
 	t.Run("an orphan's right key ends up pending", func(t *testing.T) {
-		srv := start(t, Config{Faults: Faults{Orphan500: 1}})
+		srv := start(t, Config{Version: v, Faults: Faults{Orphan500: 1}})
 		srv.do(t, "POST", "/devices", preauth(id, public, false)).want(t, 500)
 		srv.boot(t, private, public, id).want(t, 401)
-		if d := srv.device(t, id).String(); d != id+" pending [pending]" {
+		want := map[Version]string{Main: id + " preauthorized [pending]", Mender41: id + " pending [pending]"}[v]
+		if d := srv.device(t, id).String(); d != want {
 			t.Errorf("it is %s", d)
 		}
 	})
 	t.Run("max_devices is met in the field", func(t *testing.T) {
-		srv := start(t, Config{MaxDevices: 1})
+		srv := start(t, Config{Version: v, MaxDevices: 1})
 		srv.do(t, "POST", "/devices", preauth(id, public, false)).want(t, 201)
 		srv.do(t, "POST", "/devices", preauth(`{"mac":"bb"}`, other, false)).want(t, 201)
 		srv.boot(t, private, public, id).want(t, 200)
@@ -194,7 +208,7 @@ func TestDeviceOddities(t *testing.T) {
 		}
 	})
 	t.Run("force takes an accepted device's token away", func(t *testing.T) {
-		srv := start(t, Config{})
+		srv := start(t, Config{Version: v})
 		srv.do(t, "POST", "/devices", preauth(id, public, false)).want(t, 201)
 		token := srv.boot(t, private, public, id).want(t, 200).body
 		if code := next(srv, token); code != 204 {
@@ -213,7 +227,7 @@ func TestDeviceOddities(t *testing.T) {
 		}
 	})
 	t.Run("with a second key both stay valid", func(t *testing.T) {
-		srv := start(t, Config{})
+		srv := start(t, Config{Version: v})
 		srv.do(t, "POST", "/devices", preauth(id, public, false)).want(t, 201)
 		srv.do(t, "POST", "/devices", preauth(id, other, true)).want(t, 201)
 		srv.boot(t, otherPrivate, other, id).want(t, 200)
@@ -223,14 +237,14 @@ func TestDeviceOddities(t *testing.T) {
 		}
 	})
 	t.Run("two preauthorized sets break a third key's request", func(t *testing.T) {
-		srv := start(t, Config{})
+		srv := start(t, Config{Version: v})
 		srv.do(t, "POST", "/devices", preauth(id, public, false)).want(t, 201)
 		srv.do(t, "POST", "/devices", preauth(id, other, true)).want(t, 201)
 		thirdPrivate, third := newKey(t, "ed25519")
-		srv.boot(t, thirdPrivate, third, id).want(t, 500)
+		srv.boot(t, thirdPrivate, third, id).want(t, map[Version]int{Main: 401, Mender41: 500}[v])
 	})
 	t.Run("a dangling auth set", func(t *testing.T) {
-		srv := start(t, Config{})
+		srv := start(t, Config{Version: Mender41})
 		srv.do(t, "POST", "/devices", preauth(id, public, false)).want(t, 201)
 		srv.do(t, "POST", "/devices", preauth(id, other, true)).want(t, 201)
 		d := srv.device(t, id)
@@ -238,7 +252,7 @@ func TestDeviceOddities(t *testing.T) {
 		srv.boot(t, otherPrivate, other, id).want(t, 500)
 	})
 	t.Run("decommissioning", func(t *testing.T) {
-		srv := start(t, Config{Decommission: time.Hour})
+		srv := start(t, Config{Version: v, Decommission: time.Hour})
 		srv.do(t, "POST", "/devices", preauth(id, public, false)).want(t, 201)
 		token := srv.boot(t, private, public, id).want(t, 200).body
 		srv.do(t, "DELETE", "/devices/"+srv.device(t, id).ID, "").want(t, 204)
@@ -249,8 +263,10 @@ func TestDeviceOddities(t *testing.T) {
 	})
 }
 
-func TestPutStatus(t *testing.T) {
-	srv := start(t, Config{MaxDevices: 1})
+func TestPutStatus(t *testing.T) { overVersions(t, testPutStatus) }
+
+func testPutStatus(t *testing.T, v Version) {
+	srv := start(t, Config{Version: v, MaxDevices: 1})
 	private, public := newKey(t, "ed25519")
 	const id = `{"mac":"aa"}`
 	srv.do(t, "POST", "/devices", preauth(`{"mac":"bb"}`, public, false)).want(t, 201)
@@ -267,7 +283,7 @@ func TestPutStatus(t *testing.T) {
 		{path(id), "accepted", 204, "accepted"},
 		{path(id), "accepted", 204, "accepted"},
 		{path(id), "rejected", 204, "rejected"},
-		{path(id), "rejected", 400, "rejected"},
+		{path(id), "rejected", map[Version]int{Main: 204, Mender41: 400}[v], "rejected"},
 		{path(id), "pending", 204, "pending"},
 		{path(id), "rejected", 204, "rejected"},
 		{path(id), "accepted", 204, "accepted"},
@@ -299,5 +315,73 @@ func TestPutStatus(t *testing.T) {
 	srv.do(t, "DELETE", path(id)[:len(path(id))-len("/status")], "").want(t, 204)
 	if d := srv.device(t, id).String(); d != id+" noauth" {
 		t.Errorf("without its accepted set it is %s", d)
+	}
+}
+
+// A token that was deleted is no good; the device gets a new one.
+func TestDeleteToken(t *testing.T) { overVersions(t, testDeleteToken) }
+
+func testDeleteToken(t *testing.T, v Version) {
+	srv := start(t, Config{Version: v})
+	private, public := newKey(t, "ed25519")
+	const id = `{"mac":"aa"}`
+	srv.do(t, "POST", "/devices", preauth(id, public, false)).want(t, 201)
+	token := srv.boot(t, private, public, id).want(t, 200).body
+	ask := func(token string) reply {
+		r, err := srv.try(t.Context(), "GET", "/api/devices/v1/deployments/device/deployments/next", "", header("Authorization", "Bearer "+token))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	ask(token).want(t, 204)
+	set := srv.device(t, id).AuthSets[0].ID
+	srv.do(t, "DELETE", "/tokens/"+set, "").want(t, 204)
+	srv.do(t, "DELETE", "/tokens/"+set, "").want(t, 404)
+	ask(token).want(t, 401)
+	ask(srv.boot(t, private, public, id).want(t, 200).body).want(t, 204)
+}
+
+// With tiers an auth set is identity, key and tier, and each tier has a limit of
+// its own; without them a tier changes nothing.
+func TestTiers(t *testing.T) {
+	const id = `{"mac":"aa"}`
+	private, public := newKey(t, "ed25519")
+	body := func(tier string) string {
+		return strings.Replace(preauth(id, public, false), "{", `{"tier":"`+tier+`",`, 1)
+	}
+	plain := start(t, Config{})
+	plain.do(t, "POST", "/devices", body("micro")).want(t, 201)
+	plain.boot(t, private, public, id).want(t, 200) // it says standard
+	if r := plain.do(t, "GET", "/devices", ""); strings.Contains(r.body, "tier") {
+		t.Errorf("a service without tiers shows %s", r.body)
+	}
+
+	srv := start(t, Config{TierLimits: map[string]int{"micro": 7, "system": 0}})
+	srv.do(t, "POST", "/devices", body("large")).want(t, 400).wantError(t)
+	srv.do(t, "POST", "/devices", body("micro")).want(t, 201)
+	srv.boot(t, private, public, id).want(t, 401) // standard is another auth set
+	d := srv.device(t, id)
+	if got := d.String(); got != id+" preauthorized [preauthorized] [pending]" || d.AuthSets[0].Tier != "micro" || d.AuthSets[1].Tier != "standard" {
+		t.Errorf("the device is %s, %+v", got, d.AuthSets)
+	}
+	for name, want := range map[string]string{"max_devices": "-1", "max_micro_devices": "7", "max_system_devices": "0"} {
+		if r := srv.do(t, "GET", "/limits/"+name, "").want(t, 200); r.body != `{"limit":`+want+`}` {
+			t.Errorf("%s is %s", name, r.body)
+		}
+	}
+	system := strings.Replace(preauth(`{"mac":"bb"}`, public, false), "{", `{"tier":"system",`, 1)
+	srv.do(t, "POST", "/devices", system).want(t, 201)
+	request, err := json.Marshal(map[string]string{"id_data": `{"mac":"bb"}`, "pubkey": string(public), "tier": "system"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := srv.try(t.Context(), "POST", authRequests, string(request), header("X-MEN-Signature", sign(t, private, request)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.want(t, 401)
+	if d := srv.device(t, `{"mac":"bb"}`); d.Status != "preauthorized" {
+		t.Errorf("a device beyond its tier's limit is %s", d)
 	}
 }

@@ -20,7 +20,7 @@ func FuzzPreauthorize(f *testing.F) {
 	f.Add([]byte(`{"identity_data":{"a":"b"},"identity_data":{"c":1.50},"PUBKEY":"x"}`))
 	s := fuzzed(f)
 	f.Fuzz(func(t *testing.T, body []byte) {
-		s.store = newStore(1, 0)
+		s.store = newStore(1, 0, Main)
 		w := send(s, "POST", devauth+"/devices", string(body))
 		switch w.Code {
 		case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
@@ -58,8 +58,8 @@ func FuzzAuthRequest(f *testing.F) {
 	f.Add([]byte(body), base64.StdEncoding.EncodeToString(make([]byte, 64)))
 	s := fuzzed(f)
 	f.Fuzz(func(t *testing.T, body []byte, signature string) {
-		s.store = newStore(1, 0)
-		_, _, err := s.store.preauthorize(`{"mac":"aa"}`, string(ed25519Prefix)+strings.Repeat("k", 32), false, false)
+		s.store = newStore(1, 0, Main)
+		_, _, err := s.store.preauthorize(`{"mac":"aa"}`, setKey{spki: string(ed25519Prefix) + strings.Repeat("k", 32)}, false, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -76,7 +76,7 @@ func FuzzJournal(f *testing.F) {
 	f.Add([]byte(`{"n":1,"gone":true}`))
 	f.Add([]byte(`{"n":70,"gone":true,"status":"pending","identity":{},"sets":[{"n":1,"spki":"","status":"noauth"}]}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
-		st := newStore(1, 0)
+		st := newStore(1, 0, Main)
 		if st.apply(line) != nil {
 			return
 		}

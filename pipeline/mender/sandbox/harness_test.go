@@ -11,7 +11,9 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -59,6 +61,14 @@ func start(t testing.TB, cfg Config) *server {
 	return &server{
 		Sandbox: s, url: "https://" + ln.Addr().String(),
 		client: &http.Client{Transport: transport}, token: s.Token(),
+	}
+}
+
+// overVersions runs a test against each service that the sandbox plays.
+func overVersions(t *testing.T, test func(t *testing.T, v Version)) {
+	t.Helper()
+	for _, v := range []Version{Main, Mender41} {
+		t.Run(string(v), func(t *testing.T) { test(t, v) })
 	}
 }
 
@@ -151,4 +161,14 @@ func (d Device) String() string {
 		fmt.Fprintf(&b, " [%s]", a.Status)
 	}
 	return b.String()
+}
+
+// processTime is the CPU time that this process has used.
+func processTime(t testing.TB) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

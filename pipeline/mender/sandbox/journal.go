@@ -59,6 +59,8 @@ type entry struct {
 	Updated         int64           `json:"updated"`
 	Identity        json.RawMessage `json:"identity"`
 	Sets            []entrySet      `json:"sets"`
+	Tier            string          `json:"tier,omitempty"`
+	Inventory       *inventory      `json:"inventory,omitempty"`
 }
 
 type entrySet struct {
@@ -66,6 +68,7 @@ type entrySet struct {
 	SPKI   []byte `json:"spki"`
 	At     int64  `json:"at"`
 	Status string `json:"status"`
+	Tier   string `json:"tier,omitempty"`
 }
 
 // put appends a device's state. The device's shard must be locked, so that its
@@ -144,9 +147,20 @@ func appendEntry(dst []byte, d *device) []byte {
 		dst = strconv.AppendUint(append(dst, `{"n":`...), s.number, 10)
 		dst = base64.StdEncoding.AppendEncode(append(dst, `,"spki":"`...), []byte(s.spki))
 		dst = strconv.AppendInt(append(dst, `","at":`...), s.at, 10)
-		dst = append(append(append(dst, `,"status":"`...), s.status.String()...), `"}`...)
+		dst = append(append(append(dst, `,"status":"`...), s.status.String()...), '"')
+		if s.tier != "" {
+			dst = append(append(append(dst, `,"tier":"`...), s.tier...), '"')
+		}
+		dst = append(dst, '}')
 	}
-	return append(dst, "]}\n"...)
+	dst = append(dst, ']')
+	if d.tier != "" {
+		dst = append(append(append(dst, `,"tier":"`...), d.tier...), '"')
+	}
+	if d.inventory != nil {
+		dst = append(append(dst, `,"inventory":`...), d.inventory.json()...)
+	}
+	return append(dst, "}\n"...)
 }
 
 // replay puts the journal's devices into an empty store. A last line that was
@@ -189,7 +203,10 @@ func (st *store) apply(line []byte) error {
 	}
 	d := &device{
 		number: e.Number, created: e.Created, updated: e.Updated,
-		decommissioning: e.Decommissioning, gone: e.Gone,
+		decommissioning: e.Decommissioning, gone: e.Gone, inventory: e.Inventory,
+	}
+	if d.tier = e.Tier; d.tier != "" && !isTier(d.tier) {
+		return fmt.Errorf("tier %q", e.Tier)
 	}
 	if !e.Gone || len(e.Sets) > 0 {
 		// It was canonical when it was written; that it is JSON was just checked.
@@ -207,7 +224,10 @@ func (st *store) apply(line []byte) error {
 		if !ok {
 			return fmt.Errorf("status %q", s.Status)
 		}
-		d.sets = append(d.sets, authSet{number: s.Number, spki: string(s.SPKI), at: s.At, status: status})
+		if s.Tier != "" && !isTier(s.Tier) {
+			return fmt.Errorf("tier %q", s.Tier)
+		}
+		d.sets = append(d.sets, authSet{number: s.Number, setKey: setKey{string(s.SPKI), s.Tier}, at: s.At, status: status})
 		st.sets.Store(max(st.sets.Load(), s.Number))
 	}
 	sh := &st.shards[e.Number%shardCount]
@@ -232,7 +252,7 @@ func (st *store) recount() {
 				}
 			default:
 				sh.byIdentity[d.identity.sum()] = d
-				st.counted(sh, d.status, 1)
+				st.counted(sh, d, 1)
 				if d.decommissioning {
 					st.doom(d.number)
 				}

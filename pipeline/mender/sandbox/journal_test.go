@@ -28,7 +28,7 @@ func all(s *Sandbox) []string {
 // TestRestart: a sandbox that is started again in its folder is the same server.
 func TestRestart(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new")
-	cfg := Config{Dir: dir, Seed: 7, Decommission: time.Hour}
+	cfg := Config{Version: Mender41, Dir: dir, Seed: 7, Decommission: time.Hour} // where sets can be left dangling
 	private, public := newKey(t, "rsa-2048")
 	_, other := newKey(t, "ed25519")
 	srv := start(t, cfg)
@@ -109,7 +109,7 @@ func TestKill(t *testing.T) {
 			t.Errorf("cut at %d: %d devices, want %d", cut, n, want)
 		}
 		// What is appended next must begin a line.
-		if _, _, err := s.store.preauthorize(`{"n":"9"}`, "spki", false, false); err != nil {
+		if _, _, err := s.store.preauthorize(`{"n":"9"}`, setKey{spki: "spki"}, false, false); err != nil {
 			t.Error(err)
 		}
 		if err := s.Close(); err != nil {

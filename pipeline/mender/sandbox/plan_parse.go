@@ -26,11 +26,13 @@ import (
 //	truncate                       the answer's body ends too soon
 //	slow TIME                      the answer's body takes that long
 //	orphan                         500, and a device without an auth set
+//	unavailable                    the service's own 503, nothing stored
 //	revoke                         401, and all tokens are dead
 //
 // Times are a number and ms, s, min or h. Calls are those of the management API:
 // preauthorize, get, list, search, count, limit, delete, delete-auth-set,
-// get-status, put-status. For example:
+// get-status, put-status, delete-token, inventory-get, inventory-search,
+// inventory-tags, inventory-group, statistics. For example:
 //
 //	after 200 requests answer 503 for 20 s
 //	5 % of requests on preauthorize, get cut after storing
@@ -180,7 +182,8 @@ func (p *planParser) share(r *Rule) (err error) {
 
 // plannable is what a rule can be about.
 func plannable() []Op {
-	return []Op{OpPreauthorize, OpGet, OpList, OpSearch, OpCount, OpLimit, OpDelete, OpDeleteSet, OpGetStatus, OpPutStatus}
+	return []Op{OpPreauthorize, OpGet, OpList, OpSearch, OpCount, OpLimit, OpDelete, OpDeleteSet, OpGetStatus, OpPutStatus,
+		OpDeleteToken, OpInventoryGet, OpInventorySearch, OpInventoryTags, OpInventoryGroup, OpStatistics}
 }
 
 func (p *planParser) ops(r *Rule) error {
@@ -228,10 +231,12 @@ func (p *planParser) what(r *Rule) (err error) {
 		r.Fault = FaultTruncate
 	case p.take("orphan"):
 		r.Fault = FaultOrphan500
+	case p.take("unavailable"):
+		r.Fault = FaultUnavailable
 	case p.take("revoke"):
 		r.Fault = FaultRevoke
 	default:
-		return p.want("answer, cut, stall, slow, truncate, orphan or revoke")
+		return p.want("answer, cut, stall, slow, truncate, orphan, unavailable or revoke")
 	}
 	return err
 }

@@ -67,7 +67,7 @@ func TestRuleText(t *testing.T) {
 
 func TestParsePlanErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		"fail":                           `line 1, column 1: answer, cut, stall, slow, truncate, orphan or revoke expected, found "fail"`,
+		"fail":                           `line 1, column 1: answer, cut, stall, slow, truncate, orphan, unavailable or revoke expected, found "fail"`,
 		"\n  after 20 answer 503":        `line 2, column 12: requests or a unit (ms, s, min, h) expected, found "answer"`,
 		"after":                          `column 6: a number expected, found the end of the line`,
 		"after 0 requests cut":           `column 9: requests or a unit (ms, s, min, h) expected, found "requests"`,

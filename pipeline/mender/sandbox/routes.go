@@ -23,6 +23,7 @@ type call func(*request) answer
 func (s *Sandbox) routes() (http.Handler, error) {
 	mux := http.NewServeMux()
 	const users, devauth, field = "/api/management/v1/useradm", "/api/management/v2/devauth", "/api/devices/"
+	const inventoryV1, inventoryV2 = "/api/management/v1/inventory", "/api/management/v2/inventory"
 	for pattern, do := range map[string]struct {
 		op Op
 		do call
@@ -37,7 +38,19 @@ func (s *Sandbox) routes() (http.Handler, error) {
 		"GET " + devauth + "/devices/{id}/auth/{aid}/status": {OpGetStatus, s.getStatus},
 		"PUT " + devauth + "/devices/{id}/auth/{aid}/status": {OpPutStatus, asJSON(s.putStatus)},
 		"GET " + devauth + "/limits/{name}":                  {OpLimit, s.limit},
+		"DELETE " + devauth + "/tokens/{id}":                 {OpDeleteToken, s.deleteToken},
+
+		"GET " + inventoryV1 + "/devices/{id}":            {OpInventoryGet, s.inventoryOf},
+		"PATCH " + inventoryV1 + "/devices/{id}/tags":     {OpInventoryTags, asJSON(s.patchTags)},
+		"PUT " + inventoryV1 + "/devices/{id}/tags":       {OpInventoryTags, asJSON(s.putTags)},
+		"PUT " + inventoryV1 + "/devices/{id}/group":      {OpInventoryGroup, asJSON(s.putGroup)},
+		"PATCH " + inventoryV1 + "/groups/{name}/devices": {OpInventoryGroup, asJSON(s.patchGroup)},
+		"POST " + inventoryV2 + "/filters/search":         {OpInventorySearch, asJSON(s.searchInventory)},
+		"GET " + inventoryV2 + "/statistics":              {OpStatistics, s.statistics},
 	} {
+		if s.cfg.absent(do.op) {
+			continue
+		}
 		mux.Handle(pattern, s.answering(do.op, s.faulty(do.op, s.managed(do.do))))
 	}
 	mux.Handle("POST "+users+"/auth/login", s.answering(OpLogin, s.login))

@@ -36,6 +36,21 @@ type Config struct {
 	// preauthorizing goes on above it, and the surplus gets 401 in the field.
 	// 0: no limit.
 	MaxDevices int
+	// Version is which service it answers like. Empty: Main.
+	Version Version
+	// TierLimits makes it a service with device tiers (standard, micro, system),
+	// as hosted Mender and Mender Enterprise are; it holds how many devices of
+	// each tier may be accepted, -1 for any number, which also counts for tiers
+	// that it doesn't name. nil: a service without tiers, and MaxDevices counts.
+	TierLimits map[string]int
+	// InventoryLag is how long after its registration a device is known to the
+	// inventory, which the real service tells by a queue.
+	InventoryLag time.Duration
+	// NoInventory makes the inventory's calls answer as a gateway does that has
+	// no such service behind it.
+	NoInventory bool
+	// Webhook gets what happens to devices; without a URL nobody does.
+	Webhook Webhook
 	// Log gets one debug record for each request. nil: silence. It never holds
 	// tokens or keys.
 	Log *slog.Logger
@@ -68,6 +83,7 @@ type Sandbox struct {
 	authority *authority
 	faults    atomic.Pointer[injector]
 	stats     stats
+	hook      *hook // nil without a webhook
 	handler   http.Handler
 }
 
@@ -80,7 +96,14 @@ func New(cfg Config) (*Sandbox, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Sandbox{log: cfg.Log, cfg: cfg, store: newStore(cfg.Seed, cfg.Decommission)}
+	if cfg.Version == "" {
+		cfg.Version = Main
+	}
+	s := &Sandbox{log: cfg.Log, cfg: cfg, store: newStore(cfg.Seed, cfg.Decommission, cfg.Version)}
+	if cfg.Webhook.URL != "" {
+		s.hook = newHook(cfg.Webhook, cfg.Version, cfg.Log)
+		s.store.told = s.hook.tell
+	}
 	if err := s.restore(); err != nil {
 		return nil, err
 	}
@@ -151,6 +174,9 @@ func (s *Sandbox) Serve(ctx context.Context, ln net.Listener) error {
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+	if s.hook != nil {
+		s.hook.open(ctx)
+	}
 	ended := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
@@ -168,9 +194,14 @@ func (s *Sandbox) Serve(ctx context.Context, ln net.Listener) error {
 	return <-ended
 }
 
-// Close writes what is still buffered and releases Config.Dir. Requests that
-// come later are answered, but not kept.
-func (s *Sandbox) Close() error { return s.store.close() }
+// Close writes what is still buffered, releases Config.Dir and ends what the
+// webhook still waits for. Requests that come later are answered, but not kept.
+func (s *Sandbox) Close() error {
+	if s.hook != nil {
+		s.hook.close()
+	}
+	return s.store.close()
+}
 
 // WriteFiles writes dir/ca.crt (PEM) and dir/token (0600), what a client needs.
 // dir is made with mode 0700 if it is missing.

@@ -24,6 +24,13 @@ const (
 	OpPutStatus    Op = "put-status"
 	OpAuthorize    Op = "authorize" // a device's auth request
 	OpDevice       Op = "device"    // a device's other calls
+
+	OpDeleteToken     Op = "delete-token"
+	OpInventoryGet    Op = "inventory-get"    // of one device
+	OpInventorySearch Op = "inventory-search" // by ids
+	OpInventoryTags   Op = "inventory-tags"   // of one device
+	OpInventoryGroup  Op = "inventory-group"  // of one device, or of many
+	OpStatistics      Op = "statistics"
 )
 
 // Stats counts what happened since New.
@@ -100,13 +107,17 @@ type Device struct {
 	Identity        string // canonical JSON
 	Status          string
 	Decommissioning bool
+	Tier            string // empty where the sandbox plays a service without tiers
 	AuthSets        []AuthSet
+	Group           string            // in the inventory
+	Tags            map[string]string // in the inventory; numbers and lists as JSON
 }
 
 // AuthSet is one of a device's auth sets.
 type AuthSet struct {
 	ID     string
 	SPKI   []byte // DER, as normalised by the server
+	Tier   string
 	Status string
 	Time   time.Time
 }

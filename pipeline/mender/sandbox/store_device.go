@@ -8,13 +8,13 @@ import (
 // authorize is a device's own request. It returns the ids of its device and its
 // auth set when that is accepted, or becomes so now, and errRefused when not;
 // then an unknown identity or key has become a pending one. limit is how many
-// devices may be accepted, 0 for any number.
-func (st *store) authorize(id identity, spki string, limit int) (deviceID, setID string, err error) {
+// devices may be accepted, unlimited for any number.
+func (st *store) authorize(id identity, key setKey, limit int) (deviceID, setID string, err error) {
 	sum := id.sum()
 	sh := st.shardOf(sum)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if _, left := sh.danglingSet(sum, spki); left != nil {
+	if _, left := sh.danglingSet(sum, key); left != nil {
 		return "", "", errStore // the service looks for the set's device in vain
 	}
 	d := sh.byIdentity[sum]
@@ -24,7 +24,7 @@ func (st *store) authorize(id identity, spki string, limit int) (deviceID, setID
 	if d.decommissioning {
 		return "", "", errRefused
 	}
-	set := d.byKey(spki)
+	set := d.byKey(key)
 	if set != nil && set.status == preauthorized {
 		if err := st.accept(sh, d, set, limit); err != nil {
 			return "", "", err
@@ -35,8 +35,11 @@ func (st *store) authorize(id identity, spki string, limit int) (deviceID, setID
 		return st.deviceID(d.number), st.setID(set.number), nil
 	}
 	if set == nil {
-		st.addSet(d, spki, pending)
-		err = st.derive(sh, d)
+		st.addSet(d, key, pending)
+		// Main looks at the other sets only if a pending one can change anything.
+		if st.version == Mender41 || d.status == noauth || d.status == rejected {
+			err = st.derive(sh, d)
+		}
 		st.keep(d)
 	}
 	if err == nil {
@@ -48,7 +51,7 @@ func (st *store) authorize(id identity, spki string, limit int) (deviceID, setID
 // accept makes set the device's accepted one; what was accepted before is
 // rejected. The shard must be locked.
 func (st *store) accept(sh *shard, d *device, set *authSet, limit int) error {
-	if d.status != accepted && limit > 0 && st.accepted.Load() >= int64(limit) {
+	if d.status != accepted && st.full(set.tier, limit) {
 		return errTooMany
 	}
 	for i := range d.sets {
@@ -56,11 +59,27 @@ func (st *store) accept(sh *shard, d *device, set *authSet, limit int) error {
 			d.sets[i].status = rejected
 		}
 	}
+	was := d.status
 	set.status = accepted
-	if d.status != accepted {
-		st.setStatus(sh, d, accepted)
+	st.counted(sh, d, -1)
+	d.status, d.tier = accepted, set.tier
+	if was != accepted {
+		d.updated = time.Now().UnixMicro()
+	}
+	st.counted(sh, d, 1)
+	if was != accepted {
+		if st.told != nil && !d.provisioned {
+			d.provisioned = true
+			st.tell(eventProvisioned, d, set)
+		}
+		st.tell(eventStatusChanged, d, set)
 	}
 	return nil
+}
+
+// full reports whether no further device of the tier may be accepted.
+func (st *store) full(tier string, limit int) bool {
+	return limit != unlimited && st.acceptedOf(tier) >= int64(limit)
 }
 
 // holdsToken says whether a device's token is still good: its auth set must be
@@ -75,8 +94,9 @@ func (st *store) holdsToken(deviceID, setID string) bool {
 	return i >= 0 && d.sets[i].status == accepted && !d.decommissioning
 }
 
-// putSetStatus is an operator's decision on an auth set.
-func (st *store) putSetStatus(deviceID, setID string, to status, limit int) error {
+// putSetStatus is an operator's decision on an auth set. limit tells the limit
+// of a tier.
+func (st *store) putSetStatus(deviceID, setID string, to status, limit func(tier string) int) error {
 	d, sh := st.lock(deviceID)
 	if d == nil {
 		return errNoDevice
@@ -88,15 +108,20 @@ func (st *store) putSetStatus(deviceID, setID string, to status, limit int) erro
 	}
 	set := &d.sets[i]
 	switch {
-	case set.status == to && to == rejected, set.status == preauthorized, set.status == noauth:
-		return errStatus
-	case set.status == to:
+	case set.status == to && (to != rejected || st.version != Mender41):
 		return nil
+	case set.status == to, set.status == preauthorized, set.status == noauth:
+		return errStatus
+	}
+	if to == accepted {
+		// 4.1 counts the device even where it is accepted already.
+		if st.version == Mender41 && st.full(set.tier, limit(set.tier)) {
+			return errTooMany
+		}
+		defer st.keep(d)
+		return st.accept(sh, d, set, limit(set.tier))
 	}
 	defer st.keep(d)
-	if to == accepted {
-		return st.accept(sh, d, set, limit)
-	}
 	set.status = to
 	return st.derive(sh, d)
 }
@@ -206,11 +231,14 @@ func (st *store) export(d *device) Device {
 	out := Device{
 		ID: st.deviceID(d.number), Identity: string(d.identity),
 		Status: d.status.String(), Decommissioning: d.decommissioning,
-		AuthSets: make([]AuthSet, len(d.sets)),
+		AuthSets: make([]AuthSet, len(d.sets)), Tier: d.tier,
+	}
+	if d.inventory != nil {
+		out.Group, out.Tags = d.inventory.Group, d.inventory.values()
 	}
 	for i, s := range d.sets {
 		out.AuthSets[i] = AuthSet{
-			ID: st.setID(s.number), SPKI: []byte(s.spki),
+			ID: st.setID(s.number), SPKI: []byte(s.spki), Tier: s.tier,
 			Status: s.status.String(), Time: time.UnixMicro(s.at),
 		}
 	}

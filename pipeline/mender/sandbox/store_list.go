@@ -75,6 +75,12 @@ func (st *store) appendDevice(dst []byte, d *device, sets bool) []byte {
 	}
 	dst = appendTime(append(dst, `,"created_ts":`...), d.created)
 	dst = appendTime(append(dst, `,"updated_ts":`...), d.updated)
+	if d.tier != "" {
+		dst = append(append(append(dst, `,"tier":"`...), d.tier...), '"')
+	}
+	if d.status == accepted && st.version != Mender41 {
+		dst = appendTime(append(dst, `,"check_in_time":`...), d.updated)
+	}
 	if !sets {
 		return append(dst, `,"auth_sets":null}`...)
 	}
@@ -87,15 +93,21 @@ func (st *store) appendDevice(dst []byte, d *device, sets bool) []byte {
 		dst = append(append(dst, d.identity...), `,"pubkey":"`...)
 		dst = append(appendPEM(dst, s.spki), `","ts":`...)
 		dst = append(appendTime(dst, s.at), `,"status":"`...)
-		dst = append(append(dst, s.status.String()...), `"}`...)
+		dst = append(append(dst, s.status.String()...), '"')
+		if s.tier != "" {
+			dst = append(append(append(dst, `,"tier":"`...), s.tier...), '"')
+		}
+		dst = append(dst, '}')
 	}
 	return append(dst, `]}`...)
 }
 
 func appendTime(dst []byte, micro int64) []byte {
-	dst = append(dst, '"')
-	dst = time.UnixMicro(micro).UTC().AppendFormat(dst, time.RFC3339Nano)
-	return append(dst, '"')
+	return append(appendTimeText(append(dst, '"'), micro), '"')
+}
+
+func appendTimeText(dst []byte, micro int64) []byte {
+	return time.UnixMicro(micro).UTC().AppendFormat(dst, time.RFC3339Nano)
 }
 
 // filter is what the list and the search can filter by.

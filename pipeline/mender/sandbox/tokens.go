@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -22,6 +23,12 @@ type tokens struct {
 	// last is the management token that was found good last: a whole lot is done
 	// with one token, and its HMAC need not be computed for every request.
 	last atomic.Pointer[goodToken]
+
+	mu sync.Mutex
+	// issued holds when the newest token of an auth set was issued (Unix
+	// nanoseconds), and ending since when its tokens are no good. Neither is kept
+	// beyond the process: a restart forgets that tokens were deleted.
+	issued, ending map[string]int64 // guarded by mu
 }
 
 type goodToken struct {
@@ -39,6 +46,7 @@ type claims struct {
 	Expiry     int64  `json:"exp"`
 	Issued     int64  `json:"iat"`
 	Generation int64  `json:"sandbox.generation"`
+	Nanos      int64  `json:"sandbox.nanos,omitempty"` // of a device's token: Issued, finer
 	User       bool   `json:"mender.user,omitempty"`
 	Device     bool   `json:"mender.device,omitempty"`
 }
@@ -47,7 +55,28 @@ type claims struct {
 const deviceTokenLife = 7 * 24 * time.Hour
 
 func newTokens(secret []byte, life time.Duration) *tokens {
-	return &tokens{secret: secret, life: life}
+	return &tokens{secret: secret, life: life, issued: map[string]int64{}, ending: map[string]int64{}}
+}
+
+// end ends the tokens of an auth set that were issued so far. It reports whether
+// there were any.
+func (t *tokens) end(setID string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at, ok := t.issued[setID]
+	if ok {
+		t.ending[setID] = at
+		delete(t.issued, setID)
+	}
+	return ok
+}
+
+// ended reports whether a device's token was deleted.
+func (t *tokens) ended(c claims) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at, ok := t.ending[c.ID]
+	return ok && c.Nanos <= at
 }
 
 func (t *tokens) management(now time.Time) string {
@@ -60,10 +89,14 @@ func (t *tokens) management(now time.Time) string {
 }
 
 func (t *tokens) device(deviceID, setID string, now time.Time) string {
+	t.mu.Lock()
+	t.issued[setID] = now.UnixNano()
+	t.mu.Unlock()
 	return t.sign(claims{
 		ID:      setID,
 		Subject: deviceID,
 		Device:  true,
+		Nanos:   now.UnixNano(),
 		Expiry:  now.Add(deviceTokenLife).Unix(),
 	}, now)
 }
