@@ -146,7 +146,7 @@ func (c *checker) value(r *rawRow, i int) {
 		return
 	}
 	if kind := holdsKey(v); kind != "" {
-		c.flaw(r, i, firstRunes(v, 12)+"…", flaw{what: "the value is " + kind, remedy: "take keys and certificates out of the manifest: keymill makes the keys, and every value goes to the server and into reports"})
+		c.flaw(r, i, firstRunes(v, 12)+"…", flaw{what: "the value is " + kind, remedy: keyRemedy})
 		return
 	}
 	if f := textFlaw(v, col.Identity); f != nil {
@@ -164,11 +164,15 @@ func (c *checker) value(r *rawRow, i int) {
 	}
 }
 
+const keyRemedy = "take keys and certificates out of the manifest: keymill makes the keys, and every value goes to the server and into reports"
+
+var notMAC = flaw{what: "the value is not a MAC address", remedy: "write 12 hexadecimal digits, such as 02:12:61:13:6c:42"}
+
 // macValue checks and normalises a MAC address.
 func (c *checker) macValue(r *rawRow, i int, v string) {
 	m, err := ParseMAC(v)
 	if err != nil {
-		c.flaw(r, i, v, flaw{what: "the value is not a MAC address", remedy: "write 12 hexadecimal digits, such as 02:12:61:13:6c:42"})
+		c.flaw(r, i, v, notMAC)
 		return
 	}
 	if what := m.unusable(); what != "" {

@@ -59,7 +59,7 @@ func newLayout(header *rawRow, cfg Config) layout {
 		c := &l.cols[i]
 		c.mac = isMACName(c.Attribute)
 		_, named := cfg.Columns[c.Attribute]
-		key := c.Identity || c.Attribute == attrMAC || c.Attribute == attrSerial
+		key := c.Identity || c.Attribute == AttrMAC || c.Attribute == AttrSerial
 		c.required = key || named || slices.Contains(cfg.Required, c.Attribute)
 		c.exact = key || c.mac || slices.Contains(cfg.Required, c.Attribute)
 	}
@@ -163,9 +163,9 @@ func (l *layout) refuseClashes() {
 // chooseIdentity finds the identity's columns.
 func (l *layout) chooseIdentity(names []string) {
 	if len(names) == 0 {
-		i := l.byAttribute(attrMAC)
+		i := l.byAttribute(AttrMAC)
 		if i < 0 {
-			i = l.byAttribute(attrSerial)
+			i = l.byAttribute(AttrSerial)
 		}
 		if i < 0 {
 			remedy := "name it in manifest.columns and manifest.identity; the headers are " + l.headerList()

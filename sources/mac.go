@@ -80,6 +80,20 @@ func (m MAC) String() string {
 	return string(b[:])
 }
 
+// Uint64 returns the address as a 48-bit number.
+func (m MAC) Uint64() uint64 {
+	var v uint64
+	for _, b := range m {
+		v = v<<8 | uint64(b)
+	}
+	return v
+}
+
+// MACFromUint64 is the inverse of MAC.Uint64.
+func MACFromUint64(v uint64) MAC {
+	return MAC{byte(v >> 40), byte(v >> 32), byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}
+}
+
 // Local reports whether the address is locally administered (IEEE 802, U/L bit).
 func (m MAC) Local() bool { return m[0]&2 != 0 }
 

@@ -6,10 +6,11 @@ import (
 	"unicode"
 )
 
-// The attributes that headers are guessed to be.
+// AttrMAC and AttrSerial are the attributes that most manifests have and whose
+// headers are guessed.
 const (
-	attrMAC    = "mac"
-	attrSerial = "serial"
+	AttrMAC    = "mac"
+	AttrSerial = "serial"
 )
 
 // The columns that FailuresWriter adds; a manifest's columns with the prefix
@@ -45,11 +46,11 @@ func guess(header string) string {
 	case "mac", "macaddress", "macadresse", "macaddr", "macadr", "macid", "macnr", "macno",
 		"adressemac", "direccionmac", "direcciónmac", "indirizzomac", "macadres", "macadress",
 		"ethernetmac", "ethmac", "ethernetaddress", "hwaddr", "hwaddress", "hardwareaddress":
-		return attrMAC
+		return AttrMAC
 	case "sn", "snr", "serial", "serialno", "serialnr", "serialnum", "serialnumber", "ser", "serno", "sernr",
 		"seriennummer", "seriennr", "serienummer", "serienr", "serienumber", "numérodesérie", "numerodeserie",
 		"nºdeserie", "númerodeserie", "numerodiserie", "deviceserial", "deviceserialnumber":
-		return attrSerial
+		return AttrSerial
 	}
 	return safeName(header)
 }
@@ -95,6 +96,40 @@ func badName(name, header string) (what, remedy string) {
 	return "", ""
 }
 
+// CheckAttribute says why an attribute cannot have this name, "" if it can.
+func CheckAttribute(name string) string {
+	what, _ := badName(name, name)
+	return what
+}
+
+// CheckValue says why no device can have the value for an attribute, and what to
+// do about it; what is empty if one can. identity says that it belongs to the
+// identity.
+func CheckValue(attribute, value string, identity bool) (what, remedy string) {
+	if kind := holdsKey(value); kind != "" {
+		return "the value is " + kind, keyRemedy
+	}
+	if value == "" {
+		if identity {
+			return "the value is missing", "give one"
+		}
+		return "", ""
+	}
+	if f := textFlaw(value, identity); f != nil && !f.warning {
+		return f.what, f.remedy
+	}
+	if isMACName(attribute) {
+		m, err := ParseMAC(value)
+		if err != nil {
+			return notMAC.what, notMAC.remedy
+		}
+		if what := m.unusable(); what != "" {
+			return what, "find out the device's own address"
+		}
+	}
+	return "", ""
+}
+
 // keyName says why an attribute of this name cannot belong to an identity.
 func keyName(name string) string {
 	switch strings.ReplaceAll(safeName(name), "_", "") {
@@ -108,7 +143,7 @@ func keyName(name string) string {
 // wifi_mac, mac_address_2.
 func isMACName(attr string) bool {
 	for part := range strings.SplitSeq(safeName(attr), "_") {
-		if part == attrMAC || part == "macaddress" {
+		if part == AttrMAC || part == "macaddress" {
 			return true
 		}
 	}

@@ -19,7 +19,7 @@ import (
 	"keymill/cmd/keymill/internal/files"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
-	"keymill/sources"
+	"keymill/sources/allocation"
 )
 
 // allocateFlags are what differs from one allocation to the next; ranges and
@@ -84,12 +84,12 @@ func (a *app) allocate(cmd *cobra.Command, lot string, flags allocateFlags) erro
 	if err != nil {
 		return err
 	}
-	request, err := allocation(cfg, lot, flags)
+	request, err := allocationRequest(cfg, lot, flags)
 	if err != nil {
 		return fault.As(fault.Usage, err)
 	}
 	output := cmp.Or(flags.output, lot+".csv")
-	if isWorkbook(output) && flags.count >= sources.MaxSheetRows {
+	if isWorkbook(output) && flags.count >= allocation.MaxSheetRows {
 		return fault.Usagef("%d devices are more than a sheet has rows; write a .csv", flags.count)
 	}
 	if err := freeName(output); err != nil && !flags.dryRun {
@@ -109,19 +109,19 @@ func (a *app) allocate(cmd *cobra.Command, lot string, flags allocateFlags) erro
 	if _, err := known.Lot(ctx, lot); !errors.Is(err, ledger.ErrNoLot) {
 		return cmp.Or(err, fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("the ledger has lot %s already", lot), "Give the new lot another name.")))
 	}
-	request.Taken = heldIn(known, flags.reuse)
+	request.Held = heldIn(known, flags.reuse)
 	if flags.dryRun {
 		return a.propose(ctx, grantBook{known}, request)
 	}
-	granted, err := sources.Allocate(ctx, grantBook{known}, request)
+	granted, err := allocation.Allocate(ctx, grantBook{known}, request)
 	if err != nil {
 		return allocateFault(err)
 	}
 	return a.handOut(ctx, cfg, known, granted, lot, output)
 }
 
-func (a *app) propose(ctx context.Context, register sources.Register, request sources.AllocationRequest) error {
-	proposed, err := sources.Propose(ctx, register, request)
+func (a *app) propose(ctx context.Context, register allocation.Register, request allocation.Request) error {
+	proposed, err := allocation.Propose(ctx, register, request)
 	if err != nil {
 		return allocateFault(err)
 	}
@@ -133,7 +133,7 @@ func (a *app) propose(ctx context.Context, register sources.Register, request so
 }
 
 // handOut writes the manifest of what was recorded, and the event.
-func (a *app) handOut(ctx context.Context, cfg *config.Config, known *ledger.Ledger, granted *sources.Allocation, lot, output string) error {
+func (a *app) handOut(ctx context.Context, cfg *config.Config, known *ledger.Ledger, granted *allocation.Allocation, lot, output string) error {
 	var seen ends
 	write := func(w io.Writer) error { return granted.WriteCSV(io.MultiWriter(w, &seen)) }
 	if isWorkbook(output) {
@@ -162,9 +162,9 @@ func (a *app) handOut(ctx context.Context, cfg *config.Config, known *ledger.Led
 	return a.printAllocation(lot, output, granted, &seen)
 }
 
-// allocation is what the configuration and the flags ask for.
-func allocation(c *config.Config, lot string, flags allocateFlags) (sources.AllocationRequest, error) {
-	request := sources.AllocationRequest{
+// allocationRequest is what the configuration and the flags ask for.
+func allocationRequest(c *config.Config, lot string, flags allocateFlags) (allocation.Request, error) {
+	request := allocation.Request{
 		Lot: lot, Count: flags.count, Local: flags.local, Reuse: flags.reuse, Identity: c.Manifest.Identity,
 		SerialFirst: uint64(c.Allocate.SerialFirst), Time: time.Now(), // the factory's day and week, not Greenwich's
 	}
@@ -172,14 +172,14 @@ func allocation(c *config.Config, lot string, flags allocateFlags) (sources.Allo
 		return request, fmt.Errorf("%q cannot name a lot: letters, digits, dot, dash and underscore can", lot)
 	}
 	for _, text := range c.Allocate.MACs {
-		r, err := sources.ParseMACRange(text)
+		r, err := allocation.ParseMACRange(text)
 		if err != nil {
 			return request, err
 		}
 		request.From, request.MACs = append(request.From, r), c.Allocate.MACAttributes
 	}
 	if c.Allocate.Serial != "" {
-		pattern, err := sources.ParseSerialPattern(c.Allocate.Serial)
+		pattern, err := allocation.ParseSerialPattern(c.Allocate.Serial)
 		if err != nil {
 			return request, err
 		}

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"encoding/csv"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"keymill/cmd/keymill/internal/say"
 	"keymill/sources"
+	"keymill/sources/allocation"
 )
 
 // allocated is the JSON of `allocate --json`.
@@ -20,22 +22,24 @@ type allocated struct {
 	Ranges   []allocRange `json:"ranges"`
 	Left     uint64       `json:"left"`
 	Low      bool         `json:"low"`
+	// PassedOver is how many identifiers devices of the ledger held already.
+	PassedOver uint64 `json:"passed_over"`
 }
 
 type allocRange struct {
 	Space string `json:"space"`
-	First uint64 `json:"first"`
-	Last  uint64 `json:"last"`
+	First string `json:"first"` // an address as people write it, or the number in the sequence
+	Last  string `json:"last"`
 }
 
-func (a *app) printAllocation(lot, output string, granted *sources.Allocation, seen *ends) error {
+func (a *app) printAllocation(lot, output string, granted *allocation.Allocation, seen *ends) error {
 	if granted.Low() {
 		fmt.Fprintf(a.err, "The pool has room for %s only: fewer than three more lots of this size. Order or configure more.\n", say.Count(int(granted.Left), "further device"))
 	}
 	if a.json {
-		result := allocated{Lot: lot, Devices: granted.Count, Manifest: output, First: seen.first(), Last: seen.last(), Left: granted.Left, Low: granted.Low()}
+		result := allocated{Lot: lot, Devices: granted.Count, Manifest: output, First: seen.first(), Last: seen.last(), Left: granted.Left, Low: granted.Low(), PassedOver: granted.PassedOver}
 		for _, g := range granted.Grants {
-			result.Ranges = append(result.Ranges, allocRange{g.Space, g.First, g.Last})
+			result.Ranges = append(result.Ranges, rangeOf(g.Space, g.First, g.Last))
 		}
 		return a.writeJSON(result)
 	}
@@ -44,8 +48,19 @@ func (a *app) printAllocation(lot, output string, granted *sources.Allocation, s
 		done = "Would write"
 	}
 	a.printf("%s: %s of lot %s\n  first  %s\n  last   %s\n", done, say.Count(granted.Count, "device"), lot, seen.first(), seen.last())
+	if granted.PassedOver > 0 {
+		a.printf("%s passed over: devices of the ledger have them.\n", say.Count(int(granted.PassedOver), "identifier"))
+	}
 	a.printf("%s left after that.\n", say.Count(int(granted.Left), "device"))
 	return nil
+}
+
+// rangeOf shows a range of numbers of a space.
+func rangeOf(space string, first, last uint64) allocRange {
+	if space == allocation.MACSpace {
+		return allocRange{space, sources.MACFromUint64(first).String(), sources.MACFromUint64(last).String()}
+	}
+	return allocRange{space, strconv.FormatUint(first, 10), strconv.FormatUint(last, 10)}
 }
 
 // ends keeps the first and the last row of a CSV manifest that is written to it.

@@ -11,7 +11,7 @@ import (
 	"keymill/cmd/keymill/internal/say"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
-	"keymill/sources"
+	"keymill/sources/allocation"
 )
 
 // takenBack is the JSON of `allocate --undo --json`.
@@ -46,7 +46,7 @@ func (a *app) deallocate(cmd *cobra.Command, lot string, flags allocateFlags) er
 	result := takenBack{Lot: lot, Ranges: []allocRange{}}
 	for _, r := range all {
 		if r.Undone.IsZero() {
-			result.Ranges = append(result.Ranges, allocRange{r.Name, uint64(r.First), uint64(r.Last)})
+			result.Ranges = append(result.Ranges, rangeOf(r.Name, uint64(r.First), uint64(r.Last)))
 		}
 	}
 	if len(result.Ranges) == 0 {
@@ -90,8 +90,8 @@ func (a *app) takeBack(cmd *cobra.Command, known *ledger.Ledger, lot string, ran
 
 // String shows addresses as such.
 func (r allocRange) String() string {
-	if r.Space == sources.MACSpace {
-		return sources.MACRange{First: r.First, Last: r.Last}.String()
+	if r.Space == allocation.MACSpace {
+		return r.First + ".." + r.Last
 	}
-	return fmt.Sprintf("%s: %d..%d", r.Space, r.First, r.Last)
+	return fmt.Sprintf("%s: %s..%s", r.Space, r.First, r.Last)
 }

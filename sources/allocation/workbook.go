@@ -1,4 +1,4 @@
-package sources
+package allocation
 
 import (
 	"io"
@@ -30,7 +30,7 @@ func (a *Allocation) WriteXLSX(w io.Writer) error {
 		return err
 	}
 	n := 0
-	put := func(values []string, _ unit) error {
+	put := func(values []string) error {
 		n++
 		first, err := excelize.CoordinatesToCellName(1, n)
 		if err != nil {
@@ -42,7 +42,7 @@ func (a *Allocation) WriteXLSX(w io.Writer) error {
 		}
 		return rows.SetRow(first, cells)
 	}
-	if err := put(a.req.attributes(), unit{}); err != nil {
+	if err := put(a.req.attributes()); err != nil {
 		return err
 	}
 	if err := a.each(put); err != nil {

@@ -1,4 +1,4 @@
-package sources
+package allocation
 
 import (
 	"errors"
@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"keymill/pipeline"
+	"keymill/sources"
 )
 
 // SerialPattern says how serial numbers look: text with fields in braces.
@@ -64,8 +65,8 @@ func (p *SerialPattern) parse() error {
 	if p.digits == 0 {
 		return errors.New("it has no {seq:N}")
 	}
-	if f := textFlaw(p.text, true); f != nil {
-		return errors.New(f.what)
+	if what, _ := sources.CheckValue(sources.AttrSerial, p.text, true); what != "" {
+		return errors.New(what)
 	}
 	return nil
 }
@@ -179,6 +180,26 @@ func (b *serialBlock) serial(n uint64) string {
 		s += string(luhn(s))
 	}
 	return s + b.suffix
+}
+
+// number is the inverse of serial: the number of the space that a serial number
+// of this block takes. Letter case does not count: serials that differ in it
+// alone are told apart by no person.
+func (b *serialBlock) number(serial string) (uint64, bool) {
+	width := b.digits
+	if b.luhn {
+		width++
+	}
+	if len(serial) != len(b.prefix)+width+len(b.suffix) {
+		return 0, false
+	}
+	middle := serial[len(b.prefix) : len(b.prefix)+width]
+	if !strings.EqualFold(serial[:len(b.prefix)], b.prefix) || !strings.EqualFold(serial[len(b.prefix)+width:], b.suffix) ||
+		strings.Trim(middle, "0123456789") != "" {
+		return 0, false
+	}
+	seq, err := strconv.ParseUint(middle[:b.digits], 10, 64)
+	return b.base + seq*b.unit, err == nil
 }
 
 // luhn returns the check digit of the decimal digits in s (ISO/IEC 7812-1,

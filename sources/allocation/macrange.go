@@ -1,4 +1,4 @@
-package sources
+package allocation
 
 import (
 	"errors"
@@ -7,27 +7,16 @@ import (
 	"strings"
 
 	"keymill/pipeline"
+	"keymill/sources"
 )
 
 // MACRange is a range of MAC addresses as 48-bit numbers, both ends included.
 type MACRange struct{ First, Last uint64 }
 
-// Uint64 returns the address as a number.
-func (m MAC) Uint64() uint64 {
-	var v uint64
-	for _, b := range m {
-		v = v<<8 | uint64(b)
-	}
-	return v
-}
-
-// macFrom is the inverse of Uint64.
-func macFrom(v uint64) MAC {
-	return MAC{byte(v >> 40), byte(v >> 32), byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}
-}
-
 // String returns the range as ParseMACRange reads it.
-func (r MACRange) String() string { return macFrom(r.First).String() + ".." + macFrom(r.Last).String() }
+func (r MACRange) String() string {
+	return sources.MACFromUint64(r.First).String() + ".." + sources.MACFromUint64(r.Last).String()
+}
 
 // ParseMACRange reads a range of addresses: "00:1b:63:10:00:00..00:1b:63:10:ff:ff",
 // "00:1b:63:10:00:00/28" (an address and the number of fixed bits, as IEEE
@@ -44,11 +33,11 @@ func ParseMACRange(s string) (MACRange, error) {
 
 func parseMACRange(s string) (MACRange, error) {
 	if first, last, ok := strings.Cut(s, ".."); ok {
-		a, err := ParseMAC(first)
+		a, err := sources.ParseMAC(first)
 		if err != nil {
 			return MACRange{}, err
 		}
-		b, err := ParseMAC(last)
+		b, err := sources.ParseMAC(last)
 		if err != nil {
 			return MACRange{}, err
 		}
@@ -70,7 +59,7 @@ func parseMACRange(s string) (MACRange, error) {
 		}
 		bits = n
 	}
-	m, err := ParseMAC(wholeMAC(address))
+	m, err := sources.ParseMAC(wholeMAC(address))
 	if err != nil {
 		return MACRange{}, err
 	}
@@ -95,7 +84,7 @@ func wholeMAC(s string) string {
 
 // check says why no product can be given addresses of the range.
 func (r MACRange) check(local bool) error {
-	m := macFrom(r.First)
+	m := sources.MACFromUint64(r.First)
 	hint := "use the block that IEEE assigned to you; https://standards.ieee.org/products-programs/regauth lists whose is whose"
 	switch {
 	case m[0]&1 != 0:
@@ -111,7 +100,7 @@ func (r MACRange) check(local bool) error {
 
 // foreignOUI names the owner of OUIs that get into configurations by copying
 // from a virtual machine or a text book.
-func foreignOUI(m MAC) string {
+func foreignOUI(m sources.MAC) string {
 	switch fmt.Sprintf("%x", m[:3]) {
 	case "000000":
 		return "Xerox; mostly they are empty or test values"

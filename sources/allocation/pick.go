@@ -1,4 +1,4 @@
-package sources
+package allocation
 
 import (
 	"cmp"
@@ -13,16 +13,20 @@ type picker struct {
 	name   string // for messages
 	space  string
 	ranges []span
-	used   []span
+	used   []span // granted already
+	held   []span // by devices of the ledger, each identifier one span, sorted
 	unit   uint64 // consecutive numbers that a device takes
 	align  uint64 // a device's first number is a multiple of it
 }
 
 // pick takes count units from the lowest free numbers, range by range. It
-// returns nil if they do not fit, and how many units are free after (or, then,
-// in all).
-func (p *picker) pick(count uint64) (picked []span, left uint64) {
-	slices.SortFunc(p.used, func(a, b span) int { return cmp.Compare(a.First, b.First) })
+// returns nil if they do not fit, how many units are free after (or, then, in
+// all), and how many identifiers that are held but not granted it passed over.
+func (p *picker) pick(count uint64) (picked []span, left, passed uint64) {
+	granted := slices.Clone(p.used)
+	sortSpans(granted)
+	p.used = append(p.used, p.held...)
+	sortSpans(p.used)
 	for _, r := range p.ranges {
 		for _, gap := range p.gaps(r) {
 			units := (gap.Last - gap.First + 1) / p.unit
@@ -38,9 +42,43 @@ func (p *picker) pick(count uint64) (picked []span, left uint64) {
 		for _, s := range picked {
 			left += (s.Last - s.First + 1) / p.unit
 		}
-		return nil, left
+		return nil, left, 0
 	}
-	return picked, left
+	return picked, left, p.passed(granted, picked[len(picked)-1].Last)
+}
+
+// passed counts the held identifiers of the ranges up to the one that holds
+// last, those after it and those that were granted left out.
+func (p *picker) passed(granted []span, last uint64) (n uint64) {
+	for _, r := range p.ranges {
+		end := r.Last
+		if r.First <= last && last <= r.Last {
+			end = last
+		}
+		for _, h := range p.held {
+			if h.First < r.First || h.First > end {
+				continue
+			}
+			i, _ := slices.BinarySearchFunc(granted, h.First, func(g span, first uint64) int { return cmp.Compare(g.First, first+1) })
+			if i == 0 || granted[i-1].Last < h.First {
+				n++
+			}
+		}
+		if end != r.Last {
+			break
+		}
+	}
+	return n
+}
+
+func sortSpans(s []span) {
+	slices.SortFunc(s, func(a, b span) int { return cmp.Compare(a.First, b.First) })
+}
+
+// unique sorts spans and leaves out those that occur twice.
+func unique(s []span) []span {
+	sortSpans(s)
+	return slices.Compact(s)
 }
 
 // gaps returns what is not used of a range, aligned; p.used is sorted.

@@ -1,13 +1,18 @@
-package sources
+// Package allocation hands out MAC addresses and serial numbers to the devices
+// of new lots: each identifier once, whatever stations, ranges and patterns ask
+// for it, and none that a device of the ledger has already.
+package allocation
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 
 	"keymill/pipeline"
+	"keymill/sources"
 )
 
 // Grant is a range of identifiers that a lot was given, both ends included.
@@ -34,8 +39,8 @@ type Register interface {
 	Grant(ctx context.Context, grants []Grant, reuse bool) error
 }
 
-// AllocationRequest asks for identifiers for a lot's devices.
-type AllocationRequest struct {
+// Request asks for identifiers for a lot's devices.
+type Request struct {
 	Lot   string
 	Count int // devices
 	// MACs names the attributes that get addresses; a device's are
@@ -52,10 +57,13 @@ type AllocationRequest struct {
 	Attrs []pipeline.Attr
 	// Reuse allows identifiers of undone lots.
 	Reuse bool
-	// Identity and Taken are those of Config: identifiers of devices that the
-	// ledger holds from manifests made elsewhere are passed over. nil: not asked.
+	// Identity is that of sources.Config: its attributes must be among those
+	// that the manifest gets.
 	Identity []string
-	Taken    func(ctx context.Context, ids []pipeline.IdentitySum) (map[pipeline.IdentitySum]string, error)
+	// Held yields every attribute value of the devices that the ledger holds,
+	// whatever manifest they came from: addresses and serial numbers among them
+	// are passed over. nil: not asked.
+	Held func(ctx context.Context) iter.Seq2[string, error]
 	// Time is the date in serial numbers, and that of the grants.
 	Time time.Time
 }
@@ -75,7 +83,7 @@ const allocateAttempts = 10
 
 // Allocate picks identifiers that nobody was given and records them. They are
 // recorded before anyone sees them: a crash loses some, none is given twice.
-func Allocate(ctx context.Context, reg Register, req AllocationRequest) (*Allocation, error) {
+func Allocate(ctx context.Context, reg Register, req Request) (*Allocation, error) {
 	for range allocateAttempts {
 		a, err := Propose(ctx, reg, req)
 		if err != nil {
@@ -93,28 +101,23 @@ func Allocate(ctx context.Context, reg Register, req AllocationRequest) (*Alloca
 }
 
 // Propose is Allocate without recording anything.
-func Propose(ctx context.Context, reg Register, req AllocationRequest) (*Allocation, error) {
+func Propose(ctx context.Context, reg Register, req Request) (*Allocation, error) {
 	if err := req.check(); err != nil {
 		return nil, err
 	}
-	foreign := map[string][]span{} // by space: in use, but never granted
-	for {
-		a, err := propose(ctx, reg, req, foreign)
-		if err != nil {
+	a := &Allocation{Count: req.Count, Left: 1 << 62, req: req}
+	if req.Serial != nil {
+		var err error
+		if a.block, err = req.Serial.at(req.Lot, req.Time); err != nil {
 			return nil, err
 		}
-		found, err := a.findTaken(ctx, foreign)
-		if err != nil || !found {
-			return a, err
-		}
 	}
-}
-
-func propose(ctx context.Context, reg Register, req AllocationRequest, foreign map[string][]span) (*Allocation, error) {
-	a := &Allocation{Count: req.Count, Left: 1 << 62, req: req}
-	var err error
+	macs, serials, err := a.survey(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if len(req.MACs) > 0 {
-		p := picker{name: "MAC addresses", space: MACSpace, unit: uint64(len(req.MACs)), align: 1, used: slices.Clone(foreign[MACSpace])}
+		p := picker{name: "MAC addresses", space: MACSpace, unit: uint64(len(req.MACs)), align: 1, held: macs}
 		for _, r := range req.From {
 			p.ranges = append(p.ranges, span(r))
 		}
@@ -123,11 +126,8 @@ func propose(ctx context.Context, reg Register, req AllocationRequest, foreign m
 		}
 	}
 	if req.Serial != nil {
-		if a.block, err = req.Serial.at(req.Lot, req.Time); err != nil {
-			return nil, err
-		}
 		b := &a.block
-		p := picker{name: fmt.Sprintf("serial numbers %q", req.Serial.text), space: b.space, unit: b.unit, align: b.unit, used: slices.Clone(foreign[b.space]),
+		p := picker{name: fmt.Sprintf("serial numbers %q", req.Serial.text), space: b.space, unit: b.unit, align: b.unit, held: serials,
 			ranges: []span{{b.base + min(req.SerialFirst, b.size/b.unit)*b.unit, b.base + b.size - 1}}}
 		if a.serial, err = a.pick(ctx, reg, p); err != nil {
 			return nil, err
@@ -136,26 +136,55 @@ func propose(ctx context.Context, reg Register, req AllocationRequest, foreign m
 	return a, nil
 }
 
+// survey looks through all that the ledger's devices hold and returns what of
+// it lies in the request's pools, as numbers of their spaces.
+func (a *Allocation) survey(ctx context.Context) (macs, serials []span, err error) {
+	if a.req.Held == nil {
+		return nil, nil, nil
+	}
+	for value, err := range a.req.Held(ctx) {
+		if err != nil {
+			return nil, nil, err
+		}
+		if m, err := sources.ParseMAC(value); err == nil && len(a.req.MACs) > 0 {
+			n := m.Uint64()
+			if slices.ContainsFunc(a.req.From, func(r MACRange) bool { return r.First <= n && n <= r.Last }) {
+				macs = append(macs, span{n, n})
+			}
+		}
+		if a.req.Serial == nil {
+			continue
+		}
+		if n, ok := a.block.number(value); ok {
+			serials = append(serials, span{n, n + a.block.unit - 1})
+		}
+	}
+	return unique(macs), unique(serials), nil
+}
+
 // MACSpace is the space of MAC addresses: one for all pools.
 const MACSpace = "mac"
 
-func (req *AllocationRequest) check() error {
+func (req *Request) check() error {
 	switch {
 	case req.Count <= 0:
 		return pipeline.WithHint(errors.New("no devices to allocate for"), "give the number of devices")
 	case len(req.MACs) == 0 && req.Serial == nil:
 		return pipeline.WithHint(errors.New("neither MAC addresses nor serial numbers to allocate"), "configure a range of MAC addresses, a serial number pattern, or both")
-	case req.Taken != nil && len(req.Identity) == 0:
-		return errors.New("allocation: the ledger is to be asked about identities, but none is named")
 	case len(req.MACs) > 0 && len(req.From) == 0:
 		return pipeline.WithHint(errors.New("no range to take MAC addresses from"), "configure the block that IEEE assigned to you")
 	}
 	for i, name := range req.attributes() {
-		if what, _ := badName(name, name); what != "" {
+		if what := sources.CheckAttribute(name); what != "" {
 			return pipeline.WithHint(errors.New(what), "choose another name")
 		}
 		if slices.Contains(req.attributes()[:i], name) {
 			return pipeline.WithHint(fmt.Errorf("the attribute %s is to be allocated twice", name), "name each attribute once")
+		}
+	}
+	for _, attr := range req.Attrs {
+		if what, remedy := sources.CheckValue(attr.Name, attr.Value, slices.Contains(req.Identity, attr.Name)); what != "" {
+			return pipeline.WithHint(fmt.Errorf("the attribute %s cannot be the same for every device as given: %s", attr.Name, what), "%s", remedy)
 		}
 	}
 	for _, name := range req.Identity {
@@ -177,10 +206,10 @@ func (req *AllocationRequest) check() error {
 }
 
 // attributes names the manifest's columns.
-func (req *AllocationRequest) attributes() []string {
+func (req *Request) attributes() []string {
 	names := slices.Clone(req.MACs)
 	if req.Serial != nil {
-		names = append(names, attrSerial)
+		names = append(names, sources.AttrSerial)
 	}
 	for _, attr := range req.Attrs {
 		names = append(names, attr.Name)
@@ -204,11 +233,12 @@ func (a *Allocation) pick(ctx context.Context, reg Register, p picker) ([]span, 
 			}
 		}
 	}
-	picked, left := p.pick(uint64(a.Count))
+	picked, left, passed := p.pick(uint64(a.Count))
 	if picked == nil {
 		return nil, pipeline.WithHint(&ExhaustedError{p.name, uint64(a.Count), left}, "%s", p.remedy())
 	}
 	a.Left = min(a.Left, left)
+	a.PassedOver += passed
 	for _, s := range picked {
 		a.Grants = append(a.Grants, Grant{Lot: a.req.Lot, Space: p.space, First: s.First, Last: s.Last, Time: a.req.Time.UTC()})
 	}

@@ -1,10 +1,14 @@
-package sources
+package allocation
 
 import (
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +18,7 @@ import (
 	"pgregory.net/rapid"
 
 	"keymill/pipeline"
+	"keymill/sources"
 )
 
 // register is a Register in memory that keeps the contract strictly.
@@ -82,6 +87,31 @@ func pattern(t testing.TB, s string) *SerialPattern {
 	return p
 }
 
+// devices opens, checks and reads a manifest that must be accepted.
+func devices(t testing.TB, name string, content []byte, cfg sources.Config) []pipeline.Device {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m, err := sources.Open(path, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if _, err := m.Check(t.Context(), func(p sources.Problem) { t.Error(p) }); err != nil {
+		t.Fatal(err)
+	}
+	var all []pipeline.Device
+	for d, err := range m.Devices(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, d)
+	}
+	return all
+}
+
 // manifest returns the allocation's CSV, after a check accepted it.
 func manifest(t testing.TB, a *Allocation) string {
 	t.Helper()
@@ -89,7 +119,7 @@ func manifest(t testing.TB, a *Allocation) string {
 	if err := a.WriteCSV(&b); err != nil {
 		t.Fatal(err)
 	}
-	accept(t, take(t, write(t, "m.csv", b.Bytes()), Config{Expect: a.Count}))
+	devices(t, "m.csv", b.Bytes(), sources.Config{Expect: a.Count})
 	return b.String()
 }
 
@@ -97,7 +127,7 @@ var monday = time.Date(2026, 11, 16, 9, 0, 0, 0, time.UTC) // ISO week 47
 
 func TestAllocate(t *testing.T) {
 	reg := &register{}
-	req := AllocationRequest{Lot: "A", Count: 2, MACs: []string{"mac", "wifi_mac"}, From: []MACRange{macRange(t, "00:1b:63:10:00:00/28")},
+	req := Request{Lot: "A", Count: 2, MACs: []string{"mac", "wifi_mac"}, From: []MACRange{macRange(t, "00:1b:63:10:00:00/28")},
 		Serial: pattern(t, "KM{yy}{ww}-{seq:5}{luhn}"), SerialFirst: 1, Attrs: []pipeline.Attr{{Name: "part_no", Value: "KM-100"}}, Time: monday}
 	a, err := Allocate(t.Context(), reg, req)
 	if err != nil {
@@ -113,7 +143,7 @@ func TestAllocate(t *testing.T) {
 	if err := a.WriteXLSX(&book); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(accept(t, takeCSV(t, want, Config{})), accept(t, takeXLSX(t, book.Bytes(), Config{}))); diff != "" {
+	if diff := cmp.Diff(devices(t, "m.csv", []byte(want), sources.Config{}), devices(t, "m.xlsx", book.Bytes(), sources.Config{})); diff != "" {
 		t.Errorf("the workbook differs: %s", diff)
 	}
 	if a.Left != 99_997 || a.Low() {
@@ -140,7 +170,7 @@ func TestAllocate(t *testing.T) {
 
 func TestExhaustion(t *testing.T) {
 	reg := &register{}
-	req := AllocationRequest{Lot: "A", Count: 5, MACs: []string{"mac"}, From: []MACRange{macRange(t, "00:1b:63:00:00:00..00:1b:63:00:00:07")}, Time: monday}
+	req := Request{Lot: "A", Count: 5, MACs: []string{"mac"}, From: []MACRange{macRange(t, "00:1b:63:00:00:00..00:1b:63:00:00:07")}, Time: monday}
 	a, err := Allocate(t.Context(), reg, req)
 	if err != nil || a.Left != 3 || !a.Low() {
 		t.Fatalf("%+v, %v", a, err)
@@ -162,7 +192,7 @@ func TestExhaustion(t *testing.T) {
 	if got := manifest(t, a); !strings.Contains(got, "00:1b:63:00:00:07\n00:1b:64:00:00:00\n") {
 		t.Errorf("manifest\n%s", got)
 	}
-	_, err = Allocate(t.Context(), reg, AllocationRequest{Lot: "S", Count: 10, Serial: pattern(t, "S{seq:1}"), SerialFirst: 1, Time: monday})
+	_, err = Allocate(t.Context(), reg, Request{Lot: "S", Count: 10, Serial: pattern(t, "S{seq:1}"), SerialFirst: 1, Time: monday})
 	if ex, ok := errors.AsType[*ExhaustedError](err); !ok || ex.Left != 9 {
 		t.Errorf("got %v", err)
 	}
@@ -170,7 +200,7 @@ func TestExhaustion(t *testing.T) {
 
 func TestUndoneLots(t *testing.T) {
 	reg := &register{}
-	req := AllocationRequest{Lot: "A", Count: 8, MACs: []string{"mac"}, From: []MACRange{macRange(t, "00:1b:63:00:00:00..00:1b:63:00:00:0f")}, Time: monday}
+	req := Request{Lot: "A", Count: 8, MACs: []string{"mac"}, From: []MACRange{macRange(t, "00:1b:63:00:00:00..00:1b:63:00:00:0f")}, Time: monday}
 	for _, lot := range []string{"A", "B"} {
 		req.Lot = lot
 		if _, err := Allocate(t.Context(), reg, req); err != nil {
@@ -194,43 +224,67 @@ func TestUndoneLots(t *testing.T) {
 }
 
 func TestIdentifiersInUseElsewhereArePassedOver(t *testing.T) {
-	// 1,100 devices came from manifests made by hand: all odd addresses.
-	held := map[pipeline.IdentitySum]string{}
+	// 1,100 devices came from manifests made by hand: all odd addresses, in
+	// whatever attribute and notation, and some serial numbers.
+	held := []string{"S00002", "s00004", "S00005X", "S5", "KM-100", ""}
+	inUse := map[string]bool{"S00002": true, "S00004": true}
 	for n := uint64(1); n < 2200; n += 2 {
-		id := pipeline.Identity{{Name: "mac", Value: macFrom(0x001b63000000 + n).String()}}
-		held[id.Sum()] = "lot H"
+		mac := sources.MACFromUint64(0x001b63000000 + n).String()
+		inUse[mac] = true
+		if n%4 == 1 {
+			mac = strings.ToUpper(strings.ReplaceAll(mac, ":", "-"))
+		}
+		held = append(held, mac, mac) // the same one in two attributes counts once
 	}
-	asked := 0
-	req := AllocationRequest{Lot: "A", Count: 1101, MACs: []string{"mac"}, From: []MACRange{macRange(t, "00:1b:63")}, Serial: pattern(t, "S{seq:5}"), Time: monday,
-		Identity: []string{"mac"}, Taken: func(_ context.Context, ids []pipeline.IdentitySum) (map[pipeline.IdentitySum]string, error) {
-			asked++
-			if len(ids) == 0 || len(ids) > 500 {
-				return nil, fmt.Errorf("asked about %d", len(ids))
+	values := func(end error) func(context.Context) iter.Seq2[string, error] {
+		return func(context.Context) iter.Seq2[string, error] {
+			return func(yield func(string, error) bool) {
+				for _, v := range held {
+					if !yield(v, nil) {
+						return
+					}
+				}
+				if end != nil {
+					yield("", end)
+				}
 			}
-			return held, nil
-		}}
+		}
+	}
+	req := Request{Lot: "A", Count: 1101, MACs: []string{"mac"}, From: []MACRange{macRange(t, "00:1b:63")}, Serial: pattern(t, "S{seq:5}"), Time: monday,
+		Identity: []string{"mac"}, Held: values(nil)}
 	reg := &register{}
 	a, err := Allocate(t.Context(), reg, req)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var last string
-	if err := a.each(func(values []string, _ unit) error {
-		last = values[0]
-		if _, dup := held[pipeline.Identity{{Name: "mac", Value: last}}.Sum()]; dup {
-			t.Errorf("%s is in use", last)
+	var last []string
+	if err := a.each(func(values []string) error {
+		last = slices.Clone(values)
+		for _, v := range values {
+			if inUse[v] {
+				t.Errorf("%s is in use", v)
+			}
 		}
 		return nil
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if last != "00:1b:63:00:08:98" || len(a.macs) != 1101 {
-		t.Errorf("last %s, %d spans, asked %d times", last, len(a.macs), asked)
+	if last[0] != "00:1b:63:00:08:98" || last[1] != "S01102" || len(a.macs) != 1101 || a.PassedOver != 1102 {
+		t.Errorf("last %s, %d spans, %d passed over", last, len(a.macs), a.PassedOver)
+	}
+	// What was granted here is no news, however many devices hold it.
+	for v := range inUse {
+		held = append(held, v)
+	}
+	if err := a.each(func(values []string) error { held = append(held, values...); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	req.Lot = "B"
+	if b, err := Allocate(t.Context(), reg, req); err != nil || b.PassedOver != 1102 {
+		t.Errorf("%+v, %v", b, err)
 	}
 	gone := errors.New("ledger gone")
-	req.Taken = func(context.Context, []pipeline.IdentitySum) (map[pipeline.IdentitySum]string, error) {
-		return nil, gone
-	}
+	req.Held = values(gone)
 	if _, err := Allocate(t.Context(), reg, req); !errors.Is(err, gone) {
 		t.Errorf("got %v", err)
 	}
@@ -240,12 +294,30 @@ func TestIdentifiersInUseElsewhereArePassedOver(t *testing.T) {
 	}
 }
 
+// TestHeldAddressInsideADevicesOwn: a device's addresses are consecutive, so one
+// that is in use moves all of them.
+func TestHeldAddressInsideADevicesOwn(t *testing.T) {
+	req := Request{Lot: "A", Count: 2, MACs: []string{"mac", "wifi_mac"}, From: []MACRange{macRange(t, "00:1b:63")}, Serial: pattern(t, "KM-{seq:5}{luhn}"), Time: monday,
+		Held: func(context.Context) iter.Seq2[string, error] {
+			return func(yield func(string, error) bool) {
+				_ = yield("00:1b:63:00:00:01", nil) && yield("KM-000000", nil) && yield("00:1b:64:00:00:01", nil)
+			}
+		}}
+	a, err := Allocate(t.Context(), &register{}, req)
+	if err != nil || a.PassedOver != 2 {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	if got := manifest(t, a); !strings.Contains(got, "\n00:1b:63:00:00:02,00:1b:63:00:00:03,KM-000018\n") {
+		t.Errorf("manifest\n%s", got)
+	}
+}
+
 func TestOtherStationIsFaster(t *testing.T) {
 	reg := &register{}
-	req := AllocationRequest{Lot: "A", Count: 3, MACs: []string{"mac"}, From: []MACRange{macRange(t, "00:1b:63")}, Time: monday}
+	req := Request{Lot: "A", Count: 3, MACs: []string{"mac"}, From: []MACRange{macRange(t, "00:1b:63")}, Time: monday}
 	reg.before = func() {
 		reg.before = nil
-		if _, err := Allocate(t.Context(), reg, AllocationRequest{Lot: "B", Count: 2, MACs: []string{"mac"}, From: req.From, Time: monday}); err != nil {
+		if _, err := Allocate(t.Context(), reg, Request{Lot: "B", Count: 2, MACs: []string{"mac"}, From: req.From, Time: monday}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -273,7 +345,7 @@ func TestNothingOverlapsEver(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			req := AllocationRequest{Lot: lot, Count: rapid.IntRange(1, 9).Draw(t, "count"), MACs: []string{"mac", "wifi_mac", "bt_mac"}[:rapid.IntRange(1, 3).Draw(t, "macs")],
+			req := Request{Lot: lot, Count: rapid.IntRange(1, 9).Draw(t, "count"), MACs: []string{"mac", "wifi_mac", "bt_mac"}[:rapid.IntRange(1, 3).Draw(t, "macs")],
 				From: pools[rapid.IntRange(0, 1).Draw(t, "pool"):][:1], Serial: p, Reuse: rapid.Bool().Draw(t, "reuse"), Time: monday}
 			a, err := Allocate(context.Background(), reg, req)
 			if _, full := errors.AsType[*ExhaustedError](err); full {
@@ -338,12 +410,12 @@ func TestOUIsAreChecked(t *testing.T) {
 	for s, what := range map[string]string{
 		"01:1b:63": "multicast", "02:1b:63": "locally administered", "00:50:56": "VMware", "ac:de:48": "examples", "00:00:00": "Xerox",
 	} {
-		req := AllocationRequest{Lot: "A", Count: 1, MACs: []string{"mac"}, From: []MACRange{macRange(t, s)}, Time: monday}
+		req := Request{Lot: "A", Count: 1, MACs: []string{"mac"}, From: []MACRange{macRange(t, s)}, Time: monday}
 		if _, err := Allocate(t.Context(), &register{}, req); err == nil || !strings.Contains(err.Error(), what) || pipeline.Hint(err) == "" {
 			t.Errorf("%s: %v", s, err)
 		}
 	}
-	req := AllocationRequest{Lot: "A", Count: 1, MACs: []string{"mac"}, From: []MACRange{macRange(t, "02:1b:63")}, Local: true, Time: monday}
+	req := Request{Lot: "A", Count: 1, MACs: []string{"mac"}, From: []MACRange{macRange(t, "02:1b:63")}, Local: true, Time: monday}
 	if _, err := Allocate(t.Context(), &register{}, req); err != nil {
 		t.Error(err)
 	}
@@ -351,13 +423,16 @@ func TestOUIsAreChecked(t *testing.T) {
 
 func TestBadRequests(t *testing.T) {
 	oui := macRange(t, "00:1b:63")
-	for what, req := range map[string]AllocationRequest{
+	for what, req := range map[string]Request{
 		"no devices":         {MACs: []string{"mac"}, From: []MACRange{oui}},
 		"neither":            {Count: 1},
 		"no range":           {Count: 1, MACs: []string{"mac"}},
 		"overlap":            {Count: 1, MACs: []string{"mac"}, From: []MACRange{oui, macRange(t, "00:1b:63:10:00:00/28")}},
 		"allocated twice":    {Count: 1, MACs: []string{"serial"}, From: []MACRange{oui}, Serial: pattern(t, "{seq:3}")},
 		"called status":      {Count: 1, MACs: []string{"mac"}, From: []MACRange{oui}, Attrs: []pipeline.Attr{{Name: "status"}}},
+		"is an SSH key":      {Count: 1, MACs: []string{"mac"}, From: []MACRange{oui}, Attrs: []pipeline.Attr{{Name: "token", Value: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI"}}},
+		"spaces at its ends": {Count: 1, MACs: []string{"mac"}, From: []MACRange{oui}, Attrs: []pipeline.Attr{{Name: "part_no", Value: "KM "}}},
+		"not a MAC":          {Count: 1, MACs: []string{"mac"}, From: []MACRange{oui}, Attrs: []pipeline.Attr{{Name: "gateway_mac", Value: "KM"}}},
 		"digit after":        {Count: 1, Serial: pattern(t, "{seq:3}{yy}")},
 		"more than 18 digit": {Count: 1, Serial: pattern(t, "12345678901{seq:8}")},
 	} {
