@@ -92,6 +92,7 @@ type Client struct {
 	wire    *wire
 	gate    *gate
 	token   *tokenKeeper
+	looks   looker
 }
 
 var _ pipeline.Server = (*Client)(nil)
@@ -118,6 +119,7 @@ func New(cfg Config) (*Client, error) {
 	c.token = newTokenKeeper(cfg.Token, c.login, cfg.UserAgent, cfg.Log)
 	c.wire = &wire{inner: inner, gate: c.gate, token: c.token, log: cfg.Log, follow: cfg.Follow}
 	c.retry = newRetryClient(c.wire)
+	c.looks.c = c
 	return c, nil
 }
 

@@ -40,6 +40,7 @@ type Device struct {
 type AuthSet struct {
 	ID     string
 	SPKI   []byte // DER; nil if the server's text can't be read
+	Tier   string // empty where the server knows no tiers
 	Status string
 	Time   time.Time // of its last change; zero if the server doesn't say
 }
@@ -91,6 +92,7 @@ type wireDevice struct {
 	AuthSets        []struct {
 		ID     string   `json:"id"`
 		PubKey string   `json:"pubkey"`
+		Tier   string   `json:"tier"`
 		Status string   `json:"status"`
 		Time   wireTime `json:"ts"`
 	} `json:"auth_sets"`
@@ -131,7 +133,7 @@ func (w *wireDevice) device() *Device {
 	}
 	d.Identity, d.Sum = readIdentity(w.IdentityData)
 	for i, s := range w.AuthSets {
-		d.AuthSets[i] = AuthSet{ID: s.ID, SPKI: readPublicKey(s.PubKey), Status: s.Status, Time: s.Time.Time}
+		d.AuthSets[i] = AuthSet{ID: s.ID, SPKI: readPublicKey(s.PubKey), Tier: s.Tier, Status: s.Status, Time: s.Time.Time}
 	}
 	return d
 }

@@ -135,6 +135,8 @@ func (f *fake) RoundTrip(req *http.Request) (*http.Response, error) {
 func (f *fake) operation(req *http.Request) string {
 	path := strings.TrimPrefix(req.URL.Path, "/prefix"+apiPath)
 	switch {
+	case path == "/devices/search":
+		return "get"
 	case req.Method == http.MethodPost:
 		return "preauthorize"
 	case req.Method == http.MethodDelete:
@@ -163,6 +165,8 @@ func (f *fake) serve(r *fakeRequest, body []byte) *http.Response {
 	switch {
 	case r.Method == http.MethodPost && path == "/devices":
 		return f.preauthorize(r, body)
+	case r.Method == http.MethodPost && path == "/devices/search":
+		return f.search(r, body)
 	case path == "/devices/count":
 		return f.count(r.URL.Query().Get("status"))
 	case path == "/limits/max_devices":
@@ -298,6 +302,23 @@ func (f *fake) count(status string) *http.Response {
 		}
 	}
 	return reply(http.StatusOK, fmt.Sprintf(`{"count":%d}`, n))
+}
+
+func (f *fake) search(r *fakeRequest, body []byte) *http.Response {
+	var want struct {
+		ID []string `json:"id"`
+	}
+	if err := json.Unmarshal(body, &want); err != nil || len(want.ID) == 0 || len(want.ID) > 500 || r.URL.Query().Get("per_page") != "500" {
+		f.t.Errorf("a search for %d devices, %s a page (%v): it would be a listing", len(want.ID), r.URL.Query().Get("per_page"), err)
+		return failure(http.StatusBadRequest, "bad search")
+	}
+	shown := []*fakeDevice{}
+	for _, id := range want.ID {
+		if d := f.devices[id]; d != nil {
+			shown = append(shown, d)
+		}
+	}
+	return replyJSON(http.StatusOK, shown)
 }
 
 func (f *fake) list(r *fakeRequest) *http.Response {

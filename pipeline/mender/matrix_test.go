@@ -168,7 +168,12 @@ func (l *matrixLot) run(ctx context.Context, c *Client) error {
 		return err
 	}
 	seen := 0
-	for f, err := range c.Verify(ctx, each(l.expected()), VerifyOptions{}) {
+	for _, err := range c.Verify(ctx, each(l.expected()), VerifyOptions{}) {
+		if err != nil {
+			return err
+		}
+	}
+	for f, err := range c.Verify(ctx, each(l.expected()), VerifyOptions{Unexpected: true}) {
 		if err != nil {
 			return err
 		}

@@ -211,7 +211,7 @@ func (p *preauthorization) awaitDeletion(ctx context.Context) error {
 }
 
 func (p *preauthorization) get(ctx context.Context) (*Device, *call, error) {
-	dev, k, err := p.c.device(ctx, p.id)
+	dev, k, err := p.c.looks.device(ctx, p.id)
 	p.attempts += k.attempts
 	return dev, k, err
 }

@@ -3,7 +3,6 @@ package mender
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"iter"
 	"math/rand/v2"
 	"time"
@@ -21,24 +20,31 @@ type Expected struct {
 // Category is what the server holds for an expected device.
 type Category string
 
-// The categories. The first two are as it should be.
+// The categories. The first two are as it should be, and so is CatKnocking:
+// anybody can make the server list a pending key by one request, and it can't
+// authenticate unless somebody accepts it.
 const (
-	CatPreauthorized Category = "preauthorized" // our key waits for the device's first boot
-	CatAccepted      Category = "accepted"      // our key is in use
-	CatPending       Category = "pending"       // our key waits for somebody to accept it
-	CatRejected      Category = "rejected"      // somebody has rejected our key
-	CatMissing       Category = "missing"       // the server doesn't know the identity, or no key for it
-	CatOtherKey      Category = "other-key"     // it holds another key only
-	CatSecondKey     Category = "second-key"    // it holds our key, and another was seen with the identity
-	CatUnexpected    Category = "unexpected"    // the server has a device that nobody expects
+	CatPreauthorized Category = "preauthorized"   // our key waits for the device's first boot
+	CatAccepted      Category = "accepted"        // our key is in use
+	CatPending       Category = "pending"         // our key waits for somebody to accept it
+	CatRejected      Category = "rejected"        // somebody has rejected our key
+	CatMissing       Category = "missing"         // the server doesn't know the device, or no key for it
+	CatDeleting      Category = "decommissioning" // it is being deleted
+	CatOtherKey      Category = "other-key"       // it holds another key only
+	CatSecondKey     Category = "second-key"      // it holds our key, and another that can authenticate, too
+	CatKnocking      Category = "knocking"        // our key is as it should be; somebody also asks with another one
+	CatUnexpected    Category = "unexpected"      // the server has a device that nobody expects
 )
 
 // Categories lists them in the order in which reports show them.
 var Categories = []Category{CatPreauthorized, CatAccepted, CatPending, CatRejected,
-	CatMissing, CatOtherKey, CatSecondKey, CatUnexpected}
+	CatMissing, CatDeleting, CatOtherKey, CatSecondKey, CatKnocking, CatUnexpected}
 
 // OK reports whether nothing needs to be done about it.
-func (c Category) OK() bool { return c == CatPreauthorized || c == CatAccepted }
+func (c Category) OK() bool { return c == CatPreauthorized || c == CatAccepted || c == CatKnocking }
+
+// Gone reports whether a key that was taken back is off the server.
+func (c Category) Gone() bool { return c == CatMissing || c == CatOtherKey }
 
 // Finding is what the comparison says about one device.
 type Finding struct {
@@ -48,9 +54,12 @@ type Finding struct {
 	// Since is when the auth set in question last changed, by the server's
 	// clock: for an accepted device, when it was accepted. Zero if unknown.
 	Since time.Time
-	// Fingerprint is that of the other key (other-key, second-key), else of
-	// ours: SHA-256 of the SPKI, hexadecimal.
+	// Fingerprint is that of the other key (other-key, second-key, knocking), else
+	// of ours: SHA-256 of the SPKI, hexadecimal.
 	Fingerprint string
+	// Ours is the status of our own auth set, empty if the server has none: it
+	// tells of a knocking device whether it has booted.
+	Ours string
 }
 
 // VerifyOptions narrow a comparison.
@@ -60,12 +69,51 @@ type VerifyOptions struct {
 	Unexpected bool
 }
 
-// Verify compares all expected devices with the server's listing and yields a
-// finding for each, in no particular order. It goes through expected twice: at
-// the beginning, and at the end for those that the listing hasn't shown as they
-// should be. They are asked for one by one before anything bad is said about
-// them, because a listing is no snapshot. It keeps about 100 bytes a device.
+// Verify yields a finding for each expected device. It asks for them by their
+// ids, many in one request, and asks for nothing else; with opts.Unexpected it
+// goes through the server's whole listing instead. A device without an id can
+// only be found in the listing, so one of those has it read, too.
+//
+// With a listing it goes through expected twice: at the beginning, and at the
+// end for those that the listing hasn't shown as they should be, because a
+// listing is no snapshot; and it keeps about 100 bytes a device.
 func (c *Client) Verify(ctx context.Context, expected iter.Seq2[Expected, error], opts VerifyOptions) iter.Seq2[Finding, error] {
+	if opts.Unexpected {
+		return c.verifyListing(ctx, expected, opts)
+	}
+	return func(yield func(Finding, error) bool) {
+		var lost []Expected
+		for l, err := range c.lookAll(ctx, expected) {
+			if err == nil && l.DeviceID == "" {
+				lost = append(lost, l.Expected)
+				continue
+			}
+			if !yield(Classify(l.Expected, l.dev), err) || err != nil {
+				return
+			}
+		}
+		if len(lost) == 0 {
+			return
+		}
+		for f, err := range c.verifyListing(ctx, withoutErrors(lost), opts) {
+			if !yield(f, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func withoutErrors[T any](all []T) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for _, item := range all {
+			if !yield(item, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (c *Client) verifyListing(ctx context.Context, expected iter.Seq2[Expected, error], opts VerifyOptions) iter.Seq2[Finding, error] {
 	return func(yield func(Finding, error) bool) {
 		v := &verification{known: map[pipeline.IdentitySum]lookup{}, ids: map[pipeline.IdentitySum]string{}, opts: opts}
 		for e, err := range expected {
@@ -92,19 +140,16 @@ func (c *Client) Verify(ctx context.Context, expected iter.Seq2[Expected, error]
 	}
 }
 
-// VerifyEach asks the server for each expected device by its id, several at
-// once: the way for samples. A device without an id counts as missing.
+// VerifyEach asks the server for each expected device by its id, many in one
+// request. A device without an id counts as missing.
 func (c *Client) VerifyEach(ctx context.Context, expected iter.Seq2[Expected, error]) iter.Seq2[Finding, error] {
-	return ahead(ctx, c.gate.limit.most, expected, func(ctx context.Context, e Expected) (Finding, error) {
-		if e.DeviceID == "" {
-			return Classify(e, nil), nil
+	return func(yield func(Finding, error) bool) {
+		for l, err := range c.lookAll(ctx, expected) {
+			if !yield(Classify(l.Expected, l.dev), err) || err != nil {
+				return
+			}
 		}
-		dev, err := c.Device(ctx, e.DeviceID)
-		if errors.Is(err, ErrNotFound) {
-			dev, err = nil, nil
-		}
-		return Classify(e, dev), err
-	})
+	}
 }
 
 // lookup is what is kept of an expected device while the listing goes by.
@@ -184,16 +229,21 @@ func Classify(e Expected, dev *Device) Finding {
 		return f
 	}
 	f.DeviceID = dev.ID
-	if dev.Decommissioning || len(dev.AuthSets) == 0 {
-		return f
-	}
 	found := compare(dev, e.SPKI)
-	if found.ours == nil {
+	if found.ours != nil {
+		f.Ours, f.Since = found.ours.Status, found.ours.Time
+	}
+	switch {
+	case len(dev.AuthSets) == 0 && !dev.Decommissioning:
+		return f
+	case dev.Decommissioning:
+		f.Category = CatDeleting
+		return f
+	case found.ours == nil:
 		other := found.others[0]
 		f.Category, f.Fingerprint, f.Since = CatOtherKey, pipeline.Fingerprint(other.SPKI), other.Time
 		return f
 	}
-	f.Since = found.ours.Time
 	switch found.ours.Status {
 	case StatusAccepted:
 		f.Category = CatAccepted
@@ -204,9 +254,13 @@ func Classify(e Expected, dev *Device) Finding {
 	default:
 		f.Category = CatPending
 	}
+	if rival := found.rival(); rival != nil {
+		f.Category, f.Fingerprint, f.Since = CatSecondKey, pipeline.Fingerprint(rival.SPKI), rival.Time
+		return f
+	}
 	for _, s := range found.others {
-		if s.Status != StatusRejected {
-			f.Category, f.Fingerprint, f.Since = CatSecondKey, pipeline.Fingerprint(s.SPKI), s.Time
+		if s.Status != StatusRejected && f.Category.OK() {
+			f.Category, f.Fingerprint, f.Since = CatKnocking, pipeline.Fingerprint(s.SPKI), s.Time
 		}
 	}
 	return f

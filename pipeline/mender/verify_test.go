@@ -1,10 +1,13 @@
 package mender
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -39,31 +42,213 @@ func TestVerifyCategories(t *testing.T) {
 		{want: CatMissing, none: true, fp: spki},
 		{want: CatMissing, fp: spki}, // an orphan
 		{want: CatOtherKey, sets: []fakeSet{{PubKey: otherPEM, Status: StatusPreauthorized}}, fp: other},
-		{want: CatSecondKey, sets: []fakeSet{ours(StatusPreauthorized), {PubKey: otherPEM, Status: StatusPending}}, fp: other},
+		{want: CatSecondKey, sets: []fakeSet{ours(StatusPreauthorized), {PubKey: otherPEM, Status: StatusPreauthorized}}, fp: other},
+		{want: CatSecondKey, sets: []fakeSet{ours(StatusRejected), {PubKey: otherPEM, Status: StatusAccepted}}, fp: other},
+		{want: CatKnocking, sets: []fakeSet{ours(StatusPreauthorized), {PubKey: otherPEM, Status: StatusPending}}, fp: other},
+		{want: CatKnocking, sets: []fakeSet{{PubKey: otherPEM, Status: StatusPending}, ours(StatusAccepted)}, fp: other},
+		{want: CatPending, sets: []fakeSet{ours(StatusPending), {PubKey: otherPEM, Status: StatusPending}}, fp: spki},
 		{want: CatAccepted, sets: []fakeSet{ours(StatusAccepted), {PubKey: otherPEM, Status: StatusRejected}}, fp: spki},
 	}
+	for _, listing := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake(t)
+			var expected []Expected
+			want := map[string]string{}
+			for i, tt := range tests {
+				e := Expected{Identity: serial(i), SPKI: spki, DeviceID: "dev-none"}
+				want[serial(i).String()] = string(tt.want) + " " + pipeline.Fingerprint(tt.fp)
+				if !tt.none {
+					e.DeviceID = f.put(serial(i), StatusPreauthorized, tt.sets...).ID
+				}
+				expected = append(expected, e)
+			}
+			dying := f.put(serial(98), StatusPreauthorized, ours(StatusPreauthorized))
+			dying.Decommissioning = true
+			expected = append(expected, Expected{Identity: serial(98), SPKI: spki, DeviceID: dying.ID})
+			want[serial(98).String()] = string(CatDeleting) + " " + pipeline.Fingerprint(spki)
+			f.put(serial(99), StatusPreauthorized, ours(StatusPreauthorized))
+			if listing {
+				want[serial(99).String()] = string(CatUnexpected) + " "
+			}
+			got := map[string]string{}
+			for finding, err := range f.client(t).Verify(t.Context(), each(expected), VerifyOptions{Unexpected: listing}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				got[finding.Identity.String()] = string(finding.Category) + " " + finding.Fingerprint
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+			if !listing && len(f.requests) != 1 {
+				t.Errorf("%d requests", len(f.requests))
+			}
+		})
+	}
+}
+
+// A comparison asks for what it compares: nothing for nothing, and two requests
+// for each hundred devices at the most, however many the server has.
+func TestVerifyAsksOnlyForItsLot(t *testing.T) {
+	for n, most := range map[int]int{0: 0, 1: 1, 45: 1, 1000: 2, 1001: 3} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake(t)
+			spki, key := newKey(t)
+			var lot []Expected
+			for i := range 3000 {
+				d := f.put(serial(i), StatusPreauthorized, fakeSet{PubKey: key, Status: StatusPreauthorized})
+				if i < n {
+					lot = append(lot, Expected{Identity: serial(i), SPKI: spki, DeviceID: d.ID})
+				}
+			}
+			c, seen := f.client(t), 0
+			for finding, err := range c.Verify(t.Context(), each(lot), VerifyOptions{}) {
+				if err != nil || finding.Category != CatPreauthorized || finding.DeviceID != lot[seen].DeviceID {
+					t.Fatalf("%+v, %v", finding, err)
+				}
+				seen++
+			}
+			if seen != n || len(f.requests) != most || f.count1("GET /devices") > 0 {
+				t.Errorf("%d devices: %d findings, %d requests, %d listings", n, seen, len(f.requests), f.count1("GET /devices"))
+			}
+			for range c.Undo(t.Context(), each(lot[:min(n, 45)])) {
+			}
+			if got := len(f.requests) - most; got != min(n, 1)+min(n, 45) {
+				t.Errorf("undo of %d devices took %d requests", min(n, 45), got)
+			}
+		})
+	}
+}
+
+// 45 devices at 60 requests a minute: preauthorizing takes 45 of them, and the
+// comparison at the end one more.
+func TestComparisonUnderAQuota(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(t)
-		var expected []Expected
-		want := map[string]string{}
-		for i, tt := range tests {
-			expected = append(expected, Expected{Identity: serial(i), SPKI: spki})
-			want[serial(i).String()] = string(tt.want) + " " + pipeline.Fingerprint(tt.fp)
-			if !tt.none {
-				f.put(serial(i), StatusPreauthorized, tt.sets...)
-			}
-		}
-		f.put(serial(99), StatusPreauthorized, ours(StatusPreauthorized))
-		want[serial(99).String()] = string(CatUnexpected) + " "
-		got := map[string]string{}
-		for finding, err := range f.client(t).Verify(t.Context(), each(expected), VerifyOptions{Unexpected: true}) {
+		f.obey(fixedWindow(60, time.Minute, 0, true))
+		c := f.client(t)
+		began := time.Now()
+		var lot []Expected
+		for i := range 45 {
+			p := preauth(t, i)
+			set, err := c.Preauthorize(t.Context(), p)
 			if err != nil {
 				t.Fatal(err)
 			}
-			got[finding.Identity.String()] = string(finding.Category) + " " + finding.Fingerprint
+			lot = append(lot, Expected{Identity: p.Identity, SPKI: p.SPKI, DeviceID: set.DeviceID})
 		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Error(diff)
+		for finding, err := range c.Verify(t.Context(), each(lot), VerifyOptions{}) {
+			if err != nil || !finding.Category.OK() {
+				t.Fatalf("%+v, %v", finding, err)
+			}
+		}
+		if took := time.Since(began); took > 55*time.Second {
+			t.Errorf("took %s", took)
+		}
+	})
+}
+
+// Questions that are asked at the same time go out together, each is answered,
+// and whoever leaves doesn't take the others along.
+func TestLooksAreGathered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		f.latency = time.Second
+		spki, key := newKey(t)
+		var ids []string
+		for i := range 700 {
+			ids = append(ids, f.put(serial(i), StatusPreauthorized, fakeSet{PubKey: key, Status: StatusPreauthorized}).ID)
+		}
+		ids = append(ids, "dev-none")
+		c := f.client(t)
+		leaving, leave := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for i, id := range ids {
+			wg.Go(func() {
+				ctx := t.Context()
+				if i%7 == 0 {
+					ctx = leaving
+				}
+				dev, _, err := c.looks.device(ctx, id)
+				switch {
+				case i%7 == 0 && errors.Is(err, context.Canceled):
+				case id == "dev-none" && errors.Is(err, ErrNotFound):
+				case err != nil || dev.ID != id || !sameKey(dev.AuthSets[0].SPKI, spki):
+					t.Errorf("%s: %+v, %v", id, dev, err)
+				}
+			})
+		}
+		synctest.Wait()
+		leave()
+		wg.Wait()
+		if len(f.requests) > 6 {
+			t.Errorf("%d requests for %d devices", len(f.requests), len(ids))
+		}
+	})
+}
+
+// A page that can't be read because of one device doesn't hold up the others.
+func TestGatheredLookFallsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		f.latency = time.Second
+		var ids []string
+		for i := range 5 {
+			ids = append(ids, f.put(serial(i), StatusPreauthorized).ID)
+		}
+		f.fault = func(r *fakeRequest) (*http.Response, error) {
+			if r.after && strings.HasSuffix(r.URL.Path, "/search") {
+				return failure(http.StatusUnprocessableEntity, "no"), nil
+			}
+			return nil, nil
+		}
+		c := f.client(t)
+		var wg sync.WaitGroup
+		for _, id := range ids {
+			wg.Go(func() {
+				if dev, _, err := c.looks.device(t.Context(), id); err != nil || dev.ID != id {
+					t.Errorf("%s: %+v, %v", id, dev, err)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
+// A server that takes 30 s to delete a device is waited for.
+func TestAwaitDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		f.deleting = 30 * time.Second
+		spki, key := newKey(t)
+		var lot []Expected
+		var ids []string
+		for i := range 700 {
+			d := f.put(serial(i), StatusPreauthorized, fakeSet{PubKey: key, Status: StatusPreauthorized})
+			lot = append(lot, Expected{Identity: serial(i), SPKI: spki, DeviceID: d.ID})
+			ids = append(ids, d.ID)
+		}
+		c := f.client(t)
+		for u, err := range c.Undo(t.Context(), each(lot)) {
+			if err != nil || u.Removal != Removed {
+				t.Fatalf("%+v, %v", u, err)
+			}
+		}
+		lingering := 0
+		for finding, err := range c.Lingering(t.Context(), each(lot)) {
+			if err != nil || finding.Category != CatDeleting {
+				t.Fatalf("%+v, %v", finding, err)
+			}
+			lingering++
+		}
+		if left, err := c.AwaitDeleted(t.Context(), ids, 10*time.Second, nil); left != 700 || lingering != 700 || err != nil {
+			t.Errorf("%d of %d left after 10 s, %v", left, lingering, err)
+		}
+		if left, err := c.AwaitDeleted(t.Context(), ids, time.Minute, nil); left != 0 || err != nil {
+			t.Errorf("%d left, %v", left, err)
+		}
+		for finding, err := range c.Lingering(t.Context(), each(lot)) {
+			t.Errorf("%+v, %v", finding, err)
 		}
 	})
 }
@@ -121,7 +306,7 @@ func TestListingIsNoSnapshot(t *testing.T) {
 			return nil, nil
 		}
 		counts := map[Category]int{}
-		for finding, err := range f.client(t).Verify(t.Context(), each(expected), VerifyOptions{}) {
+		for finding, err := range f.client(t).Verify(t.Context(), each(expected), VerifyOptions{Unexpected: true}) {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -153,7 +338,7 @@ func TestVerifyEachAsksOnlyForThese(t *testing.T) {
 			}
 			n++
 		}
-		if n != 50 || len(f.requests) != 50 {
+		if n != 50 || len(f.requests) != 1 {
 			t.Errorf("%d findings, %d requests", n, len(f.requests))
 		}
 	})
