@@ -160,7 +160,7 @@ func (j *job) checkServer(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer server.Close()
-	probe, err := server.Probe(ctx)
+	probe, err := server.ProbeNow(ctx)
 	if err != nil {
 		return "", err
 	}

@@ -107,7 +107,7 @@ func (j *job) estimate(ctx context.Context, result *planResult) (err error) {
 	if j.server, err = j.app.openServer(j.cfg, j.log); err != nil {
 		return err
 	}
-	probe, err := j.server.Probe(ctx)
+	probe, err := j.server.ProbeNow(ctx)
 	if err != nil {
 		return err
 	}

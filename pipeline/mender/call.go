@@ -18,6 +18,10 @@ const (
 	// maxFailures is how often one call may fail while the server serves
 	// others, before the fault is taken to be the device's own.
 	maxFailures = 20
+	// lonelyPatience is for how long a call must have failed before its fault is
+	// taken to be the device's own, where no other call shows that the server is
+	// well.
+	lonelyPatience = 2 * time.Minute
 
 	backoffBase = 100 * time.Millisecond
 	backoffCap  = 10 * time.Second
@@ -41,16 +45,20 @@ type call struct {
 	// answer is cut or comes from somebody else, and the call is made again.
 	decode func(*answer) error
 
-	maxFailures    int // 0: the default
+	maxFailures    int  // 0: the default; else only what the server itself says counts
+	quick          bool // somebody waits for it at a keyboard: every failure counts
 	maxBody        int64
 	timeout        time.Duration
 	user, password string // HTTP Basic in place of the token, for the login
 
-	answer        // the last one
-	attempts int  // HTTP requests that it took
-	failures int  // of these, that failed while the server was up
-	refusals int  // of these, answered by 401
-	lost     bool // the server may still be at work on one of them
+	answer             // the last one
+	attempts int       // HTTP requests that it took
+	failures int       // of these, that failed while the server served others
+	lonely   int       // of these, that failed while nothing showed that the server was well
+	failed   time.Time // when the first did
+	served   uint64    // what the gate had served when the last did
+	refusals int       // of these, answered by 401
+	lost     bool      // the server may still be at work on one of them
 	used     *bearer
 	done     bool  // the last answer settles the call
 	again    bool  // the last attempt is worth repeating
@@ -112,9 +120,6 @@ func backoff(base, most time.Duration, attempt int, resp *http.Response) time.Du
 // do carries the call until an answer settles it. Its errors: ctx.Err(), an
 // *pipeline.Outage, or the trouble of this one call.
 func (c *Client) do(ctx context.Context, k *call) error {
-	if k.maxFailures == 0 {
-		k.maxFailures = maxFailures
-	}
 	if k.maxBody == 0 {
 		k.maxBody = maxBody
 	}

@@ -93,14 +93,17 @@ func clean(s string, most int) string {
 	return strings.TrimSpace(s)
 }
 
-// exhausted is the error of a call that failed again and again while the
-// server served others.
+// exhausted is the error of a call that failed again and again. Its hint says no
+// more than is known.
 func (w *wire) exhausted(k *call, err error) error {
 	if err == nil {
 		err = statusError(k)
 	}
-	return pipeline.WithHint(fmt.Errorf("gave up after %d attempts: %w", k.attempts, err),
-		"The server answers others; look for this request in its log, then run again.")
+	hint := errorHint(err)
+	if !k.quick && k.lonely < k.failures {
+		hint = "The server answers others; look for this request in its log, then run again."
+	}
+	return pipeline.WithHint(fmt.Errorf("gave up after %d attempts: %w", k.attempts, err), "%s", hint)
 }
 
 // asOutage makes an *pipeline.Outage of err unless it is one.
@@ -130,6 +133,12 @@ func isTLSRefusal(err error) bool {
 	return errors.Is(err, http.ErrSchemeMismatch) || isCertError(err)
 }
 
+// isDialTimeout reports that no connection came about.
+func isDialTimeout(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial" && op.Timeout()
+}
+
 func isCertError(err error) bool {
 	_, authority := errors.AsType[x509.UnknownAuthorityError](err)
 	_, host := errors.AsType[x509.HostnameError](err)
@@ -148,6 +157,10 @@ func statusHint(status int) string {
 		return "The proxy in HTTPS_PROXY wants a user and password."
 	case status == http.StatusTooManyRequests:
 		return "The server's quota is used up; run again later, or ask for a higher quota."
+	case status == http.StatusBadGateway, status == http.StatusGatewayTimeout:
+		return "A gateway answers, but the Mender server behind it doesn't: is it running? Look at its log, and run again when it is well."
+	case status == http.StatusServiceUnavailable:
+		return "The server says that it can't serve now: look at its load and health, and at the database and cache that it needs; then run again."
 	case status >= 500:
 		return "Look at the server's own log and health; run again when it is well."
 	case status >= 200 && status < 300:
@@ -170,8 +183,11 @@ func errorHint(err error) string {
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "proxyconnect" {
 		return "The proxy can't be reached: check HTTPS_PROXY and NO_PROXY in the environment."
 	}
-	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
-		return "The host name is unknown: check server.url and this machine's DNS."
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		if dns.IsNotFound {
+			return "The host name is unknown: check server.url and this machine's DNS."
+		}
+		return "The host name can't be looked up, because the DNS doesn't answer: check this machine's network and /etc/resolv.conf."
 	}
 	if e, ok := errors.AsType[*StatusError](err); ok {
 		return statusHint(e.Status)
@@ -186,6 +202,8 @@ func errorHint(err error) string {
 		return "TLS can't be agreed on with what answers there: check server.url and what stands between."
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "Nothing listens there: is the server running, and the port right?"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), isDialTimeout(err):
+		return "Nothing answers at this address: is the host up, and does the network let this machine reach it? Look at firewalls between."
 	case errors.Is(err, context.DeadlineExceeded):
 		return "The server takes connections but doesn't answer in time: look at its load, and at firewalls and proxies between."
 	}

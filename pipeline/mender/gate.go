@@ -98,6 +98,7 @@ type gate struct {
 	quotaDue time.Time   // when the quota should have been refilled
 	cause    error       // of the last failure
 	known    bool        // the server has answered as a Mender server does
+	served   uint64      // how often it has
 	counts   counters
 }
 
@@ -228,6 +229,7 @@ func (g *gate) leave(p pass, out outcome) bool {
 
 func (g *gate) alive(now time.Time, p pass) {
 	g.known = true
+	g.served++
 	g.counts.answered(now)
 	g.pace.answered(p.gen == g.gen)
 	g.limit.sample(now, p.epoch, now.Sub(p.started))
@@ -304,7 +306,7 @@ func (g *gate) pause(now time.Time, d time.Duration) {
 	g.shut = now.Add(d)
 	if g.pauses == 1 {
 		g.pausedAt = now
-		g.log.Warn("the server wants or needs a pause; all requests wait", "seconds", d.Seconds(), "cause", g.cause)
+		g.log.Warn("server overloaded or down; pausing requests", "seconds", d.Seconds(), "cause", g.cause)
 	}
 }
 
@@ -336,6 +338,21 @@ func (g *gate) outageLocked() error {
 		err = fmt.Errorf("%w (more than %s): %w", errGiveUp, g.giveUp, g.cause)
 	}
 	return &pipeline.Outage{Part: pipeline.PartServer, Err: err, Hint: errorHint(err)}
+}
+
+// servedSoFar returns how many requests the server has answered well.
+func (g *gate) servedSoFar() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.served
+}
+
+// failingFor reports whether requests have failed for so long, without a good
+// answer in between.
+func (g *gate) failingFor(d time.Duration) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !g.since.IsZero() && time.Since(g.since) >= d
 }
 
 // knowsServer reports whether a Mender server has answered here before.

@@ -75,6 +75,8 @@ func TestLotOutlastsAnOutage(t *testing.T) {
 func TestGiveUp(t *testing.T) {
 	refused := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 	notFound := &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "mender.test", IsNotFound: true}}
+	noDNS := &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "server misbehaving", Name: "mender.test", IsTemporary: true}}
+	unreachable := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH)}
 	page := func(status int) func() (*http.Response, error) {
 		return func() (*http.Response, error) {
 			return reply(status, "<html><title>Bad Gateway</title></html>"), nil
@@ -87,8 +89,11 @@ func TestGiveUp(t *testing.T) {
 	}{
 		{"refused", func() (*http.Response, error) { return nil, refused }, "Nothing listens"},
 		{"dns", func() (*http.Response, error) { return nil, notFound }, "host name is unknown"},
-		{"502 page", page(http.StatusBadGateway), "server's own log"},
-		{"503", page(http.StatusServiceUnavailable), "server's own log"},
+		{"dns down", func() (*http.Response, error) { return nil, noDNS }, "DNS doesn't answer"},
+		{"unreachable", func() (*http.Response, error) { return nil, unreachable }, "Nothing answers"},
+		{"502 page", page(http.StatusBadGateway), "gateway answers"},
+		{"503", page(http.StatusServiceUnavailable), "can't serve now"},
+		{"500", func() (*http.Response, error) { return failure(http.StatusInternalServerError, "internal error"), nil }, "server's own log"},
 		{"captive portal", page(http.StatusOK), "proxy"},
 		{"429 for ever", func() (*http.Response, error) { return failure(http.StatusTooManyRequests, "too many requests"), nil }, "quota"},
 	}
@@ -99,6 +104,16 @@ func TestGiveUp(t *testing.T) {
 				f.fault = func(*fakeRequest) (*http.Response, error) { return tt.answer() }
 				c := f.client(t, func(cfg *Config) { cfg.GiveUp = 10 * time.Minute })
 				began := time.Now()
+				_, err := c.Probe(t.Context()) // a lot's first question
+				wantOutage(t, err, tt.hint)
+				if strings.Contains(pipeline.Hint(err), "answers others") {
+					t.Errorf("hint %q", pipeline.Hint(err))
+				}
+				if took := time.Since(began); took < 10*time.Minute || took > 11*time.Minute {
+					t.Errorf("the probe gave up after %s", took)
+				}
+				c, began = f.client(t, func(cfg *Config) { cfg.GiveUp = 10 * time.Minute }), time.Now()
+				f.requests = nil
 				var wg sync.WaitGroup
 				for i := range 50 {
 					wg.Go(func() {
@@ -138,7 +153,6 @@ func TestRefusalsStopAtOnce(t *testing.T) {
 	}{
 		{http.StatusUnauthorized, `{"error":"unauthorized"}`, 2, "token has expired"},
 		{http.StatusForbidden, `{"error":"forbidden"}`, 1, "permission"},
-		{http.StatusNotFound, "404 page not found", 1, "server.url"},
 		{http.StatusMethodNotAllowed, "405 not allowed", 1, "server.url"},
 		{http.StatusMovedPermanently, "", 1, "server.url"},
 		{http.StatusProxyAuthRequired, "", 1, "HTTPS_PROXY"},
@@ -158,6 +172,75 @@ func TestRefusalsStopAtOnce(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A lot outlasts a server that is down for a minute, whatever answers in its
+// place, at its start, in its middle and at its end, and no device suffers.
+func TestLotOutlastsARestart(t *testing.T) {
+	faults := map[string]func() (*http.Response, error){
+		"refused": func() (*http.Response, error) {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+		},
+		"DNS": func() (*http.Response, error) {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", IsNotFound: true}}
+		},
+		"500":         func() (*http.Response, error) { return failure(http.StatusInternalServerError, "internal error"), nil },
+		"502":         func() (*http.Response, error) { return reply(http.StatusBadGateway, htmlPage), nil },
+		"503":         func() (*http.Response, error) { return failure(http.StatusServiceUnavailable, "redis is gone"), nil },
+		"gateway 404": func() (*http.Response, error) { return reply(http.StatusNotFound, "404 page not found"), nil },
+	}
+	for name, fault := range faults {
+		for _, workers := range []int{1, 2, 50} {
+			for _, at := range []int{1, 100, 203} { // the request with which it begins
+				t.Run(fmt.Sprintf("%s/%d workers/from request %d", name, workers, at), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						f := newFake(t)
+						f.latency = 10 * time.Millisecond
+						var began atomic.Int64
+						f.fault = func(r *fakeRequest) (*http.Response, error) {
+							if r.n >= at {
+								began.CompareAndSwap(0, time.Now().UnixNano())
+							}
+							if b := began.Load(); r.after || b == 0 || time.Since(time.Unix(0, b)) > time.Minute {
+								return nil, nil
+							}
+							return fault()
+						}
+						c := f.client(t)
+						if _, err := c.Probe(t.Context()); err != nil {
+							t.Fatal(err)
+						}
+						if took := lot(t, c, workers, 200); took > 90*time.Second {
+							t.Errorf("the lot took %s", took)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// An address where a gateway knows no Mender server is told soon, but not before
+// a restart would be over.
+func TestNoMenderThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		f.fault = func(*fakeRequest) (*http.Response, error) {
+			return reply(http.StatusNotFound, "404 page not found"), nil
+		}
+		began := time.Now()
+		_, err := f.client(t).Probe(t.Context())
+		wantOutage(t, err, "server.url")
+		if took := time.Since(began); took < strangerPatience || took > 2*strangerPatience {
+			t.Errorf("took %s", took)
+		}
+		began = time.Now()
+		_, err = f.client(t).ProbeNow(t.Context())
+		wantOutage(t, err, "server.url")
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("at the keyboard it took %s", took)
+		}
+	})
 }
 
 // A gateway that answers 404 while its backend restarts is waited for, once a
@@ -395,9 +478,11 @@ func TestTLSRefusals(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			_, err = c.Preauthorize(t.Context(), preauth(t, 1))
-			wantOutage(t, err, tt.hint)
-			_, err = c.Probe(t.Context())
+			if !strings.Contains(tt.name, "no Mender") { // that one is waited for
+				_, err = c.Preauthorize(t.Context(), preauth(t, 1))
+				wantOutage(t, err, tt.hint)
+			}
+			_, err = c.ProbeNow(t.Context())
 			wantOutage(t, err, tt.hint)
 		})
 	}
@@ -416,7 +501,7 @@ func TestProbeIsQuick(t *testing.T) {
 		f := newFake(t)
 		f.fault = func(*fakeRequest) (*http.Response, error) { return nil, errReset }
 		began := time.Now()
-		_, err := f.client(t).Probe(t.Context())
+		_, err := f.client(t).ProbeNow(t.Context())
 		wantOutage(t, err, "network")
 		if took := time.Since(began); took > 30*time.Second {
 			t.Errorf("took %s", took)

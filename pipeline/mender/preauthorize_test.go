@@ -205,11 +205,15 @@ type poisoned struct{}
 func TestPoisonDeviceAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(t)
+		c := f.client(t)
+		if _, err := c.Probe(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		f.fault = func(*fakeRequest) (*http.Response, error) {
 			return failure(http.StatusInternalServerError, "internal error"), nil
 		}
 		began := time.Now()
-		_, err := f.client(t).Preauthorize(t.Context(), preauth(t, 1))
+		_, err := c.Preauthorize(t.Context(), preauth(t, 1))
 		if isOutage(err) || err == nil || time.Since(began) > 5*time.Minute {
 			t.Errorf("error %v after %s, want the device's own", err, time.Since(began))
 		}

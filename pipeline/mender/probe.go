@@ -32,16 +32,22 @@ type Probe struct {
 	CertIssuer  string
 }
 
-// probeFailures is how often a probe is tried: whoever waits for it is at the
-// keyboard.
+// probeFailures is how often ProbeNow tries each question.
 const probeFailures = 8
 
-// Probe asks the server a few questions that change nothing. Where it can't be
-// reached or refuses us, the error is an *pipeline.Outage, after seconds.
-func (c *Client) Probe(ctx context.Context) (Probe, error) {
+// Probe asks the server a few questions that change nothing. Where the server
+// can't be reached or refuses us, the error is an *pipeline.Outage: after
+// Config.GiveUp where waiting can help, as for all other calls, so that a lot can
+// begin while the server restarts.
+func (c *Client) Probe(ctx context.Context) (Probe, error) { return c.probe(ctx, false) }
+
+// ProbeNow is Probe for somebody who waits at a keyboard: it ends after seconds.
+func (c *Client) ProbeNow(ctx context.Context) (Probe, error) { return c.probe(ctx, true) }
+
+func (c *Client) probe(ctx context.Context, quick bool) (Probe, error) {
 	p := Probe{URL: c.URL()}
 	ask := func(k *call) error {
-		k.maxFailures = probeFailures
+		k.quick = quick
 		err := c.do(ctx, k)
 		if err != nil && ctx.Err() == nil {
 			return unwell(err)

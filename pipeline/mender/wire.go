@@ -43,12 +43,12 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	if w.gate.leave(pass, out) && k.again {
 		k.again, k.err = false, w.gate.outage()
 	}
-	k.lost = k.lost || (out.kind == outFailed && (err != nil || !k.fromAPI()))
-	// Failed trials are the server's trouble, unless it is there and says so.
-	if out.kind == outFailed && (!pass.trial || (err == nil && k.fromAPI())) {
-		k.failures++
+	spoke := err == nil && k.fromAPI() // the server itself, no gateway before it
+	k.lost = k.lost || (out.kind == outFailed && !spoke)
+	if out.kind == outFailed {
+		w.count(k, pass, spoke)
 	}
-	if k.again && k.failures >= k.maxFailures {
+	if k.again && w.ownFault(k) {
 		k.again, k.err = false, w.exhausted(k, err)
 	}
 	w.logAttempt(ctx, k, pass, err)
@@ -56,6 +56,45 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	return &http.Response{StatusCode: k.status, Header: k.header, Body: http.NoBody, Request: req}, nil
+}
+
+// count notes that the call failed once more.
+func (w *wire) count(k *call, p pass, spoke bool) {
+	served := w.gate.servedSoFar()
+	others := k.failed.IsZero() || served > k.served
+	if k.failed.IsZero() {
+		k.failed = time.Now()
+	}
+	k.served = served
+	switch {
+	case k.quick:
+		k.failures++
+	case k.maxFailures > 0 && !spoke, p.trial && !spoke:
+		// The trouble of whatever stands between, or of a server that is down.
+	case others || k.maxFailures > 0:
+		k.failures++
+	default:
+		k.lonely++
+	}
+}
+
+// ownFault reports whether a call has failed so often that the fault is taken to
+// be its own rather than the server's. While no Mender server has been seen here,
+// it is the server's.
+func (w *wire) ownFault(k *call) bool {
+	most := k.maxFailures
+	if most == 0 {
+		most = maxFailures
+	}
+	switch {
+	case k.quick:
+		return k.failures >= probeFailures
+	case !w.gate.knowsServer():
+		return false
+	case k.failures >= most:
+		return true
+	}
+	return k.failures+k.lonely >= most && time.Since(k.failed) >= lonelyPatience
 }
 
 // fail ends the call with err, unless its caller has gone.
@@ -156,7 +195,7 @@ func (w *wire) judge(ctx context.Context, k *call, err error) outcome {
 		return w.judgeError(ctx, k, err)
 	}
 	switch s := k.status; {
-	case s == http.StatusNotFound && !k.fromAPI() && w.gate.knowsServer():
+	case s == http.StatusNotFound && !k.fromAPI() && !k.quick && (w.gate.knowsServer() || !w.gate.failingFor(strangerPatience)):
 		// A gateway says so while its backend is restarted. Taken for the
 		// server's word, it would say that a device is gone.
 		return k.repeat(statusError(k))
@@ -240,6 +279,9 @@ func (w *wire) logAttempt(ctx context.Context, k *call, p pass, err error) {
 }
 
 const (
+	// strangerPatience is how long a gateway may answer 404 before a Mender server
+	// was seen behind it: longer, and the address is taken to be wrong.
+	strangerPatience = 90 * time.Second
 	// retryAfterCap bounds what is believed about the time of the next answer.
 	retryAfterCap = 24 * time.Hour
 )
