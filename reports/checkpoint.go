@@ -36,10 +36,14 @@ func escapeName(s string) string {
 
 // LogHead is the state of a station's log: a checkpoint's content.
 type LogHead struct {
-	Station string `json:"station"`
-	Origin  string `json:"origin"`
-	Size    int64  `json:"size"` // leaves
-	Root    string `json:"root"` // base64, as in the checkpoint
+	Kind     string `json:"kind,omitempty"`      // KindLot, KindStation, KindLegacy; empty in the first format
+	Epoch    int    `json:"epoch,omitempty"`     // from 1
+	Events   int64  `json:"events,omitempty"`    // how many lines of events.jsonl are its
+	SignedBy string `json:"signed_by,omitempty"` // another station, which signed for a retired one
+	Station  string `json:"station"`
+	Origin   string `json:"origin"`
+	Size     int64  `json:"size"` // leaves
+	Root     string `json:"root"` // base64, as in the checkpoint
 }
 
 // text returns the checkpoint's body.

@@ -13,15 +13,24 @@ type eventLine struct {
 	Action         string
 	Algorithm      string
 	Attempt        int64
+	CertSHA256     string
 	Device         pipeline.Identity // by name
-	Facts          []pipeline.Attr   // by name
+	Epoch          int64
+	Facts          []pipeline.Attr // by name
 	From           pipeline.State
+	HTTPStatus     int64
 	Key            string
 	Lot            string
+	AuthSetID      string
+	OutputBytes    int64
+	OutputName     string
 	OutputSHA256   string
 	ReadBack       string
+	Reason         string
+	RequestID      string
 	Requests       int64
 	Row            int
+	Run            int64
 	Schema         string
 	Seq            int64
 	Serial         string
@@ -30,6 +39,7 @@ type eventLine struct {
 	Station        string
 	Time           time.Time
 	To             pipeline.State
+	Unit           int64
 }
 
 // parseEvent reads an event, and refuses what is not canonical: then every
@@ -60,30 +70,51 @@ func (e *eventLine) member(c *canon, name string) (err error) {
 		*text, err = c.unquoted()
 		return err
 	}
+	if number := e.integer(name); number != nil {
+		*number, err = c.number()
+		return err
+	}
 	switch name {
-	case "attempt":
-		e.Attempt, err = c.number()
 	case "device":
 		e.Device, err = c.attrs()
 	case "facts":
 		e.Facts, err = c.attrs()
-	case "requests":
-		e.Requests, err = c.number()
 	case "row":
 		var row int64
 		row, err = c.number()
 		e.Row = int(row)
-	case "seq":
-		e.Seq, err = c.number()
 	case "time":
 		var text string
 		if text, err = c.unquoted(); err == nil {
-			e.Time, err = time.Parse(time.RFC3339Nano, text)
+			e.Time, err = time.Parse(timeForm, text)
 		}
 	default:
 		err = c.value(1)
 	}
 	return err
+}
+
+// integer returns where a member that is a number goes, nil for others.
+func (e *eventLine) integer(name string) *int64 {
+	switch name {
+	case "attempt":
+		return &e.Attempt
+	case "epoch":
+		return &e.Epoch
+	case "http_status":
+		return &e.HTTPStatus
+	case "output_bytes":
+		return &e.OutputBytes
+	case "requests":
+		return &e.Requests
+	case "run":
+		return &e.Run
+	case "seq":
+		return &e.Seq
+	case "unit":
+		return &e.Unit
+	}
+	return nil
 }
 
 // text returns where a member that is a string goes, nil for others.
@@ -93,16 +124,26 @@ func (e *eventLine) text(name string) *string {
 		return &e.Action
 	case "algorithm":
 		return &e.Algorithm
+	case "auth_set_id":
+		return &e.AuthSetID
+	case "cert_sha256":
+		return &e.CertSHA256
 	case "from":
 		return (*string)(&e.From)
 	case "key":
 		return &e.Key
 	case "lot":
 		return &e.Lot
+	case "output_name":
+		return &e.OutputName
 	case "output_sha256":
 		return &e.OutputSHA256
 	case "read_back":
 		return &e.ReadBack
+	case "reason":
+		return &e.Reason
+	case "request_id":
+		return &e.RequestID
 	case "schema":
 		return &e.Schema
 	case "serial":

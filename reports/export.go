@@ -51,7 +51,7 @@ func Export(ctx context.Context, src Source, lot, dir string, opt Options) (Resu
 		return Result{}, err
 	}
 	e.result.Dir = dir
-	if opt.Record != nil && !e.exportedLast {
+	if opt.Record != nil && !e.exportedLast && !e.books {
 		if err := opt.Record(ctx, e.recorded()); err != nil {
 			return Result{}, fmt.Errorf("record the export: %w", err)
 		}
@@ -79,6 +79,7 @@ type export struct {
 	last         time.Time
 	logs         []LogHead
 	exportedLast bool // nothing has happened to the lot since it was exported
+	books        bool // the second format: whole lot logs
 }
 
 func (e *export) write(ctx context.Context) error {
@@ -134,6 +135,10 @@ func (e *export) read(ctx context.Context) error {
 // writeEvents writes events.jsonl, the lot's events verbatim, where it is
 // wanted, gathers the statistics, and with a signer the logs.
 func (e *export) writeEvents(ctx context.Context) error {
+	if src, ok := e.src.(LogSource); ok && e.opt.Signer != nil {
+		e.books = true
+		return e.writeBooks(ctx, src)
+	}
 	var out *outFile
 	if e.has("jsonl") {
 		var err error

@@ -23,6 +23,7 @@ type fakeLedger struct {
 	records map[string][]*pipeline.Record
 	events  []pipeline.StoredEvent // one station, by seq
 	clock   time.Time
+	books   *bookLedger // takes the events, where it keeps lot logs
 }
 
 func newLedger(t testing.TB) *fakeLedger {
@@ -121,17 +122,57 @@ func (l *fakeLedger) fill(lot string, n int) {
 	l.lots[lot] = pipeline.Lot{Name: lot, Devices: n, ManifestSHA256: sum(lot), GoldenSHA256: sum("golden"),
 		InjectSHA256: sum("inject"), Format: "raw", Keys: "software", Algorithm: "ed25519",
 		Server: "https://mender.example", Station: "line-3", Created: l.clock}
-	l.append(pipeline.Event{Lot: lot, Action: pipeline.ActionPlan, Facts: []pipeline.Attr{{Name: "manifest_sha256", Value: sum(lot)}}})
-	l.append(pipeline.Event{Lot: lot, Action: pipeline.ActionRun, Facts: []pipeline.Attr{
-		{Name: "operator", Value: "r. müller"}, {Name: "tool_version", Value: "1.0"}}})
-	run := l.events[len(l.events)-1].Seq
+	facts := []pipeline.Attr{{Name: "devices", Value: fmt.Sprint(n)}, {Name: "format", Value: "raw"}, {Name: "golden_sha256", Value: sum("golden")},
+		{Name: "identity", Value: "mac"}, {Name: "inject_sha256", Value: sum("inject")}, {Name: "manifest_sha256", Value: sum(lot)}}
+	if l.books != nil {
+		facts = append(facts, pipeline.Attr{Name: "roster_sha256", Value: roster(n)})
+	}
+	l.append(pipeline.Event{Lot: lot, Action: pipeline.ActionPlan, Facts: facts})
+	l.append(pipeline.Event{Lot: lot, Action: pipeline.ActionRun, Facts: []pipeline.Attr{{Name: "algorithm", Value: "ed25519"},
+		{Name: "keys", Value: "software"}, {Name: "operator", Value: "r. müller"}, {Name: "server", Value: "https://mender.example"}, {Name: "tool_version", Value: "1.0"}}})
+	run := l.last(lot)
 	for i := range n {
 		l.carry(lot, run, i)
 	}
-	l.append(pipeline.Event{Lot: lot, Run: run, Action: pipeline.ActionRunEnd})
+	var counts []pipeline.Attr
+	totals, _ := l.Totals(l.t.Context(), lot)
+	for _, state := range pipeline.States {
+		counts = append(counts, pipeline.Attr{Name: string(state), Value: fmt.Sprint(*totals.Count(state))})
+	}
+	l.append(pipeline.Event{Lot: lot, Run: run, Action: pipeline.ActionRunEnd, Facts: sortedFacts(counts)})
+}
+
+// last returns the seq of the lot's last event.
+func (l *fakeLedger) last(lot string) int64 {
+	if l.books != nil {
+		events := l.books.logs[LotOrigin("line-3", lot, 1)]
+		return int64(len(events))
+	}
+	return l.events[len(l.events)-1].Seq
+}
+
+// device returns the i-th device of every lot.
+func fakeDevice(i int) (identity pipeline.Identity, attrs []pipeline.Attr) {
+	mac := fmt.Sprintf("02:12:61:%02x:%02x:%02x", byte(i>>16), byte(i>>8), byte(i))
+	return pipeline.Identity{{Name: "mac", Value: mac}},
+		[]pipeline.Attr{{Name: "mac", Value: mac}, {Name: "serial", Value: fmt.Sprintf("SN%07d", i)}, {Name: "note", Value: notes[i%len(notes)]}}
+}
+
+// roster is what planning records of n devices.
+func roster(n int) string {
+	h := sha256.New()
+	for i := range n {
+		identity, attrs := fakeDevice(i)
+		fmt.Fprintf(h, "%d\t%s\t%s\n", i+2, identity.JSON(), pipeline.Identity(attrs).JSON())
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 func (l *fakeLedger) append(e pipeline.Event) {
+	if l.books != nil {
+		l.books.seq(e)
+		return
+	}
 	if err := l.Append(l.t.Context(), e); err != nil {
 		l.t.Fatal(err)
 	}
@@ -139,14 +180,15 @@ func (l *fakeLedger) append(e pipeline.Event) {
 
 // carry takes one device as far as its row says and appends its events.
 func (l *fakeLedger) carry(lot string, run int64, i int) {
-	mac := fmt.Sprintf("02:12:61:%02x:%02x:%02x", byte(i>>16), byte(i>>8), byte(i))
+	identity, attrs := fakeDevice(i)
+	mac := identity[0].Value
 	r := &pipeline.Record{Lot: lot, State: pipeline.Planned, Attempts: 1, Station: "line-3"}
 	r.Row = i + 2
-	r.Identity = pipeline.Identity{{Name: "mac", Value: mac}}
-	r.Attrs = []pipeline.Attr{{Name: "mac", Value: mac}, {Name: "serial", Value: fmt.Sprintf("SN%07d", i)}, {Name: "note", Value: notes[i%len(notes)]}}
+	r.Identity, r.Attrs = identity, attrs
 	to := func(s pipeline.State, e pipeline.Event) {
 		e.Lot, e.Run, e.Row, e.Device, e.Attempt = lot, run, r.Row, r.Identity, r.Attempts
 		e.From, e.To, e.Algorithm, e.SPKI = r.State, s, r.Algorithm, r.Fingerprint()
+		e.Serial, _ = r.Attr("serial")
 		l.append(e)
 		r.State, r.Updated, r.Reason = s, l.clock, e.Reason
 	}

@@ -61,7 +61,7 @@ func TestCanonicalAcceptsWhatWeWrite(t *testing.T) {
 
 // FuzzParsers feeds every parser of foreign bytes; none may panic.
 func FuzzParsers(f *testing.F) {
-	head, err := LogHead{"s", Origin("s"), 1, strings.Repeat("A", 43) + "="}.sign(stationKey("a"))
+	head, err := LogHead{Station: "s", Origin: Origin("s"), Size: 1, Root: strings.Repeat("A", 43) + "="}.sign(stationKey("a"))
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -1,7 +1,10 @@
 package reports
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
+	"io"
 	"time"
 
 	"keymill/pipeline"
@@ -47,6 +50,33 @@ func lineOf(r *pipeline.Record) deviceLine {
 	}
 }
 
+// parseDevice reads a line of devices.jsonl. A strict one must be exactly as
+// jsonlWriter writes it: then no member is there twice, in another case, or
+// unknown.
+func parseDevice(line []byte, strict bool) (*deviceLine, error) {
+	var d deviceLine
+	if err := json.Unmarshal(line, &d); err != nil {
+		return nil, err
+	}
+	if !strict {
+		return &d, nil
+	}
+	var again bytes.Buffer
+	if err := deviceEncoder(&again).Encode(&d); err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(bytes.TrimSuffix(again.Bytes(), []byte("\n")), line) {
+		return nil, errors.New("is not in the form in which devices are written")
+	}
+	return &d, nil
+}
+
+func deviceEncoder(w io.Writer) *json.Encoder {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc
+}
+
 // standing is what the line says for the balance.
 func (d *deviceLine) standing() standing {
 	return standing{d.State, d.KeysGenerated, d.KeysDestroyed, d.KeyStaged, d.AuthStatus != ""}
@@ -71,9 +101,7 @@ func openJSONL(out *bundleDir, _ *Summary) (deviceWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	enc := json.NewEncoder(file)
-	enc.SetEscapeHTML(false)
-	return &jsonlWriter{file, enc}, nil
+	return &jsonlWriter{file, deviceEncoder(file)}, nil
 }
 
 func (w *jsonlWriter) Device(r *pipeline.Record) error { return w.enc.Encode(lineOf(r)) }

@@ -2,6 +2,7 @@ package reports
 
 import (
 	"fmt"
+	"strings"
 
 	"keymill/pipeline"
 )
@@ -21,6 +22,11 @@ func (l *listing) device(d *deviceLine) error {
 	l.row = d.Row
 	if err := checkKey(d); err != nil {
 		return err
+	}
+	if l.agree != nil {
+		if err := l.agree.device(d); err != nil {
+			return err
+		}
 	}
 	t, err := l.compare(d)
 	if err != nil {
@@ -87,10 +93,38 @@ func (l *listing) compare(d *deviceLine) (*trace, error) {
 	if err := checkSum(d.OutputSHA256); err != nil {
 		return nil, err
 	}
-	if d.State == pipeline.Released && t.output != l.traces.short([]byte(d.OutputSHA256)) {
+	if d.State == pipeline.Released && t.output != l.traces.short(outputText(l.agree != nil, d.OutputName, d.OutputBytes, d.OutputSHA256)) {
 		return nil, fmt.Errorf("row %d is listed with another image than its events say", d.Row)
 	}
+	if l.agree != nil {
+		return t, l.said(t, d)
+	}
 	return t, nil
+}
+
+// said compares what else the list and the last events both say of a device.
+func (l *listing) said(t *trace, d *deviceLine) error {
+	serial := d.Attributes["serial"]
+	switch {
+	case t.marks&traceSerial != 0 && t.serial != l.traces.short([]byte(serial)):
+		return fmt.Errorf("row %d is listed with another serial than its events say", d.Row)
+	case t.updated != 0 && absolute(d.Updated.UnixMicro()-t.updated) > clockSkew.Microseconds():
+		return fmt.Errorf("row %d is listed as of %s, its last event is of another time", d.Row, d.Updated.Format(timeForm))
+	case t.said != (short{}) && t.said != l.traces.short(saidText(d.Station, int64(d.Attempts), d.Reason)):
+		return fmt.Errorf("row %d is listed with another station, attempt or reason than its events say", d.Row)
+	case (d.State == pipeline.Released || d.State == pipeline.Preauthorized) &&
+		t.auth != l.traces.short(authText(d.ServerDeviceID, d.AuthSetID, d.RequestID, int64(d.HTTPStatus))):
+		return fmt.Errorf("row %d is listed with another answer of the server than its events say", d.Row)
+	}
+	return nil
+}
+
+func absolute(n int64) int64 { return max(n, -n) }
+
+// saidText is what a change and devices.jsonl both say. Databases keep NUL as
+// U+FFFD.
+func saidText(station string, attempt int64, reason string) []byte {
+	return fmt.Appendf(nil, "%q %d %q", station, attempt, strings.ReplaceAll(reason, "\x00", "\uFFFD"))
 }
 
 // finish compares the sums.

@@ -166,7 +166,7 @@ func (l *stationLog) head(out io.Writer) (LogHead, error) {
 			fmt.Errorf("the ledger was rolled back: station %s issued a checkpoint of %d events, the log has %d", l.station, issued[0].size, l.size),
 			"find the newer ledger; an older copy of it was restored")
 	}
-	return LogHead{l.station, Origin(l.station), l.size, tree.root().String()}, nil
+	return LogHead{Station: l.station, Origin: Origin(l.station), Size: l.size, Root: tree.root().String()}, nil
 }
 
 // each yields the leaves from left to right with their marks.

@@ -137,7 +137,7 @@ func (p *Proof) complete(l *stationLog, key crypto.Signer) error {
 	if p.Hashes, err = path.proof(); err != nil {
 		return err
 	}
-	head := LogHead{l.station, Origin(l.station), l.size, tree.root().String()}
+	head := LogHead{Station: l.station, Origin: Origin(l.station), Size: l.size, Root: tree.root().String()}
 	p.Checkpoint, err = head.sign(key)
 	return err
 }

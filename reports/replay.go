@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,7 +17,7 @@ import (
 // contents checks the logs, replays the events, and compares the outcome with
 // the listed devices.
 func (v *verifier) contents(ctx context.Context) error {
-	r := &replay{ctx: ctx, v: v, traces: newTraces()}
+	r := &replay{ctx: ctx, v: v, traces: v.shorts()}
 	if err := walkLogs(v.dir, v.st.Predicate.Logs, r); err != nil {
 		return err
 	}
@@ -43,6 +42,9 @@ type replay struct {
 	origin string
 	traces *traces
 	events int
+	// Of the second format.
+	agree *agreement
+	alone bool // one log has all events
 }
 
 func (r *replay) log(head LogHead) error {
@@ -89,7 +91,7 @@ func (r *replay) end(head LogHead) error {
 
 func (r *replay) event(e *eventLine) error {
 	p := r.v.st.Predicate
-	if e.Schema != pipeline.EventSchema {
+	if e.Schema != eventSchema1 {
 		return fmt.Errorf("an event of schema %.40q", e.Schema)
 	}
 	if e.Lot != p.Lot {
@@ -98,6 +100,35 @@ func (r *replay) event(e *eventLine) error {
 	if e.Row == 0 {
 		return r.facts(e)
 	}
+	return r.device(e)
+}
+
+// take replays one event of the second format, of the given log.
+func (r *replay) take(e *eventLine, head LogHead) error {
+	r.events++
+	if err := r.agree.event(e, head, r.alone); err != nil {
+		return err
+	}
+	if e.Row == 0 {
+		return nil
+	}
+	return r.device(e)
+}
+
+// applies reports whether an event's device is in the state from which it goes.
+func (r *replay) applies(e *eventLine) bool {
+	if e.Row == 0 || e.To == "" {
+		return true
+	}
+	t := r.traces.of(e.Row)
+	if t == nil {
+		return e.From == pipeline.Planned
+	}
+	return pipeline.States[t.state] == e.From
+}
+
+// device takes an event of a device to its trace.
+func (r *replay) device(e *eventLine) error {
 	t := r.traces.of(e.Row)
 	if t == nil {
 		var err error
@@ -137,6 +168,9 @@ func (r *replay) step(t *trace, e *eventLine) error {
 	if state < 0 {
 		return fmt.Errorf("row %d becomes %.40q, which is no state", e.Row, e.To)
 	}
+	if r.agree != nil {
+		r.agree.moved(t, e)
+	}
 	t.state = uint8(state)
 	switch e.Action {
 	case pipeline.ActionStage:
@@ -149,6 +183,7 @@ func (r *replay) step(t *trace, e *eventLine) error {
 		return nil
 	case pipeline.ActionPreauthorize:
 		t.marks |= tracePreauthorized
+		t.auth = r.traces.short(authText(e.ServerDeviceID, e.AuthSetID, e.RequestID, e.HTTPStatus))
 	case pipeline.ActionRelease:
 		if err := r.release(t, e); err != nil {
 			return err
@@ -167,8 +202,21 @@ func (r *replay) release(t *trace, e *eventLine) error {
 	if e.ReadBack != "match" && r.v.st.Predicate.Keys != pipeline.KeysInToken {
 		return fmt.Errorf("row %d was released, but its image was not read back", e.Row)
 	}
-	t.output = r.traces.short([]byte(e.OutputSHA256))
+	t.output = r.traces.short(outputText(r.agree != nil, e.OutputName, e.OutputBytes, e.OutputSHA256))
 	return checkSum(e.OutputSHA256)
+}
+
+// authText and outputText are what events and devices.jsonl both say of the
+// server's answer and of the image.
+func authText(device, set, request string, status int64) []byte {
+	return fmt.Appendf(nil, "%q %q %q %d", device, set, request, status)
+}
+
+func outputText(whole bool, name string, bytes int64, sum string) []byte {
+	if !whole {
+		return []byte(sum) // all that the first format compares
+	}
+	return fmt.Appendf(nil, "%q %d %q", name, bytes, sum)
 }
 
 // checkSum checks that a text is a SHA-256 in hexadecimal, or empty.
@@ -203,11 +251,11 @@ func (r *replay) devices() error {
 		if err != nil {
 			return err
 		}
-		var d deviceLine
-		if err := json.Unmarshal(line, &d); err != nil {
-			return flawed(fileDevices, "line %d: %v", lines.number, err)
+		d, err := parseDevice(line, r.agree != nil)
+		if err == nil {
+			err = l.device(d)
 		}
-		if err := l.device(&d); err != nil {
+		if err != nil {
 			return at(err, fileDevices, lines.number)
 		}
 	}

@@ -50,6 +50,12 @@ type Options struct {
 	// Timestamp asks an RFC 3161 authority for a time stamp of a checkpoint; see
 	// TimestampAuthority. It is optional, and with it two exports differ.
 	Timestamp func(ctx context.Context, data []byte) ([]byte, error)
+	// Custody says where Signer lives; Heads and Journal are those of Signing.
+	Custody Custody
+	Heads   *Heads
+	Journal Journal
+	// MadeBy names the program that exports, with its version.
+	MadeBy string
 	// Record is called when the bundle is complete and before it appears under
 	// its name, unless nothing has happened to the lot since the last recorded
 	// export; an error of it withdraws the bundle. It appends the event to the

@@ -2,12 +2,15 @@ package reports
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
+	"time"
 
 	"github.com/gowebpki/jcs"
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
@@ -21,7 +24,9 @@ const (
 	payloadType   = "application/vnd.in-toto+json"
 	statementType = "https://in-toto.io/Statement/v1"
 	// PredicateType names the predicate that Predicate describes.
-	PredicateType = "urn:keymill:attestation:lot:1"
+	PredicateType = "urn:keymill:attestation:lot:2"
+	// predicateType1 is that of the first format, whose logs hid other lots' events.
+	predicateType1 = "urn:keymill:attestation:lot:1"
 )
 
 // Statement says that a station vouches for the files of a bundle, the images
@@ -57,13 +62,35 @@ type Predicate struct {
 	Imbalances []string        `json:"imbalances"` // why it does not reconcile
 	Events     int             `json:"events"`
 	Logs       []LogHead       `json:"logs"`
+
+	// Of the second format.
+	Files   map[string]int64 `json:"files,omitempty"` // bytes of each file of the bundle
+	Columns *Columns         `json:"columns,omitempty"`
+	Custody *Custody         `json:"custody,omitempty"` // of the key that signs
+	Planned string           `json:"planned,omitempty"` // when the lot was planned, RFC 3339
+	Closed  string           `json:"closed,omitempty"`  // when it was closed
+	Line    string           `json:"line,omitempty"`    // the station that planned the lot
+	Tables  int              `json:"tables,omitempty"`  // revision of the tables and pages
+	MadeBy  string           `json:"made_by,omitempty"` // program that wrote them
 }
+
+// Columns are the names of the devices' values in the order of the tables.
+type Columns struct {
+	Identity   []string `json:"identity"`
+	Attributes []string `json:"attributes"`
+}
+
+// tablesRevision counts the forms of the tables and pages: the bytes of another
+// revision cannot be made again by this program.
+const tablesRevision = 1
+
+const timeForm = "2006-01-02T15:04:05.000000Z"
 
 const bundlePrefix = "bundle/"
 
 func (e *export) statement(files []File) *Statement {
 	s, lot := e.summary, e.summary.Lot
-	st := &Statement{Type: statementType, PredicateType: PredicateType}
+	st := &Statement{Type: statementType, PredicateType: predicateType1}
 	add := func(name, sum string) {
 		if sum != "" {
 			st.Subject = append(st.Subject, statementSubject{name, map[string]string{"sha256": sum}})
@@ -82,12 +109,46 @@ func (e *export) statement(files []File) *Statement {
 		imbalances = []string{}
 	}
 	st.Predicate = Predicate{
-		Lot: lot.Name, Station: e.opt.Station, Time: s.Time.Format("2006-01-02T15:04:05.000000Z"),
+		Lot: lot.Name, Station: e.opt.Station, Time: s.Time.Format(timeForm),
 		Devices: lot.Devices, Server: lot.Server, Keys: lot.Keys, Algorithm: lot.Algorithm,
 		Format: lot.Format, Injection: lot.InjectSHA256, Totals: s.Totals, Balance: s.Balance,
 		Reconciles: len(imbalances) == 0, Imbalances: imbalances, Events: e.result.Events, Logs: s.Logs,
 	}
+	if e.books {
+		e.second(st, files)
+	}
 	return st
+}
+
+// second adds what the second format says.
+func (e *export) second(st *Statement, files []File) {
+	st.PredicateType = PredicateType
+	s, p := e.summary, &st.Predicate
+	p.Files = make(map[string]int64, len(files))
+	for _, f := range files {
+		p.Files[f.Name] = f.Bytes
+	}
+	p.Columns = &Columns{Identity: notNil(s.Identity), Attributes: notNil(s.Attributes)}
+	custody := e.opt.Custody
+	if custody.Kind == "" {
+		custody.Kind = "file"
+	}
+	p.Custody, p.Planned, p.Closed = &custody, formTime(s.Lot.Created), formTime(s.Lot.Closed)
+	p.Line, p.Tables, p.MadeBy = s.Lot.Station, tablesRevision, cmp.Or(e.opt.MadeBy, "keymill")+" "+runtime.Version()
+}
+
+func notNil(names []string) []string {
+	if names == nil {
+		return []string{}
+	}
+	return names
+}
+
+func formTime(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(timeForm)
 }
 
 // dsseKey lets a crypto.Signer, or a public key alone, sign and verify
@@ -114,11 +175,7 @@ func (k dsseKey) Verify(_ context.Context, data, sig []byte) error {
 // signStatement returns the statement as canonical JSON in a DSSE envelope, one
 // line.
 func signStatement(ctx context.Context, st *Statement, key crypto.Signer) ([]byte, error) {
-	raw, err := json.Marshal(st)
-	if err != nil {
-		return nil, err
-	}
-	payload, err := jcs.Transform(raw)
+	payload, err := canonicalStatement(st)
 	if err != nil {
 		return nil, err
 	}
@@ -131,6 +188,15 @@ func signStatement(ctx context.Context, st *Statement, key crypto.Signer) ([]byt
 		return nil, fmt.Errorf("sign the statement: %w", err)
 	}
 	return encodeEnvelope(envelope)
+}
+
+// canonicalStatement returns a statement as RFC 8785 JSON.
+func canonicalStatement(st *Statement) ([]byte, error) {
+	raw, err := json.Marshal(st)
+	if err != nil {
+		return nil, err
+	}
+	return jcs.Transform(raw)
 }
 
 func encodeEnvelope(e *dsse.Envelope) ([]byte, error) {
@@ -195,8 +261,11 @@ func signedByAny(ctx context.Context, envelope *dsse.Envelope, sig, payload []by
 		}
 		return key, nil
 	}
-	return PublicKey{}, fmt.Errorf("it is signed by another key (%.16s..) than those given", given)
+	return PublicKey{}, fmt.Errorf("%w (%.16s..) than those given", errOtherKey, given)
 }
+
+// errOtherKey says that a statement is signed by a key that nobody gave.
+var errOtherKey = errors.New("it is signed by another key")
 
 func parseStatement(payload []byte) (*Statement, error) {
 	dec := json.NewDecoder(bytes.NewReader(payload))
@@ -205,8 +274,13 @@ func parseStatement(payload []byte) (*Statement, error) {
 	if err := dec.Decode(&st); err != nil {
 		return nil, fmt.Errorf("statement: %w", err)
 	}
-	if st.Type != statementType || st.PredicateType != PredicateType {
+	if st.Type != statementType || st.PredicateType != PredicateType && st.PredicateType != predicateType1 {
 		return nil, fmt.Errorf("a statement of type %q with predicate %q is not one of ours", st.Type, st.PredicateType)
+	}
+	if st.PredicateType == PredicateType {
+		if again, err := canonicalStatement(&st); err != nil || !bytes.Equal(again, payload) {
+			return nil, errors.New("the statement is not in the form in which it is written")
+		}
 	}
 	return &st, nil
 }

@@ -12,10 +12,15 @@ import (
 )
 
 // A trace is where a device's events leave it. A million of them must fit, so
-// they are 64 bytes each and hold no pointers.
+// they are 128 bytes each and hold no pointers.
 type trace struct {
 	identity          short
 	spki, output      short // as hexadecimal; zero for none
+	auth              short // what the server said
+	said              short // station, attempt and reason of the last change
+	serial            short
+	updated           int64  // microseconds, of the last change
+	unit              uint32 // the live unit's number; 0 for none
 	row               uint32
 	staged, destroyed uint32 // keys
 	state             uint8  // index into pipeline.States, of which planned is the first
@@ -27,6 +32,7 @@ const (
 	tracePreauthorized = 1 << iota
 	traceListed        // in devices.jsonl
 	traceKeyed         // there with a key
+	traceSerial        // an event named its serial
 )
 
 // A short stands for a longer text: half of its SHA-256 under a key that is new

@@ -35,18 +35,30 @@ type lineReader struct {
 	file   *os.File
 	in     *bufio.Reader
 	number int
+	offset int64 // bytes read
 	long   []byte
 }
 
 func openLines(dir, name string) (*lineReader, error) {
-	f, err := os.Open(filepath.Join(dir, filepath.FromSlash(name)))
+	f, _, err := openRegular(filepath.Join(dir, filepath.FromSlash(name)))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, flawed(name, "is missing")
+	}
+	if odd, ok := errors.AsType[*notRegularError](err); ok {
+		return nil, flawed(name, "%v", odd)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return &lineReader{name: name, file: f, in: bufio.NewReaderSize(f, 64<<10)}, nil
+}
+
+// seek goes to a byte at which a line begins.
+func (r *lineReader) seek(offset int64) error {
+	_, err := r.file.Seek(offset, io.SeekStart)
+	r.in.Reset(r.file)
+	r.offset = offset
+	return err
 }
 
 func (r *lineReader) close() { _ = r.file.Close() }
@@ -64,6 +76,7 @@ func (r *lineReader) next() ([]byte, error) {
 		line = r.long
 	}
 	r.number++
+	r.offset += int64(len(line))
 	switch {
 	case errors.Is(err, io.EOF) && len(line) == 0:
 		return nil, io.EOF
@@ -204,8 +217,14 @@ func walkLog(dir string, head LogHead, events *parsedLines[*eventLine], v visito
 
 // at says in which line a plain error of a visitor lies.
 func at(err error, file string, line int) error {
+	if fork, ok := errors.AsType[*forkError](err); ok {
+		return flawed(file, "%v", fork)
+	}
 	if _, ok := errors.AsType[*flaw](err); ok || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
+	}
+	if line == 0 {
+		return flawed(file, "%v", err)
 	}
 	return flawed(file, "line %d: %v", line, err)
 }
