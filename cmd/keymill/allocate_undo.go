@@ -81,7 +81,7 @@ func (a *app) takeBack(cmd *cobra.Command, known *ledger.Ledger, lot string, ran
 		return err
 	}
 	_, err = known.Append(cmd.Context(), pipeline.Event{
-		Station: cfg.Audit.Station, Action: pipeline.ActionAllocate, Reason: "taken back", Facts: facts(map[string]string{
+		Station: cfg.Audit.Station, Action: pipeline.ActionAllocate, Reason: "taken back", Facts: Facts(map[string]string{
 			"lot": lot, "ranges": strconv.Itoa(ranges), "operator": cfg.Audit.Operator,
 		}),
 	})

@@ -11,7 +11,6 @@ import (
 
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
-	"keymill/cmd/keymill/internal/logs"
 	"keymill/pipeline"
 	"keymill/reports"
 )
@@ -42,7 +41,7 @@ Give it to the auditor before the first lot, by a way that the factory does not 
 			if err != nil {
 				return err
 			}
-			key, err := a.signer(cmd.Context(), cfg, logs.New(cfg.Log, a.err))
+			key, err := a.signer(cmd, cfg)
 			if err != nil {
 				return err
 			}
@@ -229,11 +228,11 @@ func (a *app) prove(cmd *cobra.Command, lotName, device, bundle string) (*report
 		return nil, err
 	}
 	defer known.Close()
-	rec, err := known.device(ctx, device)
+	rec, err := known.Device(ctx, device)
 	if err != nil {
 		return nil, err
 	}
-	key, err := a.signer(ctx, known.cfg, logs.New(known.cfg.Log, a.err))
+	key, err := a.signer(cmd, known.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -285,7 +284,7 @@ func keyOfImage(ctx context.Context, image, path string) ([]byte, error) {
 	if image == "" {
 		return nil, nil
 	}
-	golden, closeImage, err := openImage(ctx, image, "")
+	golden, closeImage, err := OpenImage(ctx, image, "")
 	if err != nil {
 		return nil, err
 	}

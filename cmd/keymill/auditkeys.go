@@ -36,7 +36,7 @@ func (a *app) auditKeys(cmd *cobra.Command, lots, lists []string) error {
 	}
 	defer known.Close()
 	for _, name := range lots {
-		if _, err := findLot(cmd, known, name); err != nil {
+		if _, err := FindLot(cmd.Context(), known, name); err != nil {
 			return err
 		}
 	}

@@ -51,7 +51,7 @@ manifests, and ends with 0 when it is stopped while idle.
 		},
 	}
 	cmd.Flags().BoolVar(&watch, "watch", false, "go on waiting for manifests")
-	cmd.Flags().StringVar(&a.verifyHow, "verify", verifySample, "compare with the server at each lot's end: all, sample or none")
+	cmd.Flags().StringVar(&a.verifyHow, "verify", VerifySample, "compare with the server at each lot's end: all, sample or none")
 	names := slices.DeleteFunc(slices.Clone(lineSettings), func(name string) bool { return name == "out" })
 	addSettings(cmd, append([]string{"expect", "sheet"}, names...)...)
 	cmd.Flags().BoolVar(&a.json, "json", false, "print each lot's outcome as JSON when it ends")
@@ -108,6 +108,9 @@ func (a *app) batch(cmd *cobra.Command, dir string, watch bool) error {
 // openBatch takes the folder's lock and opens what a batch needs. held gives
 // everything up.
 func (a *app) openBatch(cmd *cobra.Command, dir string) (b *batch, held io.Closer, err error) {
+	if err := a.checkVerifyHow(); err != nil {
+		return nil, nil, err
+	}
 	cfg, err := a.config(cmd, nil)
 	if err != nil {
 		return nil, nil, err

@@ -47,7 +47,7 @@ type lotResult struct {
 // one; an error, that the folder cannot be worked with.
 func (b *batch) work(ctx context.Context, d dropped) (outage bool, err error) {
 	lotApp := *b.app
-	lotApp.observe, lotApp.json = b.meter.observe, false
+	lotApp.begun, lotApp.json = b.meter.begun, false
 	if b.app.json {
 		lotApp.out = io.Discard
 	} else {
@@ -187,7 +187,7 @@ func (b *batch) tellFailed(n *notification) error {
 
 // balance returns how a lot stands, nil totals if the ledger does not have it.
 func (b *batch) balance(ctx context.Context, name string) (lot pipeline.Lot, totals *pipeline.Totals, err error) {
-	books, err := openKnown(ctx, b.cfg.Ledger)
+	books, err := OpenKnown(ctx, b.cfg.Ledger)
 	if err != nil || books == nil {
 		return lot, nil, err
 	}
@@ -262,14 +262,14 @@ func (b *batch) refuseChanged(ctx context.Context, d dropped, r *lotResult, n no
 // problems checks a manifest once more, for its report. That it cannot be read
 // is in the report already.
 func (b *batch) problems(ctx context.Context, d dropped, each func(sources.Problem)) (rows int) {
-	books, err := openKnown(ctx, b.cfg.Ledger)
+	books, err := OpenKnown(ctx, b.cfg.Ledger)
 	if err != nil {
 		b.log.Warn("the report lacks what other lots hold", "manifest", d.name(), "error", err)
 	}
 	if books != nil {
 		defer books.Close()
 	}
-	manifest, err := openManifest(d.path, b.cfg, d.lot, books)
+	manifest, err := OpenManifest(d.path, b.cfg, d.lot, books)
 	if err != nil {
 		return 0
 	}

@@ -65,7 +65,7 @@ func (a *app) completeLots(cmd *cobra.Command, args []string, typed string) ([]c
 	if err != nil {
 		return nil, none
 	}
-	known, err := openKnown(cmd.Context(), cfg.Ledger)
+	known, err := OpenKnown(cmd.Context(), cfg.Ledger)
 	if err != nil || known == nil {
 		return nil, none
 	}

@@ -37,7 +37,7 @@ invents a manifest, generates a golden image, and runs the lot. Run again, it re
 			if devices < 1 {
 				return fault.Usagef("--devices is %d; it is a number of devices", devices)
 			}
-			return a.demo(cmd.Context(), dir, devices)
+			return a.demo(cmd, dir, devices)
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", "keymill-demo", "folder for everything that the demo makes")
@@ -45,7 +45,7 @@ invents a manifest, generates a golden image, and runs the lot. Run again, it re
 	return cmd
 }
 
-func (a *app) demo(ctx context.Context, dir string, devices int) error {
+func (a *app) demo(cmd *cobra.Command, dir string, devices int) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return err
@@ -53,6 +53,7 @@ func (a *app) demo(ctx context.Context, dir string, devices int) error {
 	if err := files.MakeDirs(dir); err != nil {
 		return err
 	}
+	ctx := cmd.Context()
 	if err := demoInputs(ctx, dir, devices); err != nil {
 		return fault.StorageOutage(err)
 	}
@@ -63,12 +64,13 @@ func (a *app) demo(ctx context.Context, dir string, devices int) error {
 		return err
 	}
 	fmt.Fprintf(a.err, "Trial server at %s\n", server)
-	runErr := run(ctx, []string{
-		"run", filepath.Join(dir, "manifest.csv"), "--lot", "demo", "--golden", filepath.Join(dir, "golden.sdimg"),
-		"--ledger", filepath.Join(dir, "keymill.db"), "--out", filepath.Join(dir, "out", "demo"), "--server", server,
-		"--token-file", filepath.Join(dir, "sandbox", "token"), "--ca-file", filepath.Join(dir, "sandbox", "ca.crt"),
-		"--config", filepath.Join(dir, config.File),
-	}, a.stdio, a.brake)
+	o := a.options(cmd)
+	o.Settings = config.Layers{File: filepath.Join(dir, config.File), Env: a.env, Flags: map[string]any{
+		"image.golden": filepath.Join(dir, "golden.sdimg"), "ledger": filepath.Join(dir, "keymill.db"),
+		"out": filepath.Join(dir, "out", "demo"), "server.url": server,
+		"server.token_file": filepath.Join(dir, "sandbox", "token"), "server.ca_file": filepath.Join(dir, "sandbox", "ca.crt"),
+	}}
+	runErr := a.tellOutcome(Run(ctx, o, filepath.Join(dir, "manifest.csv"), "demo"))
 	stop()
 	if err := <-stopped; err != nil && runErr == nil {
 		runErr = err

@@ -26,8 +26,8 @@ const (
 
 func isCompressed(format string) bool { return format == "gz" || format == "xz" || format == "zst" }
 
-// diskNeed is what a lot will take on the disk.
-type diskNeed struct {
+// DiskNeed is what a lot will take on the disk.
+type DiskNeed struct {
 	PerDevice int64 `json:"bytes_per_device"`
 	Total     int64 `json:"bytes"`
 	Free      int64 `json:"free"`
@@ -35,23 +35,23 @@ type diskNeed struct {
 }
 
 // diskFor estimates the need of a lot's devices in its output folder.
-func (j *job) diskFor(devices int) (diskNeed, error) {
-	var need diskNeed
-	dir := existingParent(j.lot.Out)
+func (l *Lot) diskFor(devices int) (DiskNeed, error) {
+	var need DiskNeed
+	dir := existingParent(l.Lot.Out)
 	free, err := imaging.FreeBytes(dir)
 	if err != nil {
 		return need, err
 	}
 	need.Free = free
 	need.PerDevice = ledgerBytesPerDevice + packBytesPerDevice
-	if need.Reflinks, err = imaging.Reflinks(j.images.golden, dir); err != nil {
+	if need.Reflinks, err = imaging.Reflinks(l.images.golden, dir); err != nil {
 		return need, err
 	}
-	golden, err := imaging.AllocatedBytes(j.images.golden.Path())
+	golden, err := imaging.AllocatedBytes(l.images.golden.Path())
 	if err != nil {
 		return need, err
 	}
-	switch j.lot.Format {
+	switch l.Lot.Format {
 	case config.FormatPack:
 	case "raw":
 		need.PerDevice += golden
@@ -60,7 +60,7 @@ func (j *job) diskFor(devices int) (diskNeed, error) {
 	default: // a device's difference to golden
 		need.PerDevice += deltaBytes
 	}
-	if shares := j.lot.Format == "raw" || isCompressed(j.lot.Format); shares && need.Reflinks {
+	if shares := l.Lot.Format == "raw" || isCompressed(l.Lot.Format); shares && need.Reflinks {
 		need.PerDevice = ledgerBytesPerDevice + packBytesPerDevice + deltaBytes
 	}
 	need.Total = need.PerDevice * int64(devices)
@@ -68,8 +68,8 @@ func (j *job) diskFor(devices int) (diskNeed, error) {
 }
 
 // enoughDisk refuses a lot that will not fit, before anything is made.
-func (j *job) enoughDisk(devices int) error {
-	need, err := j.diskFor(devices)
+func (l *Lot) enoughDisk(devices int) error {
+	need, err := l.diskFor(devices)
 	if err != nil {
 		return fault.StorageOutage(err)
 	}
@@ -77,12 +77,12 @@ func (j *job) enoughDisk(devices int) error {
 		return nil
 	}
 	hint := "Free the disk, or put the lot elsewhere with --out."
-	if j.lot.Format == "raw" && !need.Reflinks {
+	if l.Lot.Format == "raw" && !need.Reflinks {
 		hint = "Use --format pack (a few KiB a device; `keymill image write` makes any image from it), " +
 			"or put --out and the golden image on one XFS or btrfs, where raw images share their blocks."
 	}
 	return &pipeline.Outage{Part: pipeline.PartStorage, Hint: hint,
-		Err: fmt.Errorf("%d devices need about %s in %s, but %s are free", devices, say.Bytes(need.Total), j.lot.Out, say.Bytes(need.Free))}
+		Err: fmt.Errorf("%d devices need about %s in %s, but %s are free", devices, say.Bytes(need.Total), l.Lot.Out, say.Bytes(need.Free))}
 }
 
 // existingParent returns the nearest folder of path that exists.

@@ -15,7 +15,6 @@ import (
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
-	"keymill/cmd/keymill/internal/logs"
 	"keymill/cmd/keymill/internal/say"
 	"keymill/pipeline"
 	"keymill/reports"
@@ -82,13 +81,13 @@ func (a *app) export(cmd *cobra.Command, name string, flags exportFlags) error {
 		return err
 	}
 	defer known.Close()
-	key, err := a.signer(ctx, known.cfg, logs.New(known.cfg.Log, a.err))
+	key, err := a.signer(cmd, known.Config)
 	if err != nil {
 		return err
 	}
 	defer key.Close()
 	result, err := reports.Export(ctx, known, name, flags.dir, reports.Options{
-		Formats: flags.formats, Station: known.cfg.Audit.Station, Signer: key, Timestamp: timestamp(known.cfg.Audit),
+		Formats: flags.formats, Station: known.Config.Audit.Station, Signer: key, Timestamp: timestamp(known.Config.Audit),
 	})
 	if err != nil {
 		return exportFault(err)

@@ -1,10 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,7 +13,6 @@ import (
 	"keymill/cmd/keymill/internal/say"
 	"keymill/imaging"
 	"keymill/pipeline"
-	"keymill/pipeline/ledger"
 )
 
 func (a *app) imageFlashCmd() *cobra.Command {
@@ -59,12 +54,12 @@ func (a *app) imageFlash(cmd *cobra.Command, lotName, device, disk string, again
 		return err
 	}
 	defer known.Close()
-	lot, cfg := known.lot, known.cfg
-	rec, err := known.device(ctx, device)
+	lot, cfg := known.Planned, known.Config
+	rec, err := known.Device(ctx, device)
 	if err != nil {
 		return err
 	}
-	before, err := flashedBefore(ctx, known.Ledger, rec)
+	before, err := FlashedBefore(ctx, known.Ledger, rec)
 	if err != nil {
 		return err
 	}
@@ -72,26 +67,26 @@ func (a *app) imageFlash(cmd *cobra.Command, lotName, device, disk string, again
 		return fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("%s was flashed before, %s", rec.Identity, before),
 			"Two units with one key are clones. If the first one was scrapped, say --again."))
 	}
-	golden, err := openLotGolden(ctx, cfg, lot)
+	golden, err := OpenLotGolden(ctx, cfg, lot)
 	if err != nil {
 		return err
 	}
 	defer golden.Close()
-	image, err := deviceImage(ctx, golden, lot, rec)
+	image, err := DeviceImage(ctx, golden, lot, rec)
 	if err != nil {
 		return err
 	}
 	defer image.Close()
-	if image.overlay == nil {
+	if image.Overlay == nil {
 		return fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("lot %s is not in format pack: its images are files", lot.Name),
 			"Write the file with your tool, or plan lots that are flashed here with --format pack."))
 	}
-	result, err := imaging.Flash(ctx, disk, golden, image.overlay, imaging.FlashOptions{Zero: zero, Progress: flashBar(a.err)})
+	result, err := imaging.Flash(ctx, disk, golden, image.Overlay, imaging.FlashOptions{Zero: zero, Progress: flashBar(a.err)})
 	if err != nil {
-		return imageFault(ctx, disk, err)
+		return ImageFault(ctx, disk, err)
 	}
 	changes := pipeline.Transitions{Ledger: known, Station: cfg.Audit.Station}
-	_, err = known.Append(ctx, changes.Flashed(rec, facts(map[string]string{"disk": disk, "operator": cfg.Audit.Operator})))
+	_, err = known.Append(ctx, changes.Flashed(rec, Facts(map[string]string{"disk": disk, "operator": cfg.Audit.Operator})))
 	if err != nil {
 		return err
 	}
@@ -100,31 +95,6 @@ func (a *app) imageFlash(cmd *cobra.Command, lotName, device, disk string, again
 	}
 	a.printf("Flashed %s to %s: %s written and read back, %s skipped.\n", rec.Identity, disk, say.Bytes(result.Written), say.Bytes(result.Skipped))
 	return nil
-}
-
-// flashedBefore says when and where a device was flashed last, "" if never.
-func flashedBefore(ctx context.Context, known *ledger.Ledger, rec *pipeline.Record) (string, error) {
-	said := ""
-	for event, err := range known.Events(ctx, rec.Lot) {
-		if err != nil {
-			return "", err
-		}
-		if !bytes.Contains(event.Canonical, []byte(`"action":"`+pipeline.ActionFlash+`"`)) {
-			continue
-		}
-		var flashed struct {
-			Row   int               `json:"row"`
-			Time  string            `json:"time"`
-			Facts map[string]string `json:"facts"`
-		}
-		if err := json.Unmarshal(event.Canonical, &flashed); err != nil {
-			return "", errors.Join(errors.New("the ledger holds an unreadable event"), err)
-		}
-		if flashed.Row == rec.Row {
-			said = fmt.Sprintf("at %s to %s by station %s", flashed.Time, flashed.Facts["disk"], event.Station)
-		}
-	}
-	return said, nil
 }
 
 // flashBar shows a bar on a terminal; elsewhere nothing.

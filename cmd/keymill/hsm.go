@@ -67,7 +67,8 @@ func (a *app) hsmVerb(name, short string, journal func(path string) (*hsm.FileJo
 			if err != nil {
 				return err
 			}
-			config, journal, err := a.hsmConfig(cfg, logs.New(cfg.Log, a.err), journal)
+			o := a.options(cmd)
+			config, journal, err := o.HSMConfig(cfg, logs.New(cfg.Log, a.err), journal)
 			if err != nil {
 				return err
 			}
@@ -108,7 +109,7 @@ func (a *app) hsmGC(ctx context.Context, cfg *config.Config, config hsm.Config, 
 // nil where there is no ledger that could tell. The keys of devices that were
 // taken back or that another lot took over are nobody's any more.
 func keysInUse(ctx context.Context, path string) (map[string]bool, error) {
-	known, err := openKnown(ctx, path)
+	known, err := OpenKnown(ctx, path)
 	if err != nil || known == nil {
 		return nil, err
 	}

@@ -20,11 +20,11 @@ type kept struct {
 }
 
 // openKept opens the token of a lot whose keys stay in one.
-func (j *job) openKept(ctx context.Context) (*kept, error) {
-	if j.lot.Keys != pipeline.KeysInToken {
+func (l *Lot) openKept(ctx context.Context) (*kept, error) {
+	if l.Lot.Keys != pipeline.KeysInToken {
 		return nil, nil
 	}
-	config, journal, err := j.app.hsmConfig(j.cfg, j.log, hsm.OpenJournal)
+	config, journal, err := l.opts.HSMConfig(l.Config, l.Log, hsm.OpenJournal)
 	if err != nil {
 		return nil, err
 	}
@@ -32,7 +32,7 @@ func (j *job) openKept(ctx context.Context) (*kept, error) {
 	if err != nil {
 		return nil, errors.Join(fault.OfHSM(ctx, err), journal.Close())
 	}
-	return &kept{token: token, journal: journal, log: j.log}, nil
+	return &kept{token: token, journal: journal, log: l.Log}, nil
 }
 
 // keysMayStay gives advice where the token can't be opened.

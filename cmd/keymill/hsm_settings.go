@@ -12,7 +12,7 @@ import (
 )
 
 // checkToken refuses what can't name a token, before it is looked for.
-func (a *app) checkToken(cfg *config.Config) error {
+func (o *Options) checkToken(cfg *config.Config) error {
 	k := &cfg.Keys
 	if k.HSM == "" {
 		return fault.As(fault.Usage, pipeline.WithHint(errors.New("no HSM is named"),
@@ -30,21 +30,21 @@ func (a *app) checkToken(cfg *config.Config) error {
 			return fault.Usagef("keys.%s is less than 0", name)
 		}
 	}
-	return a.guardPINs(cfg, uri)
+	return o.guardPINs(cfg, uri)
 }
 
 // guardPINs refuses a PIN where others can see it: on the command line, or in a
 // file that everybody can read.
-func (a *app) guardPINs(cfg *config.Config, uri *hsm.URI) error {
+func (o *Options) guardPINs(cfg *config.Config, uri *hsm.URI) error {
 	from := cfg.Where("keys.hsm")
 	switch {
 	case uri.PINValue == "":
-		return a.env.GuardPIN("keys.hsm", cfg.Keys.HSM)
+		return o.Settings.Env.GuardPIN("keys.hsm", cfg.Keys.HSM)
 	case strings.HasPrefix(from, "--"):
 		return fault.As(fault.Usage, pipeline.WithHint(errors.New("a PIN on the command line is there for everybody to see"),
 			"Write it into a file (chmod 600), and name that with pin-source instead of pin-value; if others were on this machine meanwhile, change the PIN, too."))
 	case strings.ContainsAny(from, "./"): // a file, and no variable
-		return a.env.GuardSecret("pin-value in keys.hsm", from)
+		return o.Settings.Env.GuardSecret("pin-value in keys.hsm", from)
 	}
 	return nil
 }

@@ -1,21 +1,11 @@
 package main
 
 import (
-	"context"
-	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
-	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
-	"keymill/cmd/keymill/internal/files"
-	"keymill/imaging"
-	"keymill/pipeline"
 )
 
 func (a *app) imageCmd() *cobra.Command {
@@ -60,172 +50,26 @@ func (a *app) imageWrite(cmd *cobra.Command, lotName, device, output string) err
 		return err
 	}
 	defer known.Close()
-	rec, err := known.device(cmd.Context(), device)
+	rec, err := known.Device(cmd.Context(), device)
 	if err != nil {
 		return err
 	}
-	golden, err := openLotGolden(cmd.Context(), known.cfg, known.lot)
+	golden, err := OpenLotGolden(cmd.Context(), known.Config, known.Planned)
 	if err != nil {
 		return err
 	}
 	defer golden.Close()
-	image, err := deviceImage(cmd.Context(), golden, known.lot, rec)
+	image, err := DeviceImage(cmd.Context(), golden, known.Planned, rec)
 	if err != nil {
 		return err
 	}
 	defer image.Close()
 	if output == "-" {
-		return fault.Disk(image.stream(cmd.Context(), a.out))
+		return fault.Disk(image.Stream(cmd.Context(), a.out))
 	}
-	if err := image.write(cmd.Context(), output); err != nil {
+	if err := image.Write(cmd.Context(), output); err != nil {
 		return fault.StorageOutage(err)
 	}
 	fmt.Fprintf(a.err, "Wrote %s for %s. It holds the device's private key.\n", output, rec.Identity)
 	return nil
-}
-
-// theDevice makes sure that exactly one device was meant, and that it has an image.
-func theDevice(lot pipeline.Lot, value string, found []*pipeline.Record) (*pipeline.Record, error) {
-	switch {
-	case len(found) == 0:
-		return nil, fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("lot %s has no device %q", lot.Name, value),
-			"DEVICE is any of a device's identity values, or its serial."))
-	case len(found) > 1:
-		return nil, fault.As(fault.Usage, pipeline.WithHint(
-			fmt.Errorf("%d devices of lot %s have the value %q (rows %d, %d ..)", len(found), lot.Name, value, found[0].Row, found[1].Row),
-			"Name the device by a value that only it has."))
-	}
-	rec := found[0]
-	if rec.Progress() == pipeline.Planned {
-		return nil, fault.As(fault.Devices, pipeline.WithHint(fmt.Errorf("%s has no key yet, so there is no image (state %s)", rec.Identity, rec.State),
-			"Run the lot first."))
-	}
-	return rec, nil
-}
-
-// openLotGolden opens the golden image of a lot and makes sure that it is the one.
-func openLotGolden(ctx context.Context, cfg *config.Config, lot pipeline.Lot) (*imaging.Golden, error) {
-	golden, err := imaging.OpenGolden(ctx, cfg.Image.Golden, imaging.GoldenOptions{
-		CacheDir: goldenCache(cfg.Ledger), Partition: cfg.Image.Partition,
-	})
-	if err != nil {
-		return nil, imageFault(ctx, cfg.Image.Golden, err)
-	}
-	sum := golden.SHA256()
-	if got := hex.EncodeToString(sum[:]); got != lot.GoldenSHA256 {
-		return nil, errors.Join(fault.As(fault.Storage, pipeline.WithHint(
-			fmt.Errorf("%s is not the golden image of lot %s: sha256 %s, want %s", cfg.Image.Golden, lot.Name, got, lot.GoldenSHA256),
-			"Name the lot's golden image with --golden.")), golden.Close())
-	}
-	return golden, nil
-}
-
-// oneImage is a device's image, wherever it comes from.
-type oneImage struct {
-	golden  *imaging.Golden
-	overlay *imaging.Overlay // nil where a published image is shown
-	image   io.Reader        // the published image, whole
-	closers []io.Closer
-}
-
-// deviceImage finds the image of a device: golden and its pack entry, or the
-// file that was published.
-func deviceImage(ctx context.Context, golden *imaging.Golden, lot pipeline.Lot, rec *pipeline.Record) (*oneImage, error) {
-	if lot.Format != config.FormatPack && rec.State == pipeline.Released {
-		return publishedImage(ctx, golden, lot, rec)
-	}
-	pack, err := imaging.ReadPack(packPath(lot))
-	if err != nil {
-		return nil, imageGone(lot, err)
-	}
-	defer pack.Close()
-	key, overlay, err := pack.Read(imaging.Ref(rec.Pack))
-	if err != nil {
-		return nil, fault.StorageOutage(err)
-	}
-	if key != rec.Identity.Sum() {
-		return nil, fault.StorageOutage(fmt.Errorf("the pack entry of %s belongs to another device", rec.Identity))
-	}
-	return &oneImage{golden: golden, overlay: overlay}, nil
-}
-
-// publishedImage opens the file that was published for a device. What the
-// format leaves to golden is put back.
-func publishedImage(ctx context.Context, golden *imaging.Golden, lot pipeline.Lot, rec *pipeline.Record) (*oneImage, error) {
-	dir := filepath.Join(lot.Out, "images")
-	path := filepath.Join(dir, rec.Output.Name)
-	if isCompressed(lot.Format) {
-		return unpackedImage(golden, lot, path)
-	}
-	format, err := imaging.FindFormat(lot.Format)
-	if err != nil {
-		return nil, fault.As(fault.Usage, err)
-	}
-	writer, err := format.Open(ctx, golden, dir)
-	if err != nil {
-		return nil, fault.StorageOutage(err)
-	}
-	view, err := writer.View(path)
-	if err != nil {
-		return nil, files.Closing(writer, imageGone(lot, err))
-	}
-	return &oneImage{golden: golden, image: io.NewSectionReader(view, 0, golden.Size()), closers: []io.Closer{view, writer}}, nil
-}
-
-func unpackedImage(golden *imaging.Golden, lot pipeline.Lot, path string) (*oneImage, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, imageGone(lot, err)
-	}
-	image, err := imaging.Decompress(file)
-	if err != nil {
-		return nil, files.Closing(file, fault.StorageOutage(err))
-	}
-	return &oneImage{golden: golden, image: image, closers: []io.Closer{image, file}}, nil
-}
-
-func (o *oneImage) stream(ctx context.Context, w io.Writer) error {
-	if o.overlay == nil {
-		_, err := io.Copy(w, o.image)
-		return err
-	}
-	return imaging.Stream(ctx, o.golden, o.overlay, w)
-}
-
-// write publishes the image under a name of the user's, sparse and 0600.
-func (o *oneImage) write(ctx context.Context, path string) error {
-	if o.overlay != nil {
-		_, err := imaging.WriteRaw(ctx, o.golden, o.overlay, path)
-		return err
-	}
-	return imaging.WriteSparse(ctx, path, o.image)
-}
-
-func (o *oneImage) Close() error {
-	if o.overlay != nil {
-		wipe(o.overlay)
-	}
-	var errs []error
-	for _, c := range o.closers {
-		errs = append(errs, c.Close())
-	}
-	return errors.Join(errs...)
-}
-
-// openImage opens an image that may hold a key. If it is compressed it is
-// unpacked into a folder that goes when the image is closed: the cache of golden
-// images is no place for keys.
-func openImage(ctx context.Context, path, partition string) (*imaging.Golden, func(), error) {
-	dir, err := os.MkdirTemp("", "keymill-image-*")
-	if err != nil {
-		return nil, nil, fault.StorageOutage(err)
-	}
-	golden, err := imaging.OpenGolden(ctx, path, imaging.GoldenOptions{CacheDir: dir, Partition: partition})
-	if err != nil {
-		return nil, nil, errors.Join(imageFault(ctx, path, err), os.RemoveAll(dir))
-	}
-	return golden, func() {
-		golden.Close()
-		os.RemoveAll(dir)
-	}, nil
 }

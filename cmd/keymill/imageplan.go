@@ -1,20 +1,15 @@
 package main
 
 import (
-	"context"
 	"encoding/csv"
 	"encoding/hex"
 	"errors"
 	"strconv"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
-	"keymill/cmd/keymill/internal/logs"
 	"keymill/cmd/keymill/internal/say"
-	"keymill/hsm"
 	"keymill/imaging"
 	"keymill/pipeline"
 )
@@ -56,40 +51,12 @@ func (a *app) imagePlan(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	j := &job{app: a, cfg: cfg, log: logs.New(cfg.Log, a.err)}
-	defer j.Close()
-	if err := j.openGolden(ctx, time.Now().UTC().Truncate(time.Second)); err != nil {
-		return err
-	}
-	if j.keys, err = a.openKeys(ctx, cfg, j.log); err != nil {
-		return err
-	}
-	key, err := sampleKey(ctx, j.keys, cfg.Keys.Device)
+	o := a.options(cmd)
+	described, err := o.Template(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	defer hsm.Wipe(key.PrivateKey)
-	contents, err := j.images.render.Render(inventedDevice(j.images.render), key)
-	if err != nil {
-		return fault.As(fault.Usage, err)
-	}
-	overlay, err := j.images.plan.Overlay(ctx, contents)
-	if err != nil {
-		return imageFault(ctx, cfg.Image.Golden, err)
-	}
-	defer wipe(overlay)
-	return a.printDescriptions([]*imaging.Description{overlay.Template.Describe()})
-}
-
-// sampleKey is what an invented device gets. None is made that would stay in
-// its token.
-func sampleKey(ctx context.Context, keys keySource, device config.DeviceTokenConfig) (key pipeline.KeyFiles, err error) {
-	if o := keys.Origin(); o.Mode == hsm.ModeToken {
-		uri := hsm.URI{Token: o.TokenLabel, Serial: o.TokenSerial, Object: "0123456789", ID: make([]byte, 16), Type: "private"}
-		return deviceFiles(device, uri.String())
-	}
-	key.PrivateKey, _, err = keys.Generate(ctx, "plan")
-	return key, err
+	return a.printDescriptions([]*imaging.Description{described})
 }
 
 // imagePlanOf shows what a lot's pack holds.
@@ -99,11 +66,11 @@ func (a *app) imagePlanOf(cmd *cobra.Command, name string, table bool) error {
 		return err
 	}
 	defer known.Close()
-	lot, err := findLot(cmd, known, name)
+	lot, err := FindLot(cmd.Context(), known, name)
 	if err != nil {
 		return err
 	}
-	pack, err := imaging.ReadPack(packPath(lot))
+	pack, err := imaging.ReadPack(PackPath(lot))
 	if err != nil {
 		return fault.StorageOutage(err)
 	}
@@ -134,7 +101,7 @@ func (a *app) imagePlanOf(cmd *cobra.Command, name string, table bool) error {
 		if table {
 			err = writeFields(rows, rec, overlay)
 		}
-		wipe(overlay)
+		Wipe(overlay)
 		if err != nil {
 			return err
 		}

@@ -50,7 +50,7 @@ func (l *lotImages) Stage(ctx context.Context, dev *pipeline.Device, private, pu
 	if err != nil {
 		return pipeline.PackRef{}, fault.Disk(err)
 	}
-	defer wipe(overlay)
+	defer Wipe(overlay)
 	ref, err := l.pack.Append(ctx, dev.Identity.Sum(), overlay)
 	if err != nil && ctx.Err() == nil {
 		err = fault.StorageOutage(err)
@@ -63,7 +63,7 @@ func (l *lotImages) Release(ctx context.Context, rec *pipeline.Record) (pipeline
 	if err != nil {
 		return pipeline.Output{}, nil, err
 	}
-	defer wipe(overlay)
+	defer Wipe(overlay)
 	if l.writer == nil {
 		image, err := imaging.NewReader(l.golden, overlay)
 		if err != nil {
@@ -179,8 +179,8 @@ func (l *lotImages) Close() error {
 	return errors.Join(errs...)
 }
 
-// wipe overwrites a device's own bytes: the key is among them.
-func wipe(o *imaging.Overlay) {
+// Wipe overwrites a device's own bytes: the key is among them.
+func Wipe(o *imaging.Overlay) {
 	for _, slot := range o.Slots {
 		clear(slot.Data)
 	}

@@ -17,9 +17,9 @@ const confBytes = 400
 // tryGolden makes the template for an invented device, so that a golden image
 // which cannot take the files is refused before there is a lot. The first devices
 // whose contents take as many blocks share it.
-func (j *job) tryGolden(ctx context.Context) error {
-	contents, err := j.images.render.Render(inventedDevice(j.images.render), pipeline.KeyFiles{
-		PrivateKey: make([]byte, pemBytes[j.cfg.Keys.Algorithm]), MenderConf: make([]byte, confBytes), OpenSSLConf: make([]byte, confBytes),
+func (l *Lot) tryGolden(ctx context.Context) error {
+	contents, err := l.images.render.Render(inventedDevice(l.images.render), pipeline.KeyFiles{
+		PrivateKey: make([]byte, pemBytes[l.Config.Keys.Algorithm]), MenderConf: make([]byte, confBytes), OpenSSLConf: make([]byte, confBytes),
 	})
 	if err != nil {
 		return nil //nolint:nilerr // a template for the values of real devices; theirs will tell
@@ -28,8 +28,8 @@ func (j *job) tryGolden(ctx context.Context) error {
 	for i, content := range contents {
 		lengths[i] = int64(len(content))
 	}
-	if _, err := j.images.plan.Prepare(ctx, lengths); err != nil {
-		return imageFault(ctx, j.cfg.Image.Golden, err)
+	if _, err := l.images.plan.Prepare(ctx, lengths); err != nil {
+		return ImageFault(ctx, l.Config.Image.Golden, err)
 	}
 	return nil
 }

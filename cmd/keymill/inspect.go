@@ -23,14 +23,14 @@ func (a *app) imageInspectCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			golden, closeImage, err := openImage(cmd.Context(), args[0], cfg.Image.Partition)
+			golden, closeImage, err := OpenImage(cmd.Context(), args[0], cfg.Image.Partition)
 			if err != nil {
 				return err
 			}
 			defer closeImage()
 			found, err := imaging.Inspect(golden, golden.Size(), imaging.GoldenOptions{Partition: cfg.Image.Partition}, args[1:]...)
 			if err != nil {
-				return imageFault(cmd.Context(), args[0], err)
+				return ImageFault(cmd.Context(), args[0], err)
 			}
 			if a.json {
 				sum := golden.SHA256()

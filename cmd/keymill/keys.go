@@ -3,15 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/term"
 
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
@@ -118,7 +115,7 @@ func deviceFiles(d config.DeviceTokenConfig, uri string) (key pipeline.KeyFiles,
 }
 
 // openKeys opens the configured source of keys, and never another one.
-func (a *app) openKeys(ctx context.Context, cfg *config.Config, log *slog.Logger) (keySource, error) {
+func (o *Options) openKeys(ctx context.Context, cfg *config.Config, log *slog.Logger) (keySource, error) {
 	algorithm, err := hsm.ParseAlgorithm(cfg.Keys.Algorithm)
 	if err != nil {
 		return nil, fault.As(fault.Usage, err)
@@ -131,7 +128,7 @@ func (a *app) openKeys(ctx context.Context, cfg *config.Config, log *slog.Logger
 		source, err := hsm.Software(algorithm)
 		return &stationKeys{Source: source}, err
 	}
-	config, journal, err := a.hsmConfig(cfg, log, hsm.OpenJournal)
+	config, journal, err := o.HSMConfig(cfg, log, hsm.OpenJournal)
 	if err != nil {
 		return nil, err
 	}
@@ -145,14 +142,14 @@ func (a *app) openKeys(ctx context.Context, cfg *config.Config, log *slog.Logger
 	return &stationKeys{source, journal}, nil
 }
 
-// hsmConfig names the token. The journal of token objects lies beside the
+// HSMConfig names the token. The journal of token objects lies beside the
 // ledger and is opened by open; the caller closes it. Without open there is none.
-func (a *app) hsmConfig(cfg *config.Config, log *slog.Logger, open func(path string) (*hsm.FileJournal, error)) (hsm.Config, *hsm.FileJournal, error) {
-	if err := a.checkToken(cfg); err != nil {
+func (o *Options) HSMConfig(cfg *config.Config, log *slog.Logger, open func(path string) (*hsm.FileJournal, error)) (hsm.Config, *hsm.FileJournal, error) {
+	if err := o.checkToken(cfg); err != nil {
 		return hsm.Config{}, nil, err
 	}
 	config := hsm.Config{
-		URI: cfg.Keys.HSM, PIN: a.pin, Log: log, Timeout: cfg.Keys.Timeout,
+		URI: cfg.Keys.HSM, PIN: o.pin, Log: log, Timeout: cfg.Keys.Timeout,
 		Limits: hsm.Limits{Sessions: cfg.Keys.Sessions, Objects: cfg.Keys.TokenObjects, Keys: cfg.Keys.Limit},
 	}
 	if open == nil {
@@ -174,20 +171,18 @@ func hsmJournalPath(ledger string) string { return config.BesideLedger(ledger, "
 
 // pin is asked for when the URI names no pin-source: the systemd credential
 // hsm-pin, the environment, or somebody at the terminal.
-func (a *app) pin(ctx context.Context) ([]byte, error) {
-	if dir := a.env.Get("CREDENTIALS_DIRECTORY"); dir != "" {
+func (o *Options) pin(ctx context.Context) ([]byte, error) {
+	if dir := o.Settings.Env.Get("CREDENTIALS_DIRECTORY"); dir != "" {
 		path := filepath.Join(dir, "hsm-pin")
 		if info, err := os.Stat(path); err == nil && info.Size() > 0 { // an empty credential is none
 			return hsm.PINFile(path)(ctx)
 		}
 	}
-	if value := strings.TrimRight(a.env.Get("KEYMILL_HSM_PIN"), "\r\n"); value != "" {
+	if value := strings.TrimRight(o.Settings.Env.Get("KEYMILL_HSM_PIN"), "\r\n"); value != "" {
 		return []byte(value), nil
 	}
-	if file, ok := a.in.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		fmt.Fprint(a.err, "PIN of the token: ")
-		defer fmt.Fprintln(a.err)
-		return term.ReadPassword(int(file.Fd()))
+	if o.Hooks.AskPIN != nil {
+		return o.Hooks.AskPIN(ctx)
 	}
 	return nil, pipeline.WithHint(errors.New("the token needs a PIN"),
 		"Name a file with pin-source in the URI, provide the systemd credential hsm-pin or KEYMILL_HSM_PIN, or run at a terminal.")

@@ -126,17 +126,17 @@ func seconds(t time.Time) float64 {
 	return float64(t.UnixMilli()) / 1000
 }
 
-// observe hangs the meter into a run that begins; see app.observe.
-func (m *meter) observe(j *job, line *pipeline.Line) {
+// begun hangs the meter into a run that begins.
+func (m *meter) begun(r Begun) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.client, m.asked = j.server, mender.Stats{}
-	m.lot = pace{name: j.lot.Name, total: j.lot.Devices, began: time.Now()}
-	m.ours[j.lot.Name] = true
+	m.client, m.asked = r.Server, mender.Stats{}
+	m.lot = pace{name: r.Lot.Name, total: r.Lot.Devices, began: time.Now()}
+	m.ours[r.Lot.Name] = true
 	for _, n := range m.steps {
 		n.Store(0)
 	}
-	line.Took = m.passed
+	r.Line.Took = m.passed
 }
 
 // passed counts a step. It takes no lock of ours: it stands in every device's way.
@@ -200,7 +200,7 @@ func (m *meter) refresh(ctx context.Context, path string, all bool, now time.Tim
 func (m *meter) readBooks(ctx context.Context, path string, all bool) error {
 	if m.books == nil {
 		var err error
-		if m.books, err = openKnown(ctx, path); err != nil || m.books == nil {
+		if m.books, err = OpenKnown(ctx, path); err != nil || m.books == nil {
 			return err
 		}
 	}

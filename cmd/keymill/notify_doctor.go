@@ -1,36 +1,36 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/pipeline"
 )
 
 // checkTold looks at what tells people of a batch: whether the webhook's key and
 // the hook's program are there, and metrics can be written. Nobody is called.
-func (j *job) checkTold(context.Context) (string, error) {
+func (a *app) checkTold(cfg *config.Config) (string, error) {
 	var told []string
-	web, err := j.app.webhook(j.cfg.Notify)
+	web, err := a.webhook(cfg.Notify)
 	if err != nil {
 		return "", err
 	}
 	if web != nil {
 		told = append(told, "webhook")
 	}
-	command, err := j.app.hook(j.cfg.Notify, "")
+	command, err := a.hook(cfg.Notify, "")
 	if err != nil {
 		return "", err
 	}
 	if command != nil {
 		told = append(told, command.argv[0])
 	}
-	if file := j.cfg.Metrics.Textfile; file != "" {
+	if file := cfg.Metrics.Textfile; file != "" {
 		dir := filepath.Dir(file)
 		if err := unix.Access(dir, unix.W_OK); err != nil {
 			return "", fault.As(fault.Storage, pipeline.WithHint(fmt.Errorf("metrics.textfile: the folder %s cannot be written to: %w", dir, err),
@@ -38,7 +38,7 @@ func (j *job) checkTold(context.Context) (string, error) {
 		}
 		told = append(told, file)
 	}
-	if j.cfg.Metrics.Pushgateway != "" {
+	if cfg.Metrics.Pushgateway != "" {
 		told = append(told, "Pushgateway")
 	}
 	if told == nil {

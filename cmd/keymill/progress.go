@@ -34,6 +34,12 @@ type progress struct {
 // logEvery is how often a run that is not on a terminal says where it is.
 const logEvery = 10 * time.Second
 
+// showProgress implements the hook of that name.
+func (a *app) showProgress(ctx context.Context, log *slog.Logger, total int, left func(int64) time.Duration) (func(from, to pipeline.State), func()) {
+	p := startProgress(ctx, a.err, log, total, left)
+	return p.reached, p.end
+}
+
 // startProgress begins to show a run that has total devices to carry.
 func startProgress(ctx context.Context, w io.Writer, log *slog.Logger, total int, left func(int64) time.Duration) *progress {
 	ctx, stop := context.WithCancel(ctx)

@@ -144,16 +144,13 @@ func (a *app) doneWith(cmd *cobra.Command, lot pipeline.Lot, rule retentionRule)
 	if !rule.accepted {
 		return "", nil
 	}
-	v, err := a.openVerify(cmd, lot.Name)
+	l, err := OpenPlanned(cmd.Context(), a.options(cmd), lot.Name)
 	if err != nil {
 		return "", err
 	}
-	defer v.Close()
-	result, err := v.compare(cmd.Context(), nil)
+	defer l.Close()
+	result, err := l.Verify(cmd.Context(), VerifyOptions{})
 	if err != nil {
-		return "", err
-	}
-	if err := v.record(cmd.Context(), result); err != nil {
 		return "", err
 	}
 	if !result.OK || result.Counts[mender.CatAccepted] != lot.Devices {
@@ -161,8 +158,6 @@ func (a *app) doneWith(cmd *cobra.Command, lot pipeline.Lot, rule retentionRule)
 	}
 	return fmt.Sprintf("the server accepted all %s", say.Count(lot.Devices, "device")), nil
 }
-
-func packPath(lot pipeline.Lot) string { return filepath.Join(lot.Out, lot.Name+".pack") }
 
 // remainsOf counts a lot's files that hold private keys.
 func remainsOf(ctx context.Context, known *ledger.Ledger, lot pipeline.Lot) (remains, error) {
@@ -178,7 +173,7 @@ func remainsOf(ctx context.Context, known *ledger.Ledger, lot pipeline.Lot) (rem
 		found.Files, found.Bytes = found.Files+1, found.Bytes+info.Size()
 		return nil
 	}
-	if err := add(packPath(lot)); err != nil {
+	if err := add(PackPath(lot)); err != nil {
 		return found, err
 	}
 	for rec, err := range known.Records(ctx, lot.Name) {
@@ -199,13 +194,13 @@ func remainsOf(ctx context.Context, known *ledger.Ledger, lot pipeline.Lot) (rem
 // what was destroyed is never missing in the log, and what was announced and is
 // still there is found by the next prune.
 func destroyRemains(ctx context.Context, known *ledger.Ledger, cfg *config.Config, lot pipeline.Lot, found remains) error {
-	pack, err := imaging.OpenPack(packPath(lot))
+	pack, err := imaging.OpenPack(PackPath(lot))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fault.StorageOutage(err)
 	}
 	_, err = known.Append(ctx, pipeline.Event{
 		Station: cfg.Audit.Station, Lot: lot.Name, Action: pipeline.ActionPrune, Reason: found.Reason,
-		Facts: facts(map[string]string{
+		Facts: Facts(map[string]string{
 			"files": strconv.Itoa(found.Files), "bytes": strconv.FormatInt(found.Bytes, 10), "operator": cfg.Audit.Operator,
 		}),
 	})
@@ -214,7 +209,7 @@ func destroyRemains(ctx context.Context, known *ledger.Ledger, cfg *config.Confi
 			err = wipePack(ctx, pack)
 		}
 		if err = files.Closing(pack, err); err == nil {
-			err = os.Remove(packPath(lot))
+			err = os.Remove(PackPath(lot))
 		}
 	}
 	if err != nil {
@@ -224,7 +219,7 @@ func destroyRemains(ctx context.Context, known *ledger.Ledger, cfg *config.Confi
 		if err != nil {
 			return err
 		}
-		if err := removeImage(lot, rec); err != nil {
+		if err := RemoveImage(lot, rec); err != nil {
 			return err
 		}
 	}
@@ -253,14 +248,6 @@ func wipePack(ctx context.Context, pack *imaging.Pack) error {
 		refs = refs[n:]
 	}
 	return nil
-}
-
-// imageGone gives advice where a lot's images are not where they were left.
-func imageGone(lot pipeline.Lot, err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		err = pipeline.WithHint(err, "Put %s back as it was. If `keymill ledger prune` destroyed its images, they are gone for good.", lot.Out)
-	}
-	return fault.StorageOutage(err)
 }
 
 func (a *app) printPruned(all []remains, yes bool) error {

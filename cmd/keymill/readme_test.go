@@ -98,7 +98,7 @@ func newcomer(t *testing.T, f *factory) func(command string) {
 func TestDoctorLooksWhereRootsPathLeads(t *testing.T) {
 	needTools(t, "e2fsprogs", "e2fsck", "debugfs")
 	t.Setenv("PATH", t.TempDir())
-	if _, err := (&job{}).checkTools(t.Context()); err != nil {
+	if _, err := checkTools(t.Context()); err != nil {
 		t.Error(err)
 	}
 }

@@ -2,8 +2,6 @@ package main
 
 import (
 	"github.com/spf13/cobra"
-
-	"keymill/pipeline"
 )
 
 func (a *app) retryCmd() *cobra.Command {
@@ -24,9 +22,9 @@ new key: the old key comes off the server first.
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if dry {
-				return a.dryRun(cmd, args[0], retryable()...)
+				return a.dryRun(cmd, args[0], Retryable()...)
 			}
-			return a.retry(cmd, args[0], rekey)
+			return a.tellOutcome(Retry(cmd.Context(), a.options(cmd), args[0], rekey))
 		},
 	}
 	cmd.Flags().StringSliceVar(&rekey, "rekey", nil, "devices that get a new key, by identity value or serial")
@@ -35,27 +33,4 @@ new key: the old key comes off the server first.
 	a.replaceAcceptedFlag(cmd)
 	a.jsonFlag(cmd)
 	return cmd
-}
-
-func (a *app) retry(cmd *cobra.Command, name string, rekey []string) error {
-	j, err := a.openPlanned(cmd, name)
-	if err != nil {
-		return err
-	}
-	defer j.Close()
-	ctx := cmd.Context()
-	if err := j.reopen(ctx, j.lot.ManifestPath, j.lot.ManifestSHA256); err != nil {
-		return err
-	}
-	if len(rekey) > 0 {
-		if err := j.rekey(ctx, rekey); err != nil {
-			return err
-		}
-	}
-	return j.carry(ctx, true, retryable()...)
-}
-
-// retryable are the states that retry takes devices up from.
-func retryable() []pipeline.State {
-	return []pipeline.State{pipeline.Planned, pipeline.Staged, pipeline.Preauthorized, pipeline.Failed, pipeline.Conflicted}
 }

@@ -8,11 +8,16 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/term"
 
 	"keymill/cmd/keymill/internal/build"
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/logs"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/pipeline"
+	"keymill/pipeline/ledger"
+	"keymill/sources"
 )
 
 // app is what all verbs share.
@@ -21,8 +26,8 @@ type app struct {
 	brake *brake
 	// telemetry is nil where nothing is sent.
 	telemetry *telemetry
-	// observe is told of each run before its devices move; nil is allowed.
-	observe func(*job, *pipeline.Line)
+	// begun is told of each run before its devices move; nil is allowed.
+	begun func(Begun)
 	// replaceAccepted lets on_conflict replace reach accepted devices, too.
 	replaceAccepted bool
 	verifyHow       string // all, sample or none: what a run compares at its end
@@ -130,27 +135,74 @@ func (a *app) replaceAcceptedFlag(cmd *cobra.Command) {
 		"with --on-conflict replace: remove the keys of accepted devices, too; they are locked out")
 }
 
-// policy is what happens to devices that the server knows under another key.
-func (a *app) policy(cfg *config.Config) pipeline.OnConflict {
-	policy := pipeline.OnConflict(cfg.Server.OnConflict)
-	if policy == pipeline.ConflictReplace && a.replaceAccepted {
-		return pipeline.ConflictReplaceAccepted
-	}
-	return policy
-}
-
 // config loads the configuration for a verb; lot is the lot it works on, nil
 // if there is none yet.
 func (a *app) config(cmd *cobra.Command, lot *pipeline.Lot) (*config.Config, error) {
+	return a.layers(cmd).For(lot)
+}
+
+// layers are where a verb's configuration comes from.
+func (a *app) layers(cmd *cobra.Command) config.Layers {
 	given := map[string]any{}
 	cmd.Flags().Visit(func(flag *pflag.Flag) {
 		if key, ok := flag.Annotations[settingFlag]; ok {
 			given[key[0]] = flag.Value.String()
 		}
 	})
-	return config.Layers{Lot: config.OfLot(lot), File: a.configPath, Env: a.env, Flags: given}.Load()
+	return config.Layers{File: a.configPath, Env: a.env, Flags: given}
+}
+
+// options say how a verb works on lots, and lead what happens to the terminal.
+func (a *app) options(cmd *cobra.Command) Options {
+	return Options{
+		Settings: a.layers(cmd), ReplaceAccepted: a.replaceAccepted, Verify: a.verifyHow, Drain: a.brake.drainable,
+		Hooks: Hooks{
+			LogTo:   a.err,
+			Notice:  func(text string) { fmt.Fprintln(a.err, text) },
+			AskPIN:  a.askPIN(),
+			Problem: func(p sources.Problem) { fmt.Fprintln(a.err, p) },
+			Unshown: func(n int, what string) {
+				fmt.Fprintf(a.err, "%s more; `keymill check` lists all\n", say.Count(n, what))
+			},
+			Progress: a.showProgress,
+			Begun:    a.begun, Follow: a.telemetry.follower(), FollowRequest: a.telemetry.requestFollower(),
+		},
+	}
+}
+
+// askPIN returns how a person is asked for a PIN, nil where there is no terminal.
+func (a *app) askPIN() func(context.Context) ([]byte, error) {
+	file, ok := a.in.(*os.File)
+	if !ok || !term.IsTerminal(int(file.Fd())) {
+		return nil
+	}
+	return func(context.Context) ([]byte, error) {
+		fmt.Fprint(a.err, "PIN of the token: ")
+		defer fmt.Fprintln(a.err)
+		return term.ReadPassword(int(file.Fd()))
+	}
+}
+
+// openLedger opens the ledger of a verb that needs one to be there.
+func (a *app) openLedger(cmd *cobra.Command) (*ledger.Ledger, error) {
+	cfg, err := a.config(cmd, nil)
+	if err != nil {
+		return nil, err
+	}
+	return OpenLedger(cmd.Context(), cfg)
+}
+
+// openLot opens the ledger and finds the lot, with its settings as defaults.
+func (a *app) openLot(cmd *cobra.Command, name string) (*View, error) {
+	return OpenView(cmd.Context(), a.layers(cmd), name)
 }
 
 func (a *app) printf(format string, args ...any) {
 	fmt.Fprintf(a.out, format, args...)
+}
+
+// signer opens the station's signing key.
+func (a *app) signer(cmd *cobra.Command, cfg *config.Config) (Signer, error) {
+	o := a.options(cmd)
+	return o.Signer(cmd.Context(), cfg, logs.New(cfg.Log, a.err))
 }

@@ -6,23 +6,19 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
 	"keymill/cmd/keymill/internal/logs"
 	"keymill/imaging"
 	"keymill/pipeline"
-	"keymill/pipeline/ledger"
 )
 
 // serveFlags say where and to whom images are served.
@@ -67,13 +63,13 @@ func (a *app) imageServe(cmd *cobra.Command, flags serveFlags) error {
 	if err != nil {
 		return err
 	}
-	shelf := &shelf{cfg: cfg, ledger: known, lots: map[string]*shelvedLot{}}
+	shelf := NewShelf(cfg, known)
 	defer shelf.Close()
 	token, err := a.serveToken(flags.tokenFile)
 	if err != nil {
 		return err
 	}
-	handler, err := imaging.NewServeHandler(imaging.ServeOptions{Token: token, Resolve: shelf.resolve, Log: logs.New(cfg.Log, a.err)})
+	handler, err := imaging.NewServeHandler(imaging.ServeOptions{Token: token, Resolve: shelf.Resolve, Log: logs.New(cfg.Log, a.err)})
 	if err != nil {
 		return fault.As(fault.Usage, err)
 	}
@@ -130,81 +126,4 @@ func (a *app) serveToken(file string) (string, error) {
 		return "", fault.As(fault.Usage, err)
 	}
 	return strings.TrimSpace(string(data)), nil
-}
-
-// shelf finds the images of all lots of a ledger. It keeps golden images and
-// packs open.
-type shelf struct {
-	cfg    *config.Config
-	ledger *ledger.Ledger
-
-	mu   sync.Mutex
-	lots map[string]*shelvedLot // guarded by mu
-}
-
-type shelvedLot struct {
-	lot    pipeline.Lot
-	golden *imaging.Golden
-	pack   *imaging.PackReader
-}
-
-func (s *shelf) resolve(ctx context.Context, lotName, device string) (imaging.Image, *imaging.Overlay, error) {
-	shelved, err := s.lot(ctx, lotName)
-	if err != nil {
-		return nil, nil, err
-	}
-	found, err := s.ledger.Find(ctx, lotName, device)
-	if err != nil {
-		return nil, nil, err
-	}
-	if len(found) != 1 || found[0].Pack.IsZero() {
-		return nil, nil, fmt.Errorf("lot %s, device %q: %w", lotName, device, fs.ErrNotExist)
-	}
-	key, overlay, err := shelved.pack.Read(imaging.Ref(found[0].Pack))
-	if errors.Is(err, imaging.ErrDestroyed) {
-		return nil, nil, fmt.Errorf("%w: the image was published, and the pack is not the lot's product (%w)", fs.ErrNotExist, err)
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	if key != found[0].Identity.Sum() {
-		return nil, nil, errors.New("the pack entry belongs to another device")
-	}
-	return shelved.golden, overlay, nil
-}
-
-func (s *shelf) lot(ctx context.Context, name string) (*shelvedLot, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if shelved, ok := s.lots[name]; ok {
-		return shelved, nil
-	}
-	lot, err := s.ledger.Lot(ctx, name)
-	if errors.Is(err, ledger.ErrNoLot) {
-		return nil, fmt.Errorf("%w: %w", fs.ErrNotExist, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	cfg := *s.cfg
-	cfg.Image.Golden = lot.GoldenPath
-	golden, err := openLotGolden(ctx, &cfg, lot)
-	if err != nil {
-		return nil, err
-	}
-	pack, err := imaging.ReadPack(packPath(lot))
-	if err != nil {
-		return nil, files.Closing(golden, err)
-	}
-	s.lots[name] = &shelvedLot{lot, golden, pack}
-	return s.lots[name], nil
-}
-
-// Close closes what was opened.
-func (s *shelf) Close() error {
-	errs := []error{s.ledger.Close()}
-	for _, shelved := range s.lots {
-		errs = append(errs, shelved.pack.Close(), shelved.golden.Close())
-	}
-	return errors.Join(errs...)
 }

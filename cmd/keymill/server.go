@@ -18,16 +18,16 @@ import (
 	"keymill/pipeline/mender"
 )
 
-// openServer makes the client of the configured server. It asks the server nothing.
-func (a *app) openServer(cfg *config.Config, log *slog.Logger) (*mender.Client, error) {
-	token, err := a.tokenSource(cfg.Server)
+// OpenServer makes the client of the configured server. It asks the server nothing.
+func (o *Options) OpenServer(cfg *config.Config, log *slog.Logger) (*mender.Client, error) {
+	token, err := o.tokenSource(cfg.Server)
 	if err != nil {
 		return nil, fault.As(fault.Usage, err)
 	}
 	client, err := mender.New(mender.Config{
 		URL: cfg.Server.URL, Token: token, CAFile: cfg.Server.CAFile, InFlight: cfg.Server.InFlight,
 		UserAgent: "keymill/" + build.Version(), Log: log, GiveUp: cfg.Server.GiveUp,
-		Follow: a.telemetry.requestFollower(),
+		Follow: o.Hooks.FollowRequest,
 	})
 	if err != nil {
 		return nil, fault.As(fault.Usage, err)
@@ -37,11 +37,11 @@ func (a *app) openServer(cfg *config.Config, log *slog.Logger) (*mender.Client, 
 
 // tokenSource finds the server's token: a file that is named, a login, the
 // systemd credential, the environment. In that order, and never a flag.
-func (a *app) tokenSource(cfg config.ServerConfig) (mender.TokenSource, error) {
-	if err := a.env.GuardSecret("server.token_file", cfg.TokenFile); err != nil {
+func (o *Options) tokenSource(cfg config.ServerConfig) (mender.TokenSource, error) {
+	if err := o.Settings.Env.GuardSecret("server.token_file", cfg.TokenFile); err != nil {
 		return nil, err
 	}
-	if err := a.env.GuardSecret("server.password_file", cfg.PasswordFile); err != nil {
+	if err := o.Settings.Env.GuardSecret("server.password_file", cfg.PasswordFile); err != nil {
 		return nil, err
 	}
 	switch {
@@ -58,11 +58,11 @@ func (a *app) tokenSource(cfg config.ServerConfig) (mender.TokenSource, error) {
 		}
 		return mender.Login(cfg.User, cfg.PasswordFile), nil
 	}
-	credential, given := a.env.CredentialFile("mender-token")
+	credential, given := o.Settings.Env.CredentialFile("mender-token")
 	if given {
 		return mender.TokenFile(credential), nil
 	}
-	if token := a.env.Get("KEYMILL_TOKEN"); token != "" {
+	if token := o.Settings.Env.Get("KEYMILL_TOKEN"); token != "" {
 		return mender.TokenValue(strings.TrimSpace(token)), nil
 	}
 	if credential != "" && files.Exists(credential) {
@@ -73,8 +73,8 @@ func (a *app) tokenSource(cfg config.ServerConfig) (mender.TokenSource, error) {
 		"Give --token-file FILE, set server.token_file, or provide the systemd credential mender-token or KEYMILL_TOKEN.")
 }
 
-// serverView is what plan and doctor show of the server.
-type serverView struct {
+// ServerView is what plan and doctor show of the server.
+type ServerView struct {
 	URL          string     `json:"url"`
 	TokenExpires *time.Time `json:"token_expires,omitempty"`
 	MaxDevices   int        `json:"max_devices,omitempty"`
@@ -85,8 +85,9 @@ type serverView struct {
 	LatencyMS    float64    `json:"latency_ms"`
 }
 
-func viewServer(p mender.Probe) serverView {
-	view := serverView{
+// viewServer shows what a probe found.
+func viewServer(p mender.Probe) ServerView {
+	view := ServerView{
 		URL: p.URL, MaxDevices: p.MaxDevices, Devices: p.Devices, Accepted: p.Accepted, Preauth: p.Preauth,
 		SkewSeconds: p.Skew.Seconds(), LatencyMS: float64(p.Latency.Microseconds()) / 1000,
 	}
@@ -97,7 +98,7 @@ func viewServer(p mender.Probe) serverView {
 }
 
 // String returns the server's state on one line.
-func (v serverView) String() string {
+func (v ServerView) String() string {
 	text := fmt.Sprintf("%s, %d devices registered (%d preauthorized, %d accepted)", v.URL, v.Devices, v.Preauth, v.Accepted)
 	if v.MaxDevices > 0 {
 		text += fmt.Sprintf(", limit %d", v.MaxDevices)
@@ -108,9 +109,9 @@ func (v serverView) String() string {
 	return text
 }
 
-// warnings says what about the server would spoil a lot of that many devices
+// Warnings says what about the server would spoil a lot of that many devices
 // that takes that long.
-func (v serverView) warnings(devices int, takes time.Duration) []string {
+func (v ServerView) Warnings(devices int, takes time.Duration) []string {
 	var list []string
 	if v.MaxDevices > 0 && v.Accepted+v.Preauth+devices > v.MaxDevices {
 		list = append(list, fmt.Sprintf("the server's limit is %d devices and %d are accepted or preauthorized: "+

@@ -22,15 +22,15 @@ func TestOpenSecretsAreRefused(t *testing.T) {
 		return path
 	}
 	open, group := file("open", 0o644), file("group", 0o640)
-	a := &app{}
+	o := &Options{}
 	for name, check := range map[string]func(string) error{
-		"token": func(p string) error { _, err := a.tokenSource(config.ServerConfig{TokenFile: p}); return err },
+		"token": func(p string) error { _, err := o.tokenSource(config.ServerConfig{TokenFile: p}); return err },
 		"password": func(p string) error {
-			_, err := a.tokenSource(config.ServerConfig{User: "u", PasswordFile: p})
+			_, err := o.tokenSource(config.ServerConfig{User: "u", PasswordFile: p})
 			return err
 		},
-		"signing key": a.env.GuardSigningKey,
-		"pin":         func(p string) error { return a.env.GuardPIN("keys.hsm", "pkcs11:token=x?pin-source=file:"+p) },
+		"signing key": o.Settings.Env.GuardSigningKey,
+		"pin":         func(p string) error { return o.Settings.Env.GuardPIN("keys.hsm", "pkcs11:token=x?pin-source=file:"+p) },
 	} {
 		if err := check(open); fault.KindOf(err) != fault.Usage || err == nil || !strings.Contains(fault.Hint(err), "chmod 600 "+open) {
 			t.Errorf("%s: %v, hint %q", name, err, fault.Hint(err))
@@ -39,8 +39,8 @@ func TestOpenSecretsAreRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	a.env = []string{"CREDENTIALS_DIRECTORY=" + dir}
-	if err := a.env.GuardSecret("server.token_file", open); err != nil {
+	o.Settings.Env = []string{"CREDENTIALS_DIRECTORY=" + dir}
+	if err := o.Settings.Env.GuardSecret("server.token_file", open); err != nil {
 		t.Error(err)
 	}
 }
@@ -53,17 +53,17 @@ func TestEmptyCredential(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	a := &app{env: []string{"CREDENTIALS_DIRECTORY=" + dir}}
-	if _, err := a.tokenSource(config.ServerConfig{}); err == nil || !strings.Contains(fault.Hint(err), "LoadCredential=") {
+	o := &Options{Settings: config.Layers{Env: []string{"CREDENTIALS_DIRECTORY=" + dir}}}
+	if _, err := o.tokenSource(config.ServerConfig{}); err == nil || !strings.Contains(fault.Hint(err), "LoadCredential=") {
 		t.Errorf("%v, hint %q", err, fault.Hint(err))
 	}
-	if _, err := (&app{env: append(a.env, "KEYMILL_TOKEN=x")}).tokenSource(config.ServerConfig{}); err != nil {
+	if _, err := (&Options{Settings: config.Layers{Env: append(o.Settings.Env, "KEYMILL_TOKEN=x")}}).tokenSource(config.ServerConfig{}); err != nil {
 		t.Error(err)
 	}
 	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if source, err := a.tokenSource(config.ServerConfig{}); err != nil || source != mender.TokenFile(path) {
+	if source, err := o.tokenSource(config.ServerConfig{}); err != nil || source != mender.TokenFile(path) {
 		t.Errorf("%v, %v", source, err)
 	}
 }

@@ -17,50 +17,50 @@ import (
 // signingKeyFile is the station's own key, beside the ledger. It is no device's.
 const signingKeyFile = "keymill-signing-key.pem"
 
-// stationSigner is the key that vouches for this station's evidence.
-type stationSigner struct {
-	crypto.Signer
-	token io.Closer // nil for keys in files
+// Signer is the key that vouches for this station's evidence.
+type Signer struct {
+	crypto.Signer           // nil before it was opened
+	token         io.Closer // nil for keys in files
 }
 
 // Close ends the session with the key's token.
-func (s stationSigner) Close() error {
+func (s Signer) Close() error {
 	if s.token == nil {
 		return nil
 	}
 	return s.token.Close()
 }
 
-// signer opens the station's signing key: a token's key for a pkcs11: URI, else
+// Signer opens the station's signing key: a token's key for a pkcs11: URI, else
 // a file, which is made beside the ledger if there is none.
-func (a *app) signer(ctx context.Context, cfg *config.Config, log *slog.Logger) (stationSigner, error) {
+func (o *Options) Signer(ctx context.Context, cfg *config.Config, log *slog.Logger) (Signer, error) {
 	name := cfg.Audit.SigningKey
-	if err := a.env.GuardSigningKey(name); err != nil {
-		return stationSigner{}, err
+	if err := o.Settings.Env.GuardSigningKey(name); err != nil {
+		return Signer{}, err
 	}
 	if strings.HasPrefix(name, "pkcs11:") {
 		// The module and the PIN's place may be those of the keys' token.
 		if cfg.Keys.HSM != "" {
 			var err error
 			if name, err = hsm.Complete(name, cfg.Keys.HSM); err != nil {
-				return stationSigner{}, fault.As(fault.Usage, err)
+				return Signer{}, fault.As(fault.Usage, err)
 			}
 		}
-		key, err := hsm.OpenSigner(ctx, hsm.Config{URI: name, PIN: a.pin, Log: log})
+		key, err := hsm.OpenSigner(ctx, hsm.Config{URI: name, PIN: o.pin, Log: log})
 		if err != nil {
-			return stationSigner{}, fault.OfHSM(ctx, err)
+			return Signer{}, fault.OfHSM(ctx, err)
 		}
-		return stationSigner{key, key}, nil
+		return Signer{key, key}, nil
 	}
 	if name == "" {
 		name = config.BesideLedger(cfg.Ledger, signingKeyFile)
 	}
 	key, created, err := reports.LoadOrCreateKey(name)
 	if err != nil {
-		return stationSigner{}, fault.StorageOutage(fmt.Errorf("audit signing key: %w", err))
+		return Signer{}, fault.StorageOutage(fmt.Errorf("audit signing key: %w", err))
 	}
 	if created {
-		fmt.Fprintf(a.err, "Made the station's signing key %s (0600). Hand its public half to the auditor now: keymill audit key\n", name)
+		o.notice(fmt.Sprintf("Made the station's signing key %s (0600). Hand its public half to the auditor now: keymill audit key", name))
 	}
-	return stationSigner{key, nil}, nil
+	return Signer{key, nil}, nil
 }

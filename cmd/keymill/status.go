@@ -1,86 +1,11 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"fmt"
-
 	"github.com/spf13/cobra"
 
-	"keymill/cmd/keymill/internal/config"
-	"keymill/cmd/keymill/internal/fault"
-	"keymill/cmd/keymill/internal/say"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 )
-
-// openLedger opens the ledger of a verb that needs one to be there.
-func (a *app) openLedger(cmd *cobra.Command) (*ledger.Ledger, error) {
-	cfg, err := a.config(cmd, nil)
-	if err != nil {
-		return nil, err
-	}
-	known, err := openKnown(cmd.Context(), cfg.Ledger)
-	if err != nil {
-		return nil, err
-	}
-	if known == nil {
-		return nil, fault.As(fault.Storage, pipeline.WithHint(fmt.Errorf("there is no ledger %s", cfg.Ledger),
-			"Name it with --ledger, or change to the folder that it lies in; `keymill run` makes it."))
-	}
-	return known, nil
-}
-
-// findLot returns a lot, or an error that names those that exist.
-func findLot(cmd *cobra.Command, known *ledger.Ledger, name string) (pipeline.Lot, error) {
-	lot, err := known.Lot(cmd.Context(), name)
-	if !errors.Is(err, ledger.ErrNoLot) {
-		return lot, err
-	}
-	lots, err := known.Lots(cmd.Context())
-	if err != nil {
-		return lot, err
-	}
-	names := make([]string, len(lots))
-	for i := range lots {
-		names[i] = lots[i].Name
-	}
-	return lot, fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("the ledger has no lot %q%s", name, say.DidYouMean(say.Nearest(name, names))),
-		"`keymill status` lists the lots."))
-}
-
-// lotView is a planned lot that a verb looks at. Close closes its ledger.
-type lotView struct {
-	*ledger.Ledger
-	lot pipeline.Lot
-	cfg *config.Config
-}
-
-// openLot opens the ledger and finds the lot, with its settings as defaults.
-func (a *app) openLot(cmd *cobra.Command, name string) (*lotView, error) {
-	known, err := a.openLedger(cmd)
-	if err != nil {
-		return nil, err
-	}
-	lot, err := findLot(cmd, known, name)
-	if err != nil {
-		return nil, errors.Join(err, known.Close())
-	}
-	cfg, err := a.config(cmd, &lot)
-	if err != nil {
-		return nil, errors.Join(err, known.Close())
-	}
-	return &lotView{known, lot, cfg}, nil
-}
-
-// device finds the one device that value names, and that has a key.
-func (v *lotView) device(ctx context.Context, value string) (*pipeline.Record, error) {
-	found, err := v.Find(ctx, v.lot.Name, value)
-	if err != nil {
-		return nil, err
-	}
-	return theDevice(v.lot, value, found)
-}
 
 func (a *app) statusCmd() *cobra.Command {
 	cmd := &cobra.Command{
@@ -133,7 +58,7 @@ func (a *app) statusAll(cmd *cobra.Command, known *ledger.Ledger) error {
 }
 
 func (a *app) statusOf(cmd *cobra.Command, known *ledger.Ledger, name string) error {
-	lot, err := findLot(cmd, known, name)
+	lot, err := FindLot(cmd.Context(), known, name)
 	if err != nil {
 		return err
 	}

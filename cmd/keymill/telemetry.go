@@ -126,15 +126,15 @@ func (t *telemetry) openMetrics(ctx context.Context, c *collector, about *resour
 	return nil
 }
 
-// observer returns an app.observe that tells the meter, too.
-func (t *telemetry) observer(next func(*job, *pipeline.Line)) func(*job, *pipeline.Line) {
+// begun returns a hook of that name that tells the meter, too.
+func (t *telemetry) begun(next func(Begun)) func(Begun) {
 	if t == nil || t.meter == nil {
 		return next
 	}
-	return func(j *job, line *pipeline.Line) {
-		t.meter.observe(j, line)
+	return func(r Begun) {
+		t.meter.begun(r)
 		if next != nil {
-			next(j, line)
+			next(r)
 		}
 	}
 }
@@ -205,7 +205,7 @@ func (a *app) traced(cmd *cobra.Command) *cobra.Command {
 		if a.telemetry, err = a.openTelemetry(cmd.Context(), cfg, nil); err != nil {
 			return err
 		}
-		a.observe = a.telemetry.observer(a.observe)
+		a.begun = a.telemetry.begun(a.begun)
 		ended := a.telemetry.beginVerb(cmd, lotAsked(cmd, args))
 		err = do(cmd, args)
 		ended(err)

@@ -10,17 +10,18 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
+	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/pipeline"
 )
 
 // checkTelemetry sends nothing to the collector, and looks whether it takes it.
-func (j *job) checkTelemetry(ctx context.Context) (string, error) {
+func (a *app) checkTelemetry(ctx context.Context, cfg *config.Config) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, exportTimeout)
 	defer cancel()
 	said := "off; telemetry.otlp_endpoint turns it on"
 	for _, signal := range []string{signalTraces, signalMetrics} {
-		c, err := j.app.collector(j.cfg.Telemetry, signal)
+		c, err := a.collector(cfg.Telemetry, signal)
 		if err != nil {
 			return "", err
 		}

@@ -24,7 +24,6 @@ import (
 	metricspb "go.opentelemetry.io/proto/otlp/metrics/v1"
 	"google.golang.org/protobuf/proto"
 
-	"keymill/pipeline"
 	"keymill/pipeline/mender/sandbox"
 )
 
@@ -47,7 +46,8 @@ func TestTelemetryOff(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		a := &app{stdio: stdio{in: strings.NewReader(""), out: &out, err: &errs}, brake: newBrake(cancel), env: os.Environ()}
 		looked := 0
-		a.observe = func(_ *job, line *pipeline.Line) {
+		a.begun = func(r Begun) {
+			line := r.Line
 			looked++
 			if runs := strings.Contains(stacks(), "go.opentelemetry.io"); runs != on {
 				t.Errorf("with telemetry %v, its goroutines run: %v", on, runs)

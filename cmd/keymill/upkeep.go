@@ -57,7 +57,7 @@ func (a *app) upkeep(cmd *cobra.Command, dry bool) error {
 		return fault.As(fault.Usage, pipeline.WithHint(errors.New("backup.folder is set, but a ledger in PostgreSQL is not copied by keymill"),
 			"Take backup.folder out, and see to pg_dump or pg_basebackup with archived WAL."))
 	}
-	known, err := openKnown(ctx, cfg.Ledger)
+	known, err := OpenKnown(ctx, cfg.Ledger)
 	if err != nil {
 		return err
 	}

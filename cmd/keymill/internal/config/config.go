@@ -345,7 +345,7 @@ const File = "keymill.yaml"
 type Layers struct {
 	Lot   map[string]any // what an existing lot was planned with
 	File  string         // --config; "" means configFile if it exists
-	Env   []string       // KEY=value
+	Env   Environ        // KEY=value
 	Flags map[string]any // by setting, only those that were given
 }
 
@@ -389,6 +389,13 @@ func (l Layers) Load() (*Config, error) {
 		return nil, err
 	}
 	return &cfg, cfg.check()
+}
+
+// For returns the configuration for a lot, whose own settings beat the defaults;
+// nil where there is no lot yet.
+func (l Layers) For(lot *pipeline.Lot) (*Config, error) {
+	l.Lot = OfLot(lot)
+	return l.Load()
 }
 
 // path is the configuration file, whether it exists or not.

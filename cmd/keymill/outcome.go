@@ -1,0 +1,49 @@
+package main
+
+import (
+	"cmp"
+	"time"
+
+	"keymill/pipeline"
+)
+
+// tellOutcome prints what a run came to, and returns its error.
+func (a *app) tellOutcome(out Outcome, err error) error {
+	if out.Verified != nil && !out.Verified.OK {
+		printVerification(a.err, *out.Verified)
+	}
+	if !out.Settled {
+		return err
+	}
+	if a.json {
+		return cmp.Or(a.writeJSON(out.Totals), err)
+	}
+	a.printTotals(out.Totals)
+	if out.Products != "" {
+		a.printf("Products: %s\n", out.Products)
+	}
+	if out.Report != "" {
+		a.printf("Report:   %s\n", out.Report)
+	}
+	if out.Failures != "" {
+		a.printf("Failures: %s (run it again as a manifest, or `keymill retry %s`)\n", out.Failures, out.Lot.Name)
+	}
+	if out.Verified != nil {
+		a.printf("Verified: %d of the lot's devices compared with the server, all as they should be.\n", out.Verified.Devices)
+	}
+	a.printf("Took %s.\n", out.Took.Round(10*time.Millisecond))
+	return err
+}
+
+// printTotals shows a lot's balance; the lines add up.
+func (a *app) printTotals(t pipeline.Totals) {
+	a.printf("Lot %s: %d devices\n", t.Lot, t.Devices)
+	for _, state := range pipeline.States {
+		if n := *t.Count(state); n > 0 || state == pipeline.Released || state == pipeline.Failed || state == pipeline.Conflicted {
+			a.printf("  %-14s %d\n", state, n)
+		}
+	}
+	k := t.Keys
+	a.printf("Keys: %d generated = %d released + %d destroyed + %d held for devices under way\n",
+		k.Generated, k.Released, k.Destroyed, k.Generated-k.Released-k.Destroyed)
+}

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
+	"keymill/imaging"
+	"keymill/pipeline"
+)
+
+// openProducts opens pack, format and folders of the lot for writing.
+func (l *Lot) openProducts(ctx context.Context) error {
+	if l.images.pack != nil {
+		return nil
+	}
+	out := l.Lot.Out
+	if err := files.MakeDirs(out); err != nil {
+		return err
+	}
+	path := PackPath(l.Lot)
+	if err := l.packStillThere(ctx, path); err != nil {
+		return err
+	}
+	pack, err := openPack(path, l.images.golden)
+	if err != nil {
+		return err
+	}
+	l.images.pack = pack
+	if l.Lot.Format == config.FormatPack {
+		return nil
+	}
+	l.images.dir = filepath.Join(out, "images")
+	if err := files.MakeDirs(l.images.dir); err != nil {
+		return err
+	}
+	// What a killed run was writing may hold a key.
+	if _, err := imaging.RemoveLeftovers(l.images.dir); err != nil {
+		return fault.StorageOutage(err)
+	}
+	if l.images.format, err = imaging.FindFormat(l.Lot.Format); err != nil {
+		return fault.As(fault.Usage, err)
+	}
+	l.images.hasher = imaging.NewHasher(l.images.golden)
+	l.images.writer, err = l.images.format.Open(ctx, l.images.golden, l.images.dir)
+	if err != nil {
+		return fault.StorageOutage(err)
+	}
+	return nil
+}
+
+// packStillThere refuses to begin an empty pack where the ledger knows of keys
+// that lie in a pack: somebody moved it, and with it the devices' only keys.
+func (l *Lot) packStillThere(ctx context.Context, path string) error {
+	if _, err := os.Stat(path); !l.resumed() || !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for packed, err := range l.Ledger.Packed(ctx, l.Lot.Name) {
+		if err != nil {
+			return err
+		}
+		if packed.State == pipeline.Released && l.Lot.Format != config.FormatPack {
+			continue
+		}
+		return fault.StorageOutage(pipeline.WithHint(fmt.Errorf("the pack %s is gone, and keys of this lot lie only there", path),
+			"Put the file back where it was and run the same command again."))
+	}
+	return nil
+}
+
+// PackPath is where a lot's pack lies.
+func PackPath(lot pipeline.Lot) string { return filepath.Join(lot.Out, lot.Name+".pack") }
+
+// ImagesDir is where a lot's published images lie.
+func ImagesDir(lot pipeline.Lot) string { return filepath.Join(lot.Out, "images") }
+
+// ProductsPath is where a lot's products lie.
+func ProductsPath(lot pipeline.Lot) string {
+	if lot.Format == config.FormatPack {
+		return PackPath(lot)
+	}
+	return ImagesDir(lot)
+}
+
+// imageGone gives advice where a lot's images are not where they were left.
+func imageGone(lot pipeline.Lot, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		err = pipeline.WithHint(err, "Put %s back as it was. If `keymill ledger prune` destroyed its images, they are gone for good.", lot.Out)
+	}
+	return fault.StorageOutage(err)
+}

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"keymill/cmd/keymill/internal/build"
+	"keymill/cmd/keymill/internal/fault"
+	"keymill/imaging"
+	"keymill/pipeline"
+	"keymill/pipeline/mender"
+)
+
+// undoing is a lot being taken back.
+type undoing struct {
+	*Lot
+	pack  *imaging.Pack // nil where there is none
+	token *kept         // nil where keys don't stay in one, or are left there
+	stay  bool          // keys are left in their tokens
+	id    int64         // of the run
+
+	mu    sync.Mutex
+	queue []*pipeline.Record // guarded by mu; handed to the server's part, in order
+}
+
+// Undone is what undoing a lot came to.
+type Undone struct {
+	Totals  pipeline.Totals
+	Failed  int  // devices that could not be taken off the server; their keys are kept
+	Stay    bool // keys were left in their HSM tokens
+	Missing int  // keys that are not in the HSM token
+}
+
+// Undo takes every device back that is not yet: server first, so that a key
+// that still opens a door is never destroyed unseen. With stay, keys that stay
+// in HSM tokens are left there.
+func (l *Lot) Undo(ctx context.Context, stay bool) (done Undone, err error) {
+	if l.Server, err = l.opts.OpenServer(l.Config, l.Log); err != nil {
+		return done, err
+	}
+	u := &undoing{Lot: l, stay: stay && l.Keys == pipeline.KeysInToken}
+	done.Stay = u.stay
+	if !u.stay {
+		if u.token, err = l.openKept(ctx); err != nil {
+			return done, keysMayStay(ctx, err)
+		}
+		defer u.token.Close()
+	}
+	u.pack, err = imaging.OpenPack(PackPath(l.Lot))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return done, fault.StorageOutage(err)
+	}
+	if u.pack != nil {
+		defer u.pack.Close()
+	}
+	u.id, err = l.Ledger.Append(ctx, pipeline.Event{
+		Station: l.Config.Audit.Station, Lot: l.Name, Action: pipeline.ActionRun, Reason: "undo",
+		Facts: Facts(map[string]string{"operator": l.Config.Audit.Operator, "tool": "keymill " + build.Version(), "tool_sha256": build.Hash()}),
+	})
+	if err != nil {
+		return done, err
+	}
+	if done.Failed, err = u.all(ctx); err != nil {
+		return done, err
+	}
+	if done.Failed == 0 {
+		// Its identifiers can be had again, but only by who asks for such.
+		if _, err := l.Ledger.Deallocate(ctx, l.Name); err != nil {
+			return done, err
+		}
+	}
+	if u.token != nil {
+		done.Missing = u.token.missing
+	}
+	done.Totals, err = l.Ledger.Totals(ctx, l.Name)
+	return done, err
+}
+
+func (u *undoing) all(ctx context.Context) (failed int, err error) {
+	for done, err := range u.Server.Undo(ctx, u.onServer(ctx)) {
+		if err != nil {
+			return failed, err
+		}
+		rec := u.next()
+		if done.Removal == mender.Failed {
+			failed++
+			u.Log.Warn("cannot be taken off the server", "device", rec.Identity.Name(), "reason", done.Err)
+			continue
+		}
+		if err := u.destroy(ctx, rec, string(done.Removal)); err != nil {
+			return failed, err
+		}
+	}
+	for rec, err := range u.Ledger.Records(ctx, u.Name, pipeline.Planned, pipeline.Failed) {
+		if err != nil {
+			return failed, err
+		}
+		if len(rec.PublicKey) > 0 {
+			continue // it failed just now
+		}
+		if err := u.destroy(ctx, rec, "never-sent"); err != nil {
+			return failed, err
+		}
+	}
+	return failed, nil
+}
+
+// onServer yields the devices whose keys the server may have.
+func (u *undoing) onServer(ctx context.Context) iter.Seq2[mender.Expected, error] {
+	states := []pipeline.State{pipeline.Staged, pipeline.Preauthorized, pipeline.Released, pipeline.Failed, pipeline.Conflicted}
+	return func(yield func(mender.Expected, error) bool) {
+		for rec, err := range u.Ledger.Records(ctx, u.Name, states...) {
+			if err != nil {
+				yield(mender.Expected{}, err)
+				return
+			}
+			if len(rec.PublicKey) == 0 {
+				continue
+			}
+			u.mu.Lock()
+			u.queue = append(u.queue, rec)
+			u.mu.Unlock()
+			if !yield(mender.Expected{Identity: rec.Identity, SPKI: rec.PublicKey, DeviceID: rec.Auth.DeviceID}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (u *undoing) next() *pipeline.Record {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	rec := u.queue[0]
+	u.queue = u.queue[1:]
+	return rec
+}
+
+// destroy destroys a device's key wherever it lies, and records it.
+func (u *undoing) destroy(ctx context.Context, rec *pipeline.Record, removal string) error {
+	fate := pipeline.KeyInToken
+	if !u.stay {
+		var err error
+		if fate, err = u.token.destroy(ctx, rec); err != nil {
+			return err
+		}
+	}
+	if u.pack != nil && !rec.Pack.IsZero() {
+		if err := u.pack.Destroy(imaging.Ref(rec.Pack)); err != nil {
+			return fault.StorageOutage(err)
+		}
+	}
+	if err := RemoveImage(u.Lot.Lot, rec); err != nil {
+		return err
+	}
+	changes := pipeline.Transitions{Ledger: u.Ledger, Station: u.Config.Audit.Station, Run: u.id}
+	return changes.Undone(ctx, rec, removal, fate)
+}
+
+// RemoveImage removes the published image of a device, whose key it holds.
+func RemoveImage(lot pipeline.Lot, rec *pipeline.Record) error {
+	if rec.Output.Name == "" {
+		return nil
+	}
+	err := os.Remove(filepath.Join(lot.Out, "images", rec.Output.Name))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fault.StorageOutage(err)
+	}
+	return nil
+}
