@@ -17,6 +17,7 @@ import (
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 	"keymill/sources/allocation"
@@ -95,7 +96,7 @@ func (a *app) allocate(cmd *cobra.Command, lot string, flags allocateFlags) erro
 	if err := freeName(output); err != nil && !flags.dryRun {
 		return err
 	}
-	known, err := OpenKnown(ctx, cfg.Ledger)
+	known, err := station.OpenKnown(ctx, cfg.Ledger)
 	if err == nil && known == nil && !flags.dryRun {
 		known, err = ledger.Open(ctx, cfg.Ledger)
 	}
@@ -149,7 +150,7 @@ func (a *app) handOut(ctx context.Context, cfg *config.Config, known *ledger.Led
 		return fault.StorageOutage(pipeline.WithHint(fmt.Errorf("manifest %s: %w", output, err),
 			"What was handed out stays recorded and is not given again; repair the disk and allocate anew."))
 	}
-	_, err = known.Append(ctx, pipeline.Event{Station: cfg.Audit.Station, Action: pipeline.ActionAllocate, Facts: Facts(map[string]string{
+	_, err = known.Append(ctx, pipeline.Event{Station: cfg.Audit.Station, Action: pipeline.ActionAllocate, Facts: station.Facts(map[string]string{
 		"lot": lot, "devices": strconv.Itoa(granted.Count), "ranges": strconv.Itoa(len(granted.Grants)),
 		"first": seen.first(), "last": seen.last(), "operator": cfg.Audit.Operator,
 	})})

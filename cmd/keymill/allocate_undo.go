@@ -9,6 +9,7 @@ import (
 
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/say"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 	"keymill/sources/allocation"
@@ -81,7 +82,7 @@ func (a *app) takeBack(cmd *cobra.Command, known *ledger.Ledger, lot string, ran
 		return err
 	}
 	_, err = known.Append(cmd.Context(), pipeline.Event{
-		Station: cfg.Audit.Station, Action: pipeline.ActionAllocate, Reason: "taken back", Facts: Facts(map[string]string{
+		Station: cfg.Audit.Station, Action: pipeline.ActionAllocate, Reason: "taken back", Facts: station.Facts(map[string]string{
 			"lot": lot, "ranges": strconv.Itoa(ranges), "operator": cfg.Audit.Operator,
 		}),
 	})

@@ -11,6 +11,7 @@ import (
 
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/pipeline"
 	"keymill/reports"
 )
@@ -284,7 +285,7 @@ func keyOfImage(ctx context.Context, image, path string) ([]byte, error) {
 	if image == "" {
 		return nil, nil
 	}
-	golden, closeImage, err := OpenImage(ctx, image, "")
+	golden, closeImage, err := station.OpenImage(ctx, image, "")
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/reports"
 )
 
@@ -36,7 +37,7 @@ func (a *app) auditKeys(cmd *cobra.Command, lots, lists []string) error {
 	}
 	defer known.Close()
 	for _, name := range lots {
-		if _, err := FindLot(cmd.Context(), known, name); err != nil {
+		if _, err := station.FindLot(cmd.Context(), known, name); err != nil {
 			return err
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
 	"keymill/cmd/keymill/internal/logs"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/pipeline"
 )
 
@@ -51,7 +52,7 @@ manifests, and ends with 0 when it is stopped while idle.
 		},
 	}
 	cmd.Flags().BoolVar(&watch, "watch", false, "go on waiting for manifests")
-	cmd.Flags().StringVar(&a.verifyHow, "verify", VerifySample, "compare with the server at each lot's end: all, sample or none")
+	cmd.Flags().StringVar(&a.verifyHow, "verify", station.VerifySample, "compare with the server at each lot's end: all, sample or none")
 	names := slices.DeleteFunc(slices.Clone(lineSettings), func(name string) bool { return name == "out" })
 	addSettings(cmd, append([]string{"expect", "sheet"}, names...)...)
 	cmd.Flags().BoolVar(&a.json, "json", false, "print each lot's outcome as JSON when it ends")

@@ -14,6 +14,7 @@ import (
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
 	"keymill/cmd/keymill/internal/say"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 	"keymill/sources"
@@ -187,7 +188,7 @@ func (b *batch) tellFailed(n *notification) error {
 
 // balance returns how a lot stands, nil totals if the ledger does not have it.
 func (b *batch) balance(ctx context.Context, name string) (lot pipeline.Lot, totals *pipeline.Totals, err error) {
-	books, err := OpenKnown(ctx, b.cfg.Ledger)
+	books, err := station.OpenKnown(ctx, b.cfg.Ledger)
 	if err != nil || books == nil {
 		return lot, nil, err
 	}
@@ -262,14 +263,14 @@ func (b *batch) refuseChanged(ctx context.Context, d dropped, r *lotResult, n no
 // problems checks a manifest once more, for its report. That it cannot be read
 // is in the report already.
 func (b *batch) problems(ctx context.Context, d dropped, each func(sources.Problem)) (rows int) {
-	books, err := OpenKnown(ctx, b.cfg.Ledger)
+	books, err := station.OpenKnown(ctx, b.cfg.Ledger)
 	if err != nil {
 		b.log.Warn("the report lacks what other lots hold", "manifest", d.name(), "error", err)
 	}
 	if books != nil {
 		defer books.Close()
 	}
-	manifest, err := OpenManifest(d.path, b.cfg, d.lot, books)
+	manifest, err := station.OpenManifest(d.path, b.cfg, d.lot, books)
 	if err != nil {
 		return 0
 	}

@@ -16,6 +16,7 @@ import (
 
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/pipeline/mender/sandbox"
 )
 
@@ -377,7 +378,7 @@ func TestBatchManyProblems(t *testing.T) {
 		return err
 	})
 	code, log := n.batch()
-	if code != exitManifest || strings.Count(log, "\n") > 20*fewWarnings {
+	if code != exitManifest || strings.Count(log, "\n") > 20*station.FewWarnings {
 		t.Errorf("exit %d, %d lines", code, strings.Count(log, "\n"))
 	}
 	text, err := os.ReadFile(filepath.Join(n.drop, "refused", "a.csv.problems.json"))

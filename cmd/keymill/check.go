@@ -8,6 +8,7 @@ import (
 
 	"keymill/cmd/keymill/internal/files"
 	"keymill/cmd/keymill/internal/say"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/sources"
 )
 
@@ -64,7 +65,7 @@ func (a *app) check(cmd *cobra.Command, path, lot string) error {
 	if err != nil {
 		return err
 	}
-	known, err := OpenKnown(ctx, cfg.Ledger)
+	known, err := station.OpenKnown(ctx, cfg.Ledger)
 	if err != nil {
 		return err
 	}
@@ -74,7 +75,7 @@ func (a *app) check(cmd *cobra.Command, path, lot string) error {
 	if lot == "" {
 		lot = files.LotName(path)
 	}
-	manifest, err := OpenManifest(path, cfg, lot, known)
+	manifest, err := station.OpenManifest(path, cfg, lot, known)
 	if err != nil {
 		return err
 	}
@@ -83,7 +84,7 @@ func (a *app) check(cmd *cobra.Command, path, lot string) error {
 		return a.checkJSON(ctx, manifest)
 	}
 	summary, err := manifest.Check(ctx, func(p sources.Problem) { fmt.Fprintln(a.out, p) })
-	if err := ManifestFault(ctx, summary, err); err != nil {
+	if err := station.ManifestFault(ctx, summary, err); err != nil {
 		return err
 	}
 	a.printf("%s: %s, %s; accepted.\n", path, say.Count(summary.Rows, "device"), say.Count(summary.Warnings, "warning"))
@@ -118,7 +119,7 @@ func (a *app) checkJSON(ctx context.Context, manifest *sources.Manifest) error {
 		}
 	})
 	if err != nil && !sources.Refused(err) {
-		return ManifestFault(ctx, summary, err)
+		return station.ManifestFault(ctx, summary, err)
 	}
 	result.Accepted, result.Rows, result.SHA256, result.Identity = err == nil, summary.Rows, summary.SHA256, summary.Identity
 	for _, c := range summary.Columns {
@@ -127,5 +128,5 @@ func (a *app) checkJSON(ctx context.Context, manifest *sources.Manifest) error {
 	if err := a.writeJSON(result); err != nil {
 		return err
 	}
-	return ManifestFault(ctx, summary, err)
+	return station.ManifestFault(ctx, summary, err)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/pipeline/ledger"
 )
 
@@ -65,7 +66,7 @@ func (a *app) completeLots(cmd *cobra.Command, args []string, typed string) ([]c
 	if err != nil {
 		return nil, none
 	}
-	known, err := OpenKnown(cmd.Context(), cfg.Ledger)
+	known, err := station.OpenKnown(cmd.Context(), cfg.Ledger)
 	if err != nil || known == nil {
 		return nil, none
 	}

@@ -17,6 +17,7 @@ import (
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/imaging"
 	"keymill/pipeline"
 	"keymill/pipeline/mender/sandbox"
@@ -70,7 +71,7 @@ func (a *app) demo(cmd *cobra.Command, dir string, devices int) error {
 		"out": filepath.Join(dir, "out", "demo"), "server.url": server,
 		"server.token_file": filepath.Join(dir, "sandbox", "token"), "server.ca_file": filepath.Join(dir, "sandbox", "ca.crt"),
 	}}
-	runErr := a.tellOutcome(Run(ctx, o, filepath.Join(dir, "manifest.csv"), "demo"))
+	runErr := a.tellOutcome(station.Run(ctx, o, filepath.Join(dir, "manifest.csv"), "demo"))
 	stop()
 	if err := <-stopped; err != nil && runErr == nil {
 		runErr = err

@@ -11,6 +11,7 @@ import (
 
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/say"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/imaging"
 	"keymill/pipeline"
 )
@@ -59,7 +60,7 @@ func (a *app) imageFlash(cmd *cobra.Command, lotName, device, disk string, again
 	if err != nil {
 		return err
 	}
-	before, err := FlashedBefore(ctx, known.Ledger, rec)
+	before, err := station.FlashedBefore(ctx, known.Ledger, rec)
 	if err != nil {
 		return err
 	}
@@ -67,12 +68,12 @@ func (a *app) imageFlash(cmd *cobra.Command, lotName, device, disk string, again
 		return fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("%s was flashed before, %s", rec.Identity, before),
 			"Two units with one key are clones. If the first one was scrapped, say --again."))
 	}
-	golden, err := OpenLotGolden(ctx, cfg, lot)
+	golden, err := station.OpenGolden(ctx, cfg, lot)
 	if err != nil {
 		return err
 	}
 	defer golden.Close()
-	image, err := DeviceImage(ctx, golden, lot, rec)
+	image, err := station.DeviceImage(ctx, golden, lot, rec)
 	if err != nil {
 		return err
 	}
@@ -83,10 +84,10 @@ func (a *app) imageFlash(cmd *cobra.Command, lotName, device, disk string, again
 	}
 	result, err := imaging.Flash(ctx, disk, golden, image.Overlay, imaging.FlashOptions{Zero: zero, Progress: flashBar(a.err)})
 	if err != nil {
-		return ImageFault(ctx, disk, err)
+		return station.ImageFault(ctx, disk, err)
 	}
 	changes := pipeline.Transitions{Ledger: known, Station: cfg.Audit.Station}
-	_, err = known.Append(ctx, changes.Flashed(rec, Facts(map[string]string{"disk": disk, "operator": cfg.Audit.Operator})))
+	_, err = known.Append(ctx, changes.Flashed(rec, station.Facts(map[string]string{"disk": disk, "operator": cfg.Audit.Operator})))
 	if err != nil {
 		return err
 	}

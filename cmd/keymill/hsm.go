@@ -11,6 +11,7 @@ import (
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/logs"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/hsm"
 	"keymill/pipeline"
 )
@@ -109,7 +110,7 @@ func (a *app) hsmGC(ctx context.Context, cfg *config.Config, config hsm.Config, 
 // nil where there is no ledger that could tell. The keys of devices that were
 // taken back or that another lot took over are nobody's any more.
 func keysInUse(ctx context.Context, path string) (map[string]bool, error) {
-	known, err := OpenKnown(ctx, path)
+	known, err := station.OpenKnown(ctx, path)
 	if err != nil || known == nil {
 		return nil, err
 	}

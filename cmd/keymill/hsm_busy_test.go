@@ -90,7 +90,7 @@ func number(b *testing.B, s string) float64 {
 }
 
 // loop returns the keys a second of whole cycles in the token, and nothing else.
-func (s *station) loop(b *testing.B, sessions int) float64 {
+func (s *hsmStation) loop(b *testing.B, sessions int) float64 {
 	b.Helper()
 	for _, setting := range s.env {
 		name, value, _ := strings.Cut(setting, "=")

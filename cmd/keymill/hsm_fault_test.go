@@ -75,7 +75,7 @@ func TestTokenFaults(t *testing.T) {
 	}
 }
 
-func (s *station) setAll(fields map[string]uint32) {
+func (s *hsmStation) setAll(fields map[string]uint32) {
 	s.t.Helper()
 	for _, name := range []string{"LOGINS", "LOGIN_CODE", "TOKEN_FLAGS", "FAIL_CODE"} { // before what brings them out
 		if value, ok := fields[name]; ok {

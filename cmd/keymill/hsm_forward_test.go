@@ -12,9 +12,9 @@ import (
 	"testing"
 )
 
-// station is a factory with a token of its own, for processes: what they need
+// hsmStation is a factory with a token of its own, for processes: what they need
 // is in their environment, so that tests with stations can run side by side.
-type station struct {
+type hsmStation struct {
 	*factory
 	uri string
 	env []string
@@ -24,14 +24,14 @@ type station struct {
 }
 
 // newStation sets up a SoftHSM below a factory.
-func newStation(f *factory) *station {
+func newStation(f *factory) *hsmStation {
 	f.t.Helper()
 	needTools(f.t, "softhsm2", "softhsm2-util")
 	out, err := exec.Command("../../hsm/testdata/token.sh", "softhsm", f.path("token"), "factory").Output()
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	s := &station{factory: f}
+	s := &hsmStation{factory: f}
 	for line := range strings.Lines(string(out)) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		if name == "URI" {
@@ -47,7 +47,7 @@ var modulePath = regexp.MustCompile(`module-path=([^&]*)`)
 
 // newBadStation puts hsm/testdata/forward.c before the SoftHSM: a module that
 // misbehaves as set tells it.
-func newBadStation(f *factory) *station {
+func newBadStation(f *factory) *hsmStation {
 	f.t.Helper()
 	needTools(f.t, "gcc", "gcc")
 	s := newStation(f)
@@ -91,7 +91,7 @@ func controlFields(t testing.TB, source string) map[string]int {
 	return fields
 }
 
-func (s *station) at(field string) int64 {
+func (s *hsmStation) at(field string) int64 {
 	s.t.Helper()
 	index, known := s.fields[field]
 	if !known {
@@ -100,14 +100,14 @@ func (s *station) at(field string) int64 {
 	return int64(4 * index)
 }
 
-func (s *station) set(field string, value uint32) {
+func (s *hsmStation) set(field string, value uint32) {
 	s.t.Helper()
 	if _, err := s.control.WriteAt(binary.NativeEndian.AppendUint32(nil, value), s.at(field)); err != nil {
 		s.t.Fatal(err)
 	}
 }
 
-func (s *station) get(field string) int {
+func (s *hsmStation) get(field string) int {
 	s.t.Helper()
 	value := make([]byte, 4)
 	if _, err := s.control.ReadAt(value, s.at(field)); err != nil {
@@ -117,12 +117,12 @@ func (s *station) get(field string) int {
 }
 
 // lot are the arguments of a run with the token.
-func (s *station) lot(more ...string) []string {
+func (s *hsmStation) lot(more ...string) []string {
 	return s.args(append([]string{"--hsm", s.uri, "--algorithm", "ecdsa-p256", "--format", "pack"}, more...)...)
 }
 
 // start starts keymill in a process of its own, with settings as NAME=value.
-func (s *station) start(args []string, settings ...string) (*exec.Cmd, *bytes.Buffer) {
+func (s *hsmStation) start(args []string, settings ...string) (*exec.Cmd, *bytes.Buffer) {
 	s.t.Helper()
 	cmd, log := s.process(args...)
 	cmd.Env = append(append(cmd.Env, s.env...), settings...)
@@ -133,14 +133,14 @@ func (s *station) start(args []string, settings ...string) (*exec.Cmd, *bytes.Bu
 }
 
 // do runs keymill in a process of its own and returns its exit code and what it said.
-func (s *station) do(args []string, settings ...string) (int, string) {
+func (s *hsmStation) do(args []string, settings ...string) (int, string) {
 	s.t.Helper()
 	cmd, log := s.start(args, settings...)
 	return s.ended(cmd), log.String()
 }
 
 // ended waits for a process and returns its exit code.
-func (s *station) ended(cmd *exec.Cmd) int {
+func (s *hsmStation) ended(cmd *exec.Cmd) int {
 	s.t.Helper()
 	err := cmd.Wait()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
@@ -153,7 +153,7 @@ func (s *station) ended(cmd *exec.Cmd) int {
 }
 
 // checkTokenEmpty: no key is left in the token after gc has cleaned up.
-func (s *station) checkTokenEmpty() {
+func (s *hsmStation) checkTokenEmpty() {
 	s.t.Helper()
 	for _, args := range [][]string{{"hsm", "gc", "--destroy"}, {"hsm", "list", "--objects", "--json"}} {
 		code, out := s.do(append(args, "--hsm", s.uri, "--ledger", s.ledger))

@@ -29,7 +29,7 @@ const hangDevices = 120
 
 // hangIn makes the module hang when a lot is under way: one call or all. It
 // returns when that has begun.
-func (s *station) hangIn(field string, d time.Duration) {
+func (s *hsmStation) hangIn(field string, d time.Duration) {
 	s.t.Helper()
 	s.waitForDevices(10)
 	s.set(field, uint32(d.Milliseconds()))
@@ -40,7 +40,7 @@ func (s *station) hangIn(field string, d time.Duration) {
 	}
 }
 
-func newSlowStation(t *testing.T) *station {
+func newSlowStation(t *testing.T) *hsmStation {
 	s := newBadStation(newFactory(t, hangDevices, sandbox.Config{}))
 	s.set("LATENCY_US", 3000) // so that the lot is still under way
 	return s

@@ -16,7 +16,7 @@ import (
 
 // behindServer puts the station's token behind a p11-kit server, which serves
 // each connection by a child of its own, and returns the server.
-func (s *station) behindServer() *exec.Cmd {
+func (s *hsmStation) behindServer() *exec.Cmd {
 	s.t.Helper()
 	needTools(s.t, "p11-kit", "p11-kit")
 	clients, err := filepath.Glob("/usr/lib/*/pkcs11/p11-kit-client.so")

@@ -16,7 +16,7 @@ import (
 )
 
 // tokenLot runs a lot whose keys stay in the token, and returns how many lie there.
-func (s *station) tokenLot(devices int) {
+func (s *hsmStation) tokenLot(devices int) {
 	s.t.Helper()
 	if code, log := s.do(s.lot("--keys", "token")); code != 0 {
 		s.t.Fatalf("exit %d: %s", code, log)
@@ -26,7 +26,7 @@ func (s *station) tokenLot(devices int) {
 }
 
 // checkKeys counts the key pairs that lie in the token.
-func (s *station) checkKeys(want int) {
+func (s *hsmStation) checkKeys(want int) {
 	s.t.Helper()
 	code, out := s.do([]string{"hsm", "list", "--objects", "--json", "--hsm", s.uri, "--ledger", s.ledger})
 	if n := strings.Count(out, `"spki_sha256"`); code != 0 || n != want {
@@ -83,7 +83,7 @@ func TestUndoTakesKeysOutOfTheToken(t *testing.T) {
 }
 
 // checkEvidence: the auditor's program finds nothing wrong with the lot.
-func (s *station) checkEvidence() {
+func (s *hsmStation) checkEvidence() {
 	s.t.Helper()
 	code, key := s.do([]string{"audit", "key", "--ledger", s.ledger})
 	if code != 0 {
@@ -163,7 +163,7 @@ func TestEvidenceSaysWhereKeysAreFrom(t *testing.T) {
 }
 
 // checkEvents counts the lot's events with an action and what they say of the key.
-func (s *station) checkEvents(action, key string, want int) {
+func (s *hsmStation) checkEvents(action, key string, want int) {
 	s.t.Helper()
 	n := 0
 	for _, text := range s.events(action) {
@@ -177,7 +177,7 @@ func (s *station) checkEvents(action, key string, want int) {
 }
 
 // events returns the lot's events with an action.
-func (s *station) events(action string) (all []string) {
+func (s *hsmStation) events(action string) (all []string) {
 	s.t.Helper()
 	db, err := ledger.Open(s.t.Context(), s.ledger)
 	if err != nil {
@@ -251,7 +251,7 @@ func TestRealClientWithItsKeyInAToken(t *testing.T) {
 }
 
 // bootWithToken starts a mender-client once, as dev with the mender.conf of another's image.
-func (s *station) bootWithToken(dev, image *pipeline.Record, engine string) ([]byte, error) {
+func (s *hsmStation) bootWithToken(dev, image *pipeline.Record, engine string) ([]byte, error) {
 	s.t.Helper()
 	data := s.t.TempDir()
 	text, err := exec.Command("mender-artifact", "cat", s.path("out", "images", image.Output.Name)+":/data/mender/mender.conf").Output()

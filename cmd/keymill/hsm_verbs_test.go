@@ -3,20 +3,15 @@ package main
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
-	"keymill/cmd/keymill/internal/fault"
 	"keymill/hsm"
-	"keymill/pipeline"
 	"keymill/pipeline/mender/sandbox"
 )
 
@@ -174,28 +169,4 @@ func TestTokenSettings(t *testing.T) {
 	if code, out := s.do([]string{"hsm", "bench", "--sessions", "0", "--hsm", s.uri, "--ledger", s.ledger}); code != exitUsage || !strings.Contains(out, "1 or more") {
 		t.Errorf("a bench without sessions: exit %d, want %d: %s", code, exitUsage, out)
 	}
-}
-
-// TestWhoseOutageItIs: a token that is gone and a disk that is full stop the run
-// with a code each; what else fails is one device's.
-func TestWhoseOutageItIs(t *testing.T) {
-	for code, err := range map[int]error{
-		exitHSM: &hsm.GoneError{Err: errors.New("gone"), Hint: "connect it"}, exitStorage: fmt.Errorf("journal: %w", syscall.ENOSPC), exitInternal: errors.New("odd"),
-	} {
-		keys := &stationKeys{Source: failingKeys{err: err}}
-		_, _, got := keys.Generate(t.Context(), "device")
-		_, stops := errors.AsType[*pipeline.Outage](got)
-		if exitCode(got) != code || stops != (code != exitInternal) || stops && fault.Hint(got) == "" {
-			t.Errorf("%v: exit code %d, want %d; stops the run: %v", err, exitCode(got), code, stops)
-		}
-	}
-}
-
-type failingKeys struct {
-	hsm.Source
-	err error
-}
-
-func (f failingKeys) Generate(context.Context, string) (private, public []byte, err error) {
-	return nil, nil, f.err
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/station"
 )
 
 func (a *app) imageCmd() *cobra.Command {
@@ -54,12 +55,12 @@ func (a *app) imageWrite(cmd *cobra.Command, lotName, device, output string) err
 	if err != nil {
 		return err
 	}
-	golden, err := OpenLotGolden(cmd.Context(), known.Config, known.Planned)
+	golden, err := station.OpenGolden(cmd.Context(), known.Config, known.Planned)
 	if err != nil {
 		return err
 	}
 	defer golden.Close()
-	image, err := DeviceImage(cmd.Context(), golden, known.Planned, rec)
+	image, err := station.DeviceImage(cmd.Context(), golden, known.Planned, rec)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/say"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/imaging"
 	"keymill/pipeline"
 )
@@ -66,11 +67,11 @@ func (a *app) imagePlanOf(cmd *cobra.Command, name string, table bool) error {
 		return err
 	}
 	defer known.Close()
-	lot, err := FindLot(cmd.Context(), known, name)
+	lot, err := station.FindLot(cmd.Context(), known, name)
 	if err != nil {
 		return err
 	}
-	pack, err := imaging.ReadPack(PackPath(lot))
+	pack, err := imaging.ReadPack(station.PackPath(lot))
 	if err != nil {
 		return fault.StorageOutage(err)
 	}
@@ -101,7 +102,7 @@ func (a *app) imagePlanOf(cmd *cobra.Command, name string, table bool) error {
 		if table {
 			err = writeFields(rows, rec, overlay)
 		}
-		Wipe(overlay)
+		station.Wipe(overlay)
 		if err != nil {
 			return err
 		}

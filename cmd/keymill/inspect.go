@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"keymill/cmd/keymill/internal/say"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/imaging"
 )
 
@@ -23,14 +24,14 @@ func (a *app) imageInspectCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			golden, closeImage, err := OpenImage(cmd.Context(), args[0], cfg.Image.Partition)
+			golden, closeImage, err := station.OpenImage(cmd.Context(), args[0], cfg.Image.Partition)
 			if err != nil {
 				return err
 			}
 			defer closeImage()
 			found, err := imaging.Inspect(golden, golden.Size(), imaging.GoldenOptions{Partition: cfg.Image.Partition}, args[1:]...)
 			if err != nil {
-				return ImageFault(cmd.Context(), args[0], err)
+				return station.ImageFault(cmd.Context(), args[0], err)
 			}
 			if a.json {
 				sum := golden.SHA256()

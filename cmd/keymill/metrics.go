@@ -12,6 +12,7 @@ import (
 
 	"keymill/cmd/keymill/internal/build"
 	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 	"keymill/pipeline/mender"
@@ -127,7 +128,7 @@ func seconds(t time.Time) float64 {
 }
 
 // begun hangs the meter into a run that begins.
-func (m *meter) begun(r Begun) {
+func (m *meter) begun(r station.Begun) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.client, m.asked = r.Server, mender.Stats{}
@@ -200,7 +201,7 @@ func (m *meter) refresh(ctx context.Context, path string, all bool, now time.Tim
 func (m *meter) readBooks(ctx context.Context, path string, all bool) error {
 	if m.books == nil {
 		var err error
-		if m.books, err = OpenKnown(ctx, path); err != nil || m.books == nil {
+		if m.books, err = station.OpenKnown(ctx, path); err != nil || m.books == nil {
 			return err
 		}
 	}

@@ -4,11 +4,12 @@ import (
 	"cmp"
 	"time"
 
+	"keymill/cmd/keymill/internal/station"
 	"keymill/pipeline"
 )
 
 // tellOutcome prints what a run came to, and returns its error.
-func (a *app) tellOutcome(out Outcome, err error) error {
+func (a *app) tellOutcome(out station.Outcome, err error) error {
 	if out.Verified != nil && !out.Verified.OK {
 		printVerification(a.err, *out.Verified)
 	}

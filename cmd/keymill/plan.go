@@ -8,6 +8,7 @@ import (
 
 	"keymill/cmd/keymill/internal/files"
 	"keymill/cmd/keymill/internal/say"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/hsm"
 )
 
@@ -33,7 +34,7 @@ func (a *app) planCmd() *cobra.Command {
 }
 
 func (a *app) plan(cmd *cobra.Command, path, name string) error {
-	result, err := EstimateLot(cmd.Context(), a.options(cmd), path, name)
+	result, err := station.EstimateLot(cmd.Context(), a.options(cmd), path, name)
 	if err != nil {
 		return err
 	}
@@ -45,7 +46,7 @@ func (a *app) plan(cmd *cobra.Command, path, name string) error {
 }
 
 // keySpeed says keyRate in words.
-func keySpeed(r Estimate) string {
+func keySpeed(r station.Estimate) string {
 	switch r.Keys {
 	case string(hsm.ModeSoftware):
 		return fmt.Sprintf("about %.0f a second and core", r.KeyRate)
@@ -55,7 +56,7 @@ func keySpeed(r Estimate) string {
 	return fmt.Sprintf("about %.0f a second", r.KeyRate)
 }
 
-func (a *app) printPlan(r Estimate) {
+func (a *app) printPlan(r station.Estimate) {
 	verb := "would be planned"
 	if r.Resumes {
 		verb = "is planned and would be resumed"

@@ -16,6 +16,7 @@ import (
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
 	"keymill/cmd/keymill/internal/say"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/imaging"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
@@ -144,12 +145,12 @@ func (a *app) doneWith(cmd *cobra.Command, lot pipeline.Lot, rule retentionRule)
 	if !rule.accepted {
 		return "", nil
 	}
-	l, err := OpenPlanned(cmd.Context(), a.options(cmd), lot.Name)
+	l, err := station.OpenPlanned(cmd.Context(), a.options(cmd), lot.Name)
 	if err != nil {
 		return "", err
 	}
 	defer l.Close()
-	result, err := l.Verify(cmd.Context(), VerifyOptions{})
+	result, err := l.Verify(cmd.Context(), station.VerifyOptions{})
 	if err != nil {
 		return "", err
 	}
@@ -173,7 +174,7 @@ func remainsOf(ctx context.Context, known *ledger.Ledger, lot pipeline.Lot) (rem
 		found.Files, found.Bytes = found.Files+1, found.Bytes+info.Size()
 		return nil
 	}
-	if err := add(PackPath(lot)); err != nil {
+	if err := add(station.PackPath(lot)); err != nil {
 		return found, err
 	}
 	for rec, err := range known.Records(ctx, lot.Name) {
@@ -194,13 +195,13 @@ func remainsOf(ctx context.Context, known *ledger.Ledger, lot pipeline.Lot) (rem
 // what was destroyed is never missing in the log, and what was announced and is
 // still there is found by the next prune.
 func destroyRemains(ctx context.Context, known *ledger.Ledger, cfg *config.Config, lot pipeline.Lot, found remains) error {
-	pack, err := imaging.OpenPack(PackPath(lot))
+	pack, err := imaging.OpenPack(station.PackPath(lot))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fault.StorageOutage(err)
 	}
 	_, err = known.Append(ctx, pipeline.Event{
 		Station: cfg.Audit.Station, Lot: lot.Name, Action: pipeline.ActionPrune, Reason: found.Reason,
-		Facts: Facts(map[string]string{
+		Facts: station.Facts(map[string]string{
 			"files": strconv.Itoa(found.Files), "bytes": strconv.FormatInt(found.Bytes, 10), "operator": cfg.Audit.Operator,
 		}),
 	})
@@ -209,7 +210,7 @@ func destroyRemains(ctx context.Context, known *ledger.Ledger, cfg *config.Confi
 			err = wipePack(ctx, pack)
 		}
 		if err = files.Closing(pack, err); err == nil {
-			err = os.Remove(PackPath(lot))
+			err = os.Remove(station.PackPath(lot))
 		}
 	}
 	if err != nil {
@@ -219,7 +220,7 @@ func destroyRemains(ctx context.Context, known *ledger.Ledger, cfg *config.Confi
 		if err != nil {
 			return err
 		}
-		if err := RemoveImage(lot, rec); err != nil {
+		if err := station.RemoveImage(lot, rec); err != nil {
 			return err
 		}
 	}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"github.com/spf13/cobra"
+
+	"keymill/cmd/keymill/internal/station"
 )
 
 func (a *app) retryCmd() *cobra.Command {
@@ -22,9 +24,9 @@ new key: the old key comes off the server first.
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if dry {
-				return a.dryRun(cmd, args[0], Retryable()...)
+				return a.dryRun(cmd, args[0], station.Retryable()...)
 			}
-			return a.tellOutcome(Retry(cmd.Context(), a.options(cmd), args[0], rekey))
+			return a.tellOutcome(station.Retry(cmd.Context(), a.options(cmd), args[0], rekey))
 		},
 	}
 	cmd.Flags().StringSliceVar(&rekey, "rekey", nil, "devices that get a new key, by identity value or serial")

@@ -15,6 +15,7 @@ import (
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/logs"
 	"keymill/cmd/keymill/internal/say"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 	"keymill/sources"
@@ -27,7 +28,7 @@ type app struct {
 	// telemetry is nil where nothing is sent.
 	telemetry *telemetry
 	// begun is told of each run before its devices move; nil is allowed.
-	begun func(Begun)
+	begun func(station.Begun)
 	// replaceAccepted lets on_conflict replace reach accepted devices, too.
 	replaceAccepted bool
 	verifyHow       string // all, sample or none: what a run compares at its end
@@ -153,10 +154,10 @@ func (a *app) layers(cmd *cobra.Command) config.Layers {
 }
 
 // options say how a verb works on lots, and lead what happens to the terminal.
-func (a *app) options(cmd *cobra.Command) Options {
-	return Options{
+func (a *app) options(cmd *cobra.Command) station.Options {
+	return station.Options{
 		Settings: a.layers(cmd), ReplaceAccepted: a.replaceAccepted, Verify: a.verifyHow, Drain: a.brake.drainable,
-		Hooks: Hooks{
+		Hooks: station.Hooks{
 			LogTo:   a.err,
 			Notice:  func(text string) { fmt.Fprintln(a.err, text) },
 			AskPIN:  a.askPIN(),
@@ -189,12 +190,12 @@ func (a *app) openLedger(cmd *cobra.Command) (*ledger.Ledger, error) {
 	if err != nil {
 		return nil, err
 	}
-	return OpenLedger(cmd.Context(), cfg)
+	return station.OpenLedger(cmd.Context(), cfg)
 }
 
 // openLot opens the ledger and finds the lot, with its settings as defaults.
-func (a *app) openLot(cmd *cobra.Command, name string) (*View, error) {
-	return OpenView(cmd.Context(), a.layers(cmd), name)
+func (a *app) openLot(cmd *cobra.Command, name string) (*station.View, error) {
+	return station.OpenView(cmd.Context(), a.layers(cmd), name)
 }
 
 func (a *app) printf(format string, args ...any) {
@@ -202,7 +203,7 @@ func (a *app) printf(format string, args ...any) {
 }
 
 // signer opens the station's signing key.
-func (a *app) signer(cmd *cobra.Command, cfg *config.Config) (Signer, error) {
+func (a *app) signer(cmd *cobra.Command, cfg *config.Config) (station.Signer, error) {
 	o := a.options(cmd)
 	return o.Signer(cmd.Context(), cfg, logs.New(cfg.Log, a.err))
 }

@@ -7,6 +7,7 @@ import (
 
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/station"
 )
 
 func (a *app) runCmd() *cobra.Command {
@@ -36,7 +37,7 @@ the steps under way and stop, twice to stop at once.
 	}
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "show what would be done and change nothing, as plan does")
 	cmd.Flags().StringVar(&lot, "lot", "", "name of the lot (default: the manifest's base name)")
-	cmd.Flags().StringVar(&a.verifyHow, "verify", VerifySample, "compare with the server at the end: all, sample (1 %, at least 50) or none")
+	cmd.Flags().StringVar(&a.verifyHow, "verify", station.VerifySample, "compare with the server at the end: all, sample (1 %, at least 50) or none")
 	addSettings(cmd, append([]string{"expect", "sheet"}, lineSettings...)...)
 	a.replaceAcceptedFlag(cmd)
 	a.jsonFlag(cmd)
@@ -48,12 +49,12 @@ func (a *app) run(cmd *cobra.Command, manifest, lot string) error {
 	if err := a.checkVerifyHow(); err != nil {
 		return err
 	}
-	return a.tellOutcome(Run(cmd.Context(), a.options(cmd), manifest, lot))
+	return a.tellOutcome(station.Run(cmd.Context(), a.options(cmd), manifest, lot))
 }
 
 // checkVerifyHow refuses an extent that is none.
 func (a *app) checkVerifyHow() error {
-	if !slices.Contains([]string{VerifyAll, VerifySample, VerifyNone}, a.verifyHow) {
+	if !slices.Contains([]string{station.VerifyAll, station.VerifySample, station.VerifyNone}, a.verifyHow) {
 		return fault.Usagef("--verify is %q; it can be all, sample or none", a.verifyHow)
 	}
 	return nil

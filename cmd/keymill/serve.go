@@ -17,6 +17,7 @@ import (
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
 	"keymill/cmd/keymill/internal/logs"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/imaging"
 	"keymill/pipeline"
 )
@@ -63,7 +64,7 @@ func (a *app) imageServe(cmd *cobra.Command, flags serveFlags) error {
 	if err != nil {
 		return err
 	}
-	shelf := NewShelf(cfg, known)
+	shelf := station.NewShelf(cfg, known)
 	defer shelf.Close()
 	token, err := a.serveToken(flags.tokenFile)
 	if err != nil {

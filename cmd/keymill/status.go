@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/station"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 )
@@ -58,7 +59,7 @@ func (a *app) statusAll(cmd *cobra.Command, known *ledger.Ledger) error {
 }
 
 func (a *app) statusOf(cmd *cobra.Command, known *ledger.Ledger, name string) error {
-	lot, err := FindLot(cmd.Context(), known, name)
+	lot, err := station.FindLot(cmd.Context(), known, name)
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/files"
 	"keymill/cmd/keymill/internal/logs"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/cmd/keymill/internal/trace"
 	"keymill/pipeline"
 	"keymill/pipeline/mender"
@@ -127,11 +128,11 @@ func (t *telemetry) openMetrics(ctx context.Context, c *collector, about *resour
 }
 
 // begun returns a hook of that name that tells the meter, too.
-func (t *telemetry) begun(next func(Begun)) func(Begun) {
+func (t *telemetry) begun(next func(station.Begun)) func(station.Begun) {
 	if t == nil || t.meter == nil {
 		return next
 	}
-	return func(r Begun) {
+	return func(r station.Begun) {
 		t.meter.begun(r)
 		if next != nil {
 			next(r)

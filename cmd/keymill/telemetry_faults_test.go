@@ -24,6 +24,7 @@ import (
 	metricspb "go.opentelemetry.io/proto/otlp/metrics/v1"
 	"google.golang.org/protobuf/proto"
 
+	"keymill/cmd/keymill/internal/station"
 	"keymill/pipeline/mender/sandbox"
 )
 
@@ -46,7 +47,7 @@ func TestTelemetryOff(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		a := &app{stdio: stdio{in: strings.NewReader(""), out: &out, err: &errs}, brake: newBrake(cancel), env: os.Environ()}
 		looked := 0
-		a.begun = func(r Begun) {
+		a.begun = func(r station.Begun) {
 			line := r.Line
 			looked++
 			if runs := strings.Contains(stacks(), "go.opentelemetry.io"); runs != on {

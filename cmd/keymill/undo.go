@@ -11,6 +11,7 @@ import (
 
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/say"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/pipeline"
 )
 
@@ -32,7 +33,7 @@ and can be interrupted and run again.
 			if dry {
 				return a.dryRun(cmd, args[0], pipeline.Planned, pipeline.Staged, pipeline.Preauthorized, pipeline.Released, pipeline.Failed, pipeline.Conflicted)
 			}
-			l, err := OpenPlanned(cmd.Context(), a.options(cmd), args[0])
+			l, err := station.OpenPlanned(cmd.Context(), a.options(cmd), args[0])
 			if err != nil {
 				return err
 			}
@@ -53,7 +54,7 @@ and can be interrupted and run again.
 }
 
 // undo takes a lot back and says what it came to.
-func (a *app) undo(ctx context.Context, l *Lot, stay bool) error {
+func (a *app) undo(ctx context.Context, l *station.Lot, stay bool) error {
 	done, err := l.Undo(ctx, stay)
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/logs"
 	"keymill/cmd/keymill/internal/say"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 )
@@ -57,7 +58,7 @@ func (a *app) upkeep(cmd *cobra.Command, dry bool) error {
 		return fault.As(fault.Usage, pipeline.WithHint(errors.New("backup.folder is set, but a ledger in PostgreSQL is not copied by keymill"),
 			"Take backup.folder out, and see to pg_dump or pg_basebackup with archived WAL."))
 	}
-	known, err := OpenKnown(ctx, cfg.Ledger)
+	known, err := station.OpenKnown(ctx, cfg.Ledger)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/pipeline/mender"
 )
 
@@ -28,12 +29,12 @@ another key, a second key. It ends with 4 when something is off.
 		Example: "  keymill verify 2026-W47\n  keymill verify 2026-W47 --csv > verify.csv\n  keymill verify 2026-W47 --watch",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := OpenPlanned(cmd.Context(), a.options(cmd), args[0])
+			l, err := station.OpenPlanned(cmd.Context(), a.options(cmd), args[0])
 			if err != nil {
 				return err
 			}
 			defer l.Close()
-			o := VerifyOptions{Sample: sample, Unexpected: unexpected}
+			o := station.VerifyOptions{Sample: sample, Unexpected: unexpected}
 			if watch {
 				return a.watchLot(cmd.Context(), l, o, every)
 			}
@@ -51,7 +52,7 @@ another key, a second key. It ends with 4 when something is off.
 }
 
 // verify compares and prints.
-func (a *app) verify(ctx context.Context, l *Lot, o VerifyOptions, asCSV bool) error {
+func (a *app) verify(ctx context.Context, l *station.Lot, o station.VerifyOptions, asCSV bool) error {
 	if asCSV {
 		rows := csv.NewWriter(a.out)
 		defer rows.Flush()
@@ -84,7 +85,7 @@ func (a *app) verify(ctx context.Context, l *Lot, o VerifyOptions, asCSV bool) e
 	return nil
 }
 
-func printVerification(w io.Writer, result Verified) {
+func printVerification(w io.Writer, result station.Verified) {
 	fmt.Fprintf(w, "Lot %s: %d devices compared with the server\n", result.Lot, result.Devices)
 	for _, category := range mender.Categories {
 		if n := result.Counts[category]; n > 0 {
@@ -102,7 +103,7 @@ func printVerification(w io.Writer, result Verified) {
 
 // watchLot looks again and again until every device was accepted, and says what
 // changed.
-func (a *app) watchLot(ctx context.Context, l *Lot, o VerifyOptions, every time.Duration) error {
+func (a *app) watchLot(ctx context.Context, l *station.Lot, o station.VerifyOptions, every time.Duration) error {
 	ticker := time.NewTicker(max(every, time.Second))
 	defer ticker.Stop()
 	last := ""
@@ -127,7 +128,7 @@ func (a *app) watchLot(ctx context.Context, l *Lot, o VerifyOptions, every time.
 	}
 }
 
-func summaryLine(result Verified) string {
+func summaryLine(result station.Verified) string {
 	line := ""
 	for _, category := range slices.Backward(mender.Categories) {
 		if n := result.Counts[category]; n > 0 {

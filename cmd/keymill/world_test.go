@@ -14,6 +14,7 @@ import (
 
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/station"
 	"keymill/imaging"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
@@ -202,7 +203,7 @@ func (f *factory) strayKeys(product ...string) []string {
 		if strings.HasPrefix(path, f.path("out", "images")+"/") && !strings.HasPrefix(entry.Name(), ".") || slices.Contains(product, path) {
 			return nil
 		}
-		if entry.Name() == signingKeyFile || strings.HasPrefix(path, f.path("sb")+"/") {
+		if entry.Name() == station.SigningKeyFile || strings.HasPrefix(path, f.path("sb")+"/") {
 			return nil // the station's own and the trial server's
 		}
 		data, err := os.ReadFile(path)

@@ -1,4 +1,4 @@
-package main
+package station
 
 import (
 	"context"
@@ -77,7 +77,7 @@ func (s *Shelf) lot(ctx context.Context, name string) (*shelvedLot, error) {
 	}
 	cfg := *s.cfg
 	cfg.Image.Golden = lot.GoldenPath
-	golden, err := OpenLotGolden(ctx, &cfg, lot)
+	golden, err := OpenGolden(ctx, &cfg, lot)
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package main
+package station
 
 import (
 	"context"
@@ -35,8 +35,8 @@ func theDevice(lot pipeline.Lot, value string, found []*pipeline.Record) (*pipel
 	return rec, nil
 }
 
-// OpenLotGolden opens the golden image of a lot and makes sure that it is the one.
-func OpenLotGolden(ctx context.Context, cfg *config.Config, lot pipeline.Lot) (*imaging.Golden, error) {
+// OpenGolden opens the golden image of a lot and makes sure that it is the one.
+func OpenGolden(ctx context.Context, cfg *config.Config, lot pipeline.Lot) (*imaging.Golden, error) {
 	golden, err := imaging.OpenGolden(ctx, cfg.Image.Golden, imaging.GoldenOptions{
 		CacheDir: goldenCache(cfg.Ledger), Partition: cfg.Image.Partition,
 	})

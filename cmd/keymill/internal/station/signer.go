@@ -1,4 +1,4 @@
-package main
+package station
 
 import (
 	"context"
@@ -14,8 +14,8 @@ import (
 	"keymill/reports"
 )
 
-// signingKeyFile is the station's own key, beside the ledger. It is no device's.
-const signingKeyFile = "keymill-signing-key.pem"
+// SigningKeyFile is the station's own key, beside the ledger. It is no device's.
+const SigningKeyFile = "keymill-signing-key.pem"
 
 // Signer is the key that vouches for this station's evidence.
 type Signer struct {
@@ -53,7 +53,7 @@ func (o *Options) Signer(ctx context.Context, cfg *config.Config, log *slog.Logg
 		return Signer{key, key}, nil
 	}
 	if name == "" {
-		name = config.BesideLedger(cfg.Ledger, signingKeyFile)
+		name = config.BesideLedger(cfg.Ledger, SigningKeyFile)
 	}
 	key, created, err := reports.LoadOrCreateKey(name)
 	if err != nil {

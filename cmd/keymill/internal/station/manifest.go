@@ -1,4 +1,4 @@
-package main
+package station
 
 import (
 	"context"
@@ -44,14 +44,14 @@ func OpenManifest(path string, cfg *config.Config, lot string, known *ledger.Led
 	return manifest, err
 }
 
-// fewWarnings is how many warnings of a manifest are told, and a tenth of how
+// FewWarnings is how many warnings of a manifest are told, and a tenth of how
 // many problems: a large lot may have one a row.
-const fewWarnings = 20
+const FewWarnings = 20
 
 // checkManifest validates the whole manifest and tells the first problems. An
 // error says that the manifest is refused, or that checking was not possible.
 func (o *Options) checkManifest(ctx context.Context, manifest *sources.Manifest) (sources.Summary, error) {
-	left := map[bool]int{true: fewWarnings, false: 10 * fewWarnings} // by whether it is a warning
+	left := map[bool]int{true: FewWarnings, false: 10 * FewWarnings} // by whether it is a warning
 	summary, err := manifest.Check(ctx, func(p sources.Problem) {
 		if left[p.Warning]--; left[p.Warning] >= 0 && o.Hooks.Problem != nil {
 			o.Hooks.Problem(p)

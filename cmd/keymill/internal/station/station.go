@@ -1,4 +1,7 @@
-package main
+// Package station works on lots: it opens golden image, keys, server, pack and
+// ledger, and plans, carries, settles, verifies, undoes and rekeys. It takes
+// options and hooks, returns outcomes, and prints nothing.
+package station
 
 import (
 	"context"
