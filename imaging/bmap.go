@@ -11,7 +11,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // The format bmap is a sparse file with the device's blocks at their places,
@@ -27,16 +30,11 @@ const (
 var errBmap = errors.New("not a block map of keymill's making")
 
 func openBmap(ctx context.Context, g Image, dir string) (Writer, error) {
-	f, err := os.Open(g.Path())
+	spans, err := g.Matter(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	spans, err := dataWithin(f, 0, g.Size())
-	if err != nil {
-		return nil, err
-	}
-	ranges, err := sumRanges(ctx, g, spans)
+	ranges, err := sumRanges(ctx, g, widenSpans(spans, deltaBlock, g.Size()))
 	if err != nil {
 		return nil, err
 	}
@@ -61,26 +59,33 @@ type bmapRange struct {
 	sum         [sha256.Size]byte
 }
 
-// sumRanges returns the block ranges that cover spans.
-func sumRanges(ctx context.Context, g Image, spans []Span) ([]bmapRange, error) {
-	var ranges []bmapRange
+// bmapPiece bounds a range, in bytes, so that several can be summed at once.
+const bmapPiece = 64 << 20
+
+// sumRanges returns block ranges for spans of whole blocks, with their
+// checksums.
+func sumRanges(ctx context.Context, image io.ReaderAt, spans []Span) ([]bmapRange, error) {
+	var pieces []Span
 	for _, s := range spans {
-		first, last := s.Offset/deltaBlock, (s.Offset+s.Length-1)/deltaBlock
-		if n := len(ranges); n > 0 && ranges[n-1].last >= first-1 {
-			ranges[n-1].last = last
-			continue
+		for at, end := s.Offset, s.Offset+s.Length; at < end; at += bmapPiece {
+			pieces = append(pieces, Span{at, min(bmapPiece, end-at)})
 		}
-		ranges = append(ranges, bmapRange{first: first, last: last})
 	}
-	for i := range ranges {
-		r := &ranges[i]
-		h := sha256.New()
-		if err := copyTo(ctx, h, g, r.first*deltaBlock, min((r.last+1)*deltaBlock, g.Size())); err != nil {
-			return nil, err
-		}
-		h.Sum(r.sum[:0])
+	ranges := make([]bmapRange, len(pieces))
+	work, ctx := errgroup.WithContext(ctx)
+	work.SetLimit(runtime.GOMAXPROCS(0))
+	for i, s := range pieces {
+		work.Go(func() error {
+			h := sha256.New()
+			if err := copyTo(ctx, h, image, s.Offset, s.Offset+s.Length); err != nil {
+				return err
+			}
+			ranges[i] = bmapRange{first: s.Offset / deltaBlock, last: (s.Offset + s.Length - 1) / deltaBlock}
+			h.Sum(ranges[i].sum[:0])
+			return nil
+		})
 	}
-	return ranges, nil
+	return ranges, work.Wait()
 }
 
 // bmapOf returns the block map of a device's file.

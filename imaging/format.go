@@ -19,6 +19,11 @@ type Image interface {
 	// Unchanged returns an error when the file is not what it was when it was
 	// opened.
 	Unchanged() error
+	// Matter returns the ranges that must reach a medium, sorted; see
+	// Golden.Matter.
+	Matter(ctx context.Context) ([]Span, error)
+	// Prove reads the image and compares its hash, once.
+	Prove(ctx context.Context) error
 }
 
 // Format is one form in which images leave. To add one, write its file and
@@ -62,8 +67,11 @@ func FindFormat(name string) (Format, error) {
 }
 
 // Open prepares the writing of many images of one golden image into the folder
-// dir, which exists. It may take as long as reading golden once.
+// dir, which exists. It reads golden once, and compares its hash.
 func (f Format) Open(ctx context.Context, g Image, dir string) (Writer, error) {
+	if err := g.Prove(ctx); err != nil {
+		return nil, err
+	}
 	w, err := f.open(ctx, g, dir)
 	if err != nil {
 		return nil, fmt.Errorf("prepare format %s: %w", f.Name, err)
@@ -82,6 +90,10 @@ func (f Format) FileName(device, golden string) string {
 	}
 	return device + filepath.Ext(golden) + f.Suffix
 }
+
+// ProductFiles returns the files that a published image at path can consist of: the
+// image, and the block map beside it.
+func ProductFiles(path string) []string { return []string{path, path + bmapSuffix} }
 
 // Writer makes the images of one golden image in one format. Its methods may be
 // called by many goroutines at once, but not for the same dst.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -35,6 +36,13 @@ type Golden struct {
 	table *Table
 	data  int // index of the data partition; -1: see dataErr
 	why   error
+
+	blockMap *blockMap // golden's own; nil: there is none
+
+	matterMu    sync.Mutex // guards what follows
+	matterKnown bool
+	matterSpans []Span
+	proved      bool // the hash was computed from the file by this process
 }
 
 // fileState is what tells a file from another one, and from itself changed.
@@ -78,7 +86,11 @@ func OpenGolden(ctx context.Context, path string, opt GoldenOptions) (*Golden, e
 		return nil, fmt.Errorf("golden image %s: %w", path, err)
 	}
 	g := &Golden{path: raw, file: file, data: -1}
-	if err := g.open(ctx, opt); err != nil {
+	err = g.open(ctx, opt)
+	if err == nil {
+		g.blockMap, err = findBlockMap(path, g.state.size)
+	}
+	if err != nil {
 		file.Close()
 		return nil, fmt.Errorf("golden image %s: %w", path, err)
 	}
@@ -100,10 +112,36 @@ func (g *Golden) open(ctx context.Context, opt GoldenOptions) error {
 	if opt.Partition != "" && g.why != nil {
 		return g.why
 	}
-	if g.sum, err = cachedSum(ctx, g.path, g.state, opt.CacheDir); err != nil {
+	if g.sum, g.proved, err = cachedSum(ctx, g.path, g.state, opt.CacheDir); err != nil {
 		return err
 	}
 	return g.Unchanged()
+}
+
+// Prove reads the whole image and compares its hash, once: what OpenGolden took
+// from the cache was true when it was put there, and says nothing of a disk that
+// has lost bits since. The file's later changes show in Unchanged.
+func (g *Golden) Prove(ctx context.Context) error {
+	g.matterMu.Lock()
+	defer g.matterMu.Unlock()
+	if g.proved {
+		return nil
+	}
+	sum, err := sumFile(ctx, g.path, g.state.size)
+	if err != nil {
+		return err
+	}
+	if sum != g.sum {
+		return goldenRotted(g.path)
+	}
+	g.proved = true
+	return g.Unchanged()
+}
+
+// goldenRotted is the error where golden reads otherwise than when it was hashed.
+func goldenRotted(path string) error {
+	return refuse("Check the disk, and put the golden image back from where it came from; an unpacked one is in the cache folder and is made anew when it is removed.",
+		"the golden image %s reads otherwise than when it was hashed, although nobody wrote to it", path)
 }
 
 // findData returns the index of the data partition; see Golden.Data.

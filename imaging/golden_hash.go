@@ -86,29 +86,31 @@ func sumFile(ctx context.Context, path string, size int64) (sum [sha256.Size]byt
 	return sum, nil
 }
 
-// cachedSum returns the image's hash. In dir it is kept under a name made from
-// path and state, so that a changed file never finds its old hash.
-func cachedSum(ctx context.Context, path string, state fileState, dir string) (sum [sha256.Size]byte, err error) {
+// cachedSum returns the image's hash, and whether it was computed now. In dir it
+// is kept under a name made from path and state, so that a changed file never
+// finds its old hash.
+func cachedSum(ctx context.Context, path string, state fileState, dir string) (sum [sha256.Size]byte, now bool, err error) {
 	if dir == "" {
-		return sumFile(ctx, path, state.size)
+		sum, err = sumFile(ctx, path, state.size)
+		return sum, true, err
 	}
 	key := sha256.Sum256(fmt.Appendf(nil, "%s\x00%+v", path, state))
 	name := filepath.Join(dir, "golden-"+hex.EncodeToString(key[:16])+".sha256")
 	if text, err := os.ReadFile(name); err == nil {
 		if b, err := hex.DecodeString(strings.TrimSpace(string(text))); err == nil && len(b) == sha256.Size {
-			return [sha256.Size]byte(b), nil
+			return [sha256.Size]byte(b), false, nil
 		}
 	}
 	if sum, err = sumFile(ctx, path, state.size); err != nil {
-		return sum, err
+		return sum, true, err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return sum, fmt.Errorf("keep the golden image's hash: %w", err)
+		return sum, true, fmt.Errorf("keep the golden image's hash: %w", err)
 	}
 	if err := writeWhole(name, fmt.Appendf(nil, "%x\n", sum)); err != nil {
-		return sum, fmt.Errorf("keep the golden image's hash: %w", err)
+		return sum, true, fmt.Errorf("keep the golden image's hash: %w", err)
 	}
-	return sum, nil
+	return sum, true, nil
 }
 
 // writeWhole writes a file under a temporary name and renames it, so that

@@ -90,7 +90,7 @@ func unpackedName(ctx context.Context, file *os.File, path, cache, extension str
 	if err != nil {
 		return "", err
 	}
-	sum, err := cachedSum(ctx, path, state, cache)
+	sum, _, err := cachedSum(ctx, path, state, cache)
 	if err != nil {
 		return "", err
 	}

@@ -2,6 +2,7 @@ package imaging
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,10 +12,14 @@ import (
 )
 
 // rawWriter writes raw images: reflinks of golden where the file system has
-// them, elsewhere copies that leave out what is zero.
+// them, elsewhere copies that leave out what is zero. Beside each lies a block map
+// that names all that matters, zeros included: tools that go by the file's holes
+// would leave old bytes on a used medium.
 type rawWriter struct {
 	golden Image
 	folder *folderSync
+	flush  *fileSync
+	maps   mapMaker
 
 	mu    sync.Mutex
 	known bool
@@ -22,33 +27,80 @@ type rawWriter struct {
 }
 
 func openRaw(_ context.Context, g Image, _ string) (Writer, error) {
-	return &rawWriter{golden: g, folder: newFolderSync()}, g.Unchanged()
+	return newRawWriter(g), g.Unchanged()
+}
+
+func newRawWriter(g Image) *rawWriter {
+	return &rawWriter{golden: g, folder: newFolderSync(), flush: newFileSync(), maps: mapMaker{golden: g}}
 }
 
 func (w *rawWriter) Close() error { return nil }
 
 func (w *rawWriter) View(path string) (View, error) { return os.Open(path) }
 
-// WriteRaw publishes one raw image as Writer.Write says; for many of one golden
-// image, a Writer of the format raw is faster.
+// WriteRaw publishes one raw image as Writer.Write says, without a block map; for
+// many of one golden image, a Writer of the format raw is faster.
 func WriteRaw(ctx context.Context, g Image, o *Overlay, dst string) (Result, error) {
-	return (&rawWriter{golden: g, folder: newFolderSync()}).Write(ctx, o, dst)
+	w := newRawWriter(g)
+	f, shared, err := w.stage(ctx, o, dst, nil)
+	if err == nil {
+		err = w.folder.release(f)
+	}
+	if err != nil {
+		return Result{}, fmt.Errorf("write image %s: %w", dst, err)
+	}
+	return Result{Bytes: g.Size(), Shared: shared}, nil
 }
 
 func (w *rawWriter) Write(ctx context.Context, o *Overlay, dst string) (Result, error) {
-	result := Result{Bytes: w.golden.Size()}
-	err := w.folder.publish(ctx, dst, func(f *os.File) (err error) {
+	shared, err := w.write(ctx, o, dst)
+	if err != nil {
+		return Result{}, fmt.Errorf("write image %s: %w", dst, err)
+	}
+	return Result{Bytes: w.golden.Size(), Shared: shared}, nil
+}
+
+func (w *rawWriter) write(ctx context.Context, o *Overlay, dst string) (shared bool, err error) {
+	if err := checkGolden(w.golden, o); err != nil {
+		return false, err
+	}
+	content, err := w.maps.mapOf(ctx, o)
+	if err != nil {
+		return false, err
+	}
+	sidecar, err := stage(ctx, dst+bmapSuffix, func(f *os.File) error {
+		_, err := f.Write(content) // durable with the image
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	image, shared, err := w.stage(ctx, o, dst, sidecar.File)
+	if err != nil {
+		return false, errors.Join(err, sidecar.discard())
+	}
+	return shared, w.folder.release(sidecar, image)
+}
+
+// stage writes an image under its hidden name, and makes it and another file
+// durable.
+func (w *rawWriter) stage(ctx context.Context, o *Overlay, dst string, with *os.File) (f *staged, shared bool, err error) {
+	f, err = stage(ctx, dst, func(f *os.File) (err error) {
 		if err := checkGolden(w.golden, o); err != nil {
 			return err
 		}
-		if result.Shared, err = w.fill(ctx, f); err != nil {
+		if shared, err = w.fill(ctx, f); err != nil {
 			return err
 		}
 		extents := o.Extents()
 		if err := patch(f, extents); err != nil {
 			return err
 		}
-		if err := f.Sync(); err != nil {
+		files := []*os.File{f}
+		if with != nil {
+			files = append(files, with)
+		}
+		if err := w.flush.sync(files...); err != nil {
 			return err
 		}
 		if err := checkWritten(f, extents); err != nil {
@@ -56,10 +108,7 @@ func (w *rawWriter) Write(ctx context.Context, o *Overlay, dst string) (Result, 
 		}
 		return w.golden.Unchanged()
 	})
-	if err != nil {
-		return Result{}, fmt.Errorf("write image %s: %w", dst, err)
-	}
-	return result, nil
+	return f, shared, err
 }
 
 // fill makes an empty file equal to golden, and reports whether the two share

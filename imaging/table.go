@@ -34,8 +34,9 @@ type Partition struct {
 // Table is an image's partition table.
 type Table struct {
 	Kind       string      `json:"kind"`
-	SectorSize int         `json:"sector_size"` // bytes
-	Partitions []Partition `json:"partitions"`  // without containers of logical partitions
+	ID         string      `json:"id,omitempty"` // the disk's signature: MBR 8 hexadecimal digits, GPT a GUID
+	SectorSize int         `json:"sector_size"`  // bytes
+	Partitions []Partition `json:"partitions"`   // without containers of logical partitions
 }
 
 // errNoTable says that there is neither an MBR nor a GPT.

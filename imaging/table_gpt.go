@@ -22,6 +22,7 @@ type gptHeader struct {
 	entries     int64 // first sector of the entry array
 	count, size int64 // entries, bytes of each
 	sum         uint32
+	disk        string // the disk's GUID
 }
 
 func damagedGPT(reason string) error {
@@ -51,7 +52,7 @@ func readGPT(r io.ReaderAt, size, sector int64) (*Table, error) {
 	if crc32.ChecksumIEEE(array) != primary.sum {
 		return nil, damagedGPT("the checksum of its entries is wrong")
 	}
-	t := &Table{Kind: TableGPT}
+	t := &Table{Kind: TableGPT, ID: primary.disk}
 	for i := range primary.count {
 		p, used, err := parseGPTEntry(array[i*primary.size:], sector)
 		if err != nil {
@@ -90,6 +91,7 @@ func readGPTHeader(r io.ReaderAt, size, sector, at int64) (*gptHeader, error) {
 	h := &gptHeader{
 		self: int64(le.Uint64(b[24:])), other: int64(le.Uint64(b[32:])), entries: int64(le.Uint64(b[72:])),
 		count: int64(le.Uint32(b[80:])), size: int64(le.Uint32(b[84:])), sum: le.Uint32(b[88:]),
+		disk: formatGUID(b[56:72]),
 	}
 	if h.self != at || h.entries < 0 || h.entries > size/sector || h.count > gptMaxEntries ||
 		h.size < gptEntrySize || h.size > 4096 || h.size%8 != 0 {

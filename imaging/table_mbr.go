@@ -56,6 +56,9 @@ func readMBR(r io.ReaderAt, size, sector int64) (*Table, error) {
 		return nil, err
 	}
 	t := &Table{Kind: TableMBR}
+	if diskID != 0 {
+		t.ID = fmt.Sprintf("%08x", diskID)
+	}
 	add := func(number int, e mbrEntry) {
 		t.Partitions = append(t.Partitions, Partition{
 			Number: number, Offset: e.start * sector, Bytes: e.length * sector,

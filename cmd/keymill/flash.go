@@ -17,24 +17,23 @@ import (
 )
 
 func (a *app) imageFlashCmd() *cobra.Command {
-	var again, zero bool
+	var again bool
 	cmd := &cobra.Command{
 		Use:   "flash LOT DEVICE /dev/X",
 		Short: "Write one device's image to a block device and read it back",
 		Long: `Flash writes a device's image to a card or a disk and compares what the medium gives
-back. It refuses disks that are mounted or hold this system. Where golden is sparse
-its holes are skipped, as bmaptool does; --zero writes them. A device that was
-flashed before needs --again: a key in two units is a clone.
+back. It refuses disks that are mounted or hold this system. Zeros are written, too;
+only what the block map beside the golden image leaves out (golden.img.bmap) is
+skipped. A device that was flashed before needs --again: a key in two units is a clone.
 
 ` + exitCodesHelp,
 		Example: "  keymill image flash 2026-W47 SN0001 /dev/sdX\n  keymill image flash 2026-W47 SN0001 /dev/mmcblk0 --again",
 		Args:    cobra.ExactArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.imageFlash(cmd, args[0], args[1], args[2], again, zero)
+			return a.imageFlash(cmd, args[0], args[1], args[2], again)
 		},
 	}
 	cmd.Flags().BoolVar(&again, "again", false, "flash a device that was flashed before")
-	cmd.Flags().BoolVar(&zero, "zero", false, "write zeros where golden has holes")
 	addSettings(cmd, "golden")
 	a.jsonFlag(cmd)
 	return cmd
@@ -48,7 +47,7 @@ type flashResult struct {
 	Skipped int64             `json:"bytes_skipped"`
 }
 
-func (a *app) imageFlash(cmd *cobra.Command, lotName, device, disk string, again, zero bool) error {
+func (a *app) imageFlash(cmd *cobra.Command, lotName, device, disk string, again bool) error {
 	ctx := cmd.Context()
 	known, err := a.openLot(cmd, lotName)
 	if err != nil {
@@ -82,7 +81,7 @@ func (a *app) imageFlash(cmd *cobra.Command, lotName, device, disk string, again
 		return fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("lot %s is not in format pack: its images are files", lot.Name),
 			"Write the file with your tool, or plan lots that are flashed here with --format pack."))
 	}
-	result, err := imaging.Flash(ctx, disk, golden, image.Overlay, imaging.FlashOptions{Zero: zero, Progress: flashBar(a.err)})
+	result, err := imaging.Flash(ctx, disk, golden, image.Overlay, imaging.FlashOptions{Progress: flashBar(a.err)})
 	if err != nil {
 		return station.ImageFault(ctx, disk, err)
 	}

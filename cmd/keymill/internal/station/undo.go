@@ -166,9 +166,10 @@ func RemoveImage(lot pipeline.Lot, rec *pipeline.Record) error {
 	if rec.Output.Name == "" {
 		return nil
 	}
-	err := os.Remove(filepath.Join(lot.Out, "images", rec.Output.Name))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fault.StorageOutage(err)
+	for _, name := range imaging.ProductFiles(filepath.Join(lot.Out, "images", rec.Output.Name)) {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fault.StorageOutage(err)
+		}
 	}
 	return nil
 }

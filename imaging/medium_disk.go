@@ -10,38 +10,40 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openDisk opens a block device for writing, exclusively, after it has made
-// sure that nothing on it is in use and that size bytes fit on it.
-func openDisk(path string, size int64) (*os.File, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if info.Mode().Type() != os.ModeDevice {
-		return nil, refuse("name a block device such as /dev/sdX; for a file, use keymill image write", "%s is no block device", path)
-	}
+// openDisk opens a block device for reading and writing, exclusively, after it has
+// made sure that nothing on it is in use. Access is direct where the kernel has
+// that: a card is then written at its own speed, and reading asks the card.
+func openDisk(path string) (*os.File, error) {
 	if err := refuseUsedDisk(path); err != nil {
 		return nil, err
 	}
 	// O_EXCL on a block device: the kernel refuses what is mounted or claimed.
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_EXCL, 0)
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_EXCL|unix.O_DIRECT, 0)
+	if errors.Is(err, unix.EINVAL) {
+		f, err = os.OpenFile(path, os.O_RDWR|unix.O_EXCL, 0)
+	}
 	switch {
 	case errors.Is(err, unix.EBUSY):
-		return nil, refuse("unmount it, and stop what uses it (swap, RAID, LVM)", "the device is in use")
-	case errors.Is(err, unix.EROFS):
-		return nil, refuse("open the write protection of the card or adapter", "the device is write-protected")
+		return nil, refuse("Unmount it, and stop what uses it (swap, RAID, LVM, another keymill).", "the device is in use")
+	case errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) && isReadOnly(path):
+		return nil, refuse("Open the write protection of the card or adapter.", "the device is write-protected")
+	case errors.Is(err, unix.ENOMEDIUM):
+		return nil, refuse("Put a medium into the slot.", "there is no medium in it")
 	case err != nil:
 		return nil, err
 	}
-	end, err := f.Seek(0, 2)
-	if err == nil && end < size {
-		err = refuse("use a larger medium", "the image has %d bytes, the device only %d", size, end)
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
 	return f, nil
+}
+
+// isReadOnly asks the kernel whether a disk is write-protected.
+func isReadOnly(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	n, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKROGET)
+	return err == nil && n != 0
 }
 
 // refuseUsedDisk says what on a disk is in use, if anything is. It reads
