@@ -14,6 +14,7 @@ type tokenKey struct {
 	label   string
 	objects []pkcs11.ObjectHandle
 	publics []pkcs11.ObjectHandle // those that are public keys
+	private bool                  // one of them is a private key
 }
 
 // census is the keys that lie in a token for good, by id.
@@ -46,6 +47,7 @@ func (s *session) census() (census, error) {
 		if isClass(values[2], pkcs11.CKO_PUBLIC_KEY) {
 			key.publics = append(key.publics, object)
 		}
+		key.private = key.private || isClass(values[2], pkcs11.CKO_PRIVATE_KEY)
 	}
 	return keys, nil
 }

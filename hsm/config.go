@@ -12,9 +12,18 @@ type Config struct {
 	// token, serial, model or manufacturer where the module shows more than one
 	// token.
 	URI string
-	// PIN is asked when the URI has neither pin-source nor pin-value. It is
-	// called once; the caller's buffer is wiped. nil: the token needs no login.
-	PIN func(ctx context.Context) ([]byte, error)
+	// PIN is asked when the token wants one and the URI has neither pin-source
+	// nor pin-value: once for each token. The buffer is wiped.
+	PIN func(ctx context.Context, token string) ([]byte, error)
+	// Modules are shared with other openings in this process, so that it logs in
+	// once. nil: the opening has the module to itself.
+	Modules *Modules
+	// Tell tells whoever stands at the station what to do: to enter the PIN at a
+	// token's own pad. nil: Log gets it as a warning.
+	Tell func(message string)
+	// ImportKEK allows that the wrapping key is made on this host and given to
+	// the token in clear, where the token can't make one and give it out.
+	ImportKEK bool
 	// Limits bound what keymill takes of the token.
 	Limits Limits
 	// Timeout is how long one call of the module may take before the session is
@@ -23,6 +32,8 @@ type Config struct {
 	// Journal takes the ids of token objects before they are made. It is needed
 	// where a module has no session objects, and in ModeToken; elsewhere nil is fine.
 	Journal Journal
+	// Progress is told what Test has tried, one call a check. nil: nobody is.
+	Progress func(string)
 	// Log gets warnings and recoveries. nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -56,6 +67,13 @@ func (c *Config) log() *slog.Logger {
 		return c.Log
 	}
 	return slog.New(slog.DiscardHandler)
+}
+
+func (c *Config) tell() func(string) {
+	if c.Tell != nil {
+		return c.Tell
+	}
+	return func(message string) { c.log().Warn(message) }
 }
 
 // Journal remembers the ids (CKA_ID) of token objects, so that what a crash

@@ -12,11 +12,17 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+
+	"github.com/miekg/pkcs11"
 )
 
 // entropyBatch is how many bytes are asked of the token at once: a call of a
-// networked HSM costs the same for 32 bytes.
-const entropyBatch = 2048
+// networked HSM costs the same for 32 bytes. Small HSMs refuse so many:
+// randomPortion halves them down to entropyLeast.
+const (
+	entropyBatch = 2048
+	entropyLeast = 16
+)
 
 // errRepeats is the failure of the only health test that makes sense at this
 // distance from the noise source.
@@ -27,6 +33,8 @@ type entropy struct {
 	pool   *pool
 	alg    Algorithm
 	budget budget
+	// portion is how many bytes the token gives at once.
+	portion int
 
 	mu   sync.Mutex // guards the rest
 	rest []byte     // random bytes not yet used; wiped as they are
@@ -36,8 +44,12 @@ type entropy struct {
 func openEntropy(ctx context.Context, p *pool, alg Algorithm, cfg *Config) (Source, error) {
 	e := &entropy{pool: p, alg: alg}
 	e.budget.lotLimit(cfg.Limits.Keys)
-	first, err := e.draw(ctx, 32)
-	Wipe(first)
+	var err error
+	if e.portion, err = tryTwice(ctx, p, (*session).randomPortion); err == nil {
+		var first []byte
+		first, err = e.draw(ctx, 32)
+		Wipe(first)
+	}
 	if err != nil {
 		if _, isGone := errors.AsType[*GoneError](err); isGone || errors.Is(err, context.Canceled) {
 			return nil, err
@@ -57,17 +69,42 @@ func (e *entropy) draw(ctx context.Context, n int) ([]byte, error) {
 			return out, err
 		}
 		fresh, err := tryTwice(ctx, e.pool, func(s *session) ([]byte, error) {
-			random, err := s.GenerateRandom(s.handle, entropyBatch)
-			if err == nil && len(random) != entropyBatch {
-				err = fmt.Errorf("the token gave %d random bytes, not %d", len(random), entropyBatch)
-			}
-			return random, err
+			return s.random(e.portion)
 		})
 		if err != nil {
 			return nil, err
 		}
 		e.put(fresh)
 	}
+}
+
+// random asks the token for n bytes.
+func (s *session) random(n int) ([]byte, error) {
+	random, err := s.GenerateRandom(s.handle, n)
+	if err == nil && len(random) != n {
+		err = fmt.Errorf("the token gave %d random bytes, not %d", len(random), n)
+	}
+	return random, err
+}
+
+// randomPortion finds out how many random bytes the token gives at once, at
+// most entropyBatch.
+func (s *session) randomPortion() (int, error) {
+	var first error
+	for portion := entropyBatch; portion >= entropyLeast; portion /= 2 {
+		random, err := s.random(portion)
+		Wipe(random)
+		if err == nil {
+			return portion, nil
+		}
+		if first == nil {
+			first = err
+		}
+		if isCKR(err, pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_DEVICE_REMOVED, pkcs11.CKR_SESSION_CLOSED) {
+			break // the session is lost: less won't help
+		}
+	}
+	return 0, first
 }
 
 // put keeps fresh random bytes, and wipes where they and the old ones were.

@@ -3,6 +3,9 @@ package hsm
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
 )
 
 // GoneError says that the token or its module is gone: taken away, locked,
@@ -13,7 +16,7 @@ type GoneError struct {
 	Hint string
 }
 
-func (e *GoneError) Error() string { return e.Err.Error() }
+func (e *GoneError) Error() string { return explain(e.Err.Error()) }
 
 // Unwrap returns the cause.
 func (e *GoneError) Unwrap() error { return e.Err }
@@ -25,7 +28,7 @@ type RefusedError struct {
 	Hint string
 }
 
-func (e *RefusedError) Error() string { return e.Err.Error() }
+func (e *RefusedError) Error() string { return explain(e.Err.Error()) }
 
 // Unwrap returns the cause.
 func (e *RefusedError) Unwrap() error { return e.Err }
@@ -47,4 +50,20 @@ func refused(hint, format string, args ...any) error {
 
 func gone(hint, format string, args ...any) error {
 	return &GoneError{Err: fmt.Errorf(format, args...), Hint: hint}
+}
+
+// explain names the return codes in a message: miekg/pkcs11 leaves those of
+// vendors without a name.
+func explain(message string) string {
+	return regexp.MustCompile(`pkcs11: (0x[0-9A-F]+): (CKR_[A-Z0-9_]+)?`).ReplaceAllStringFunc(message, func(code string) string {
+		fields := strings.Fields(code)
+		number, _ := strconv.ParseUint(fields[1][2:len(fields[1])-1], 16, 64)
+		switch {
+		case len(fields) == 3:
+			return fields[2]
+		case number >= 0x80000000:
+			return fmt.Sprintf("the vendor's own code 0x%X (its manual says what that is)", number)
+		}
+		return fmt.Sprintf("the return code 0x%X, which PKCS#11 2.40 doesn't have", number)
+	})
 }

@@ -249,7 +249,7 @@ func TestPoolKeepsToItsSessions(t *testing.T) {
 	if n := bad.get(mostOpen); n > 3 {
 		t.Errorf("%d sessions were open", n)
 	}
-	if n := bad.get(logins); n != 1 {
+	if n := bad.get(loginsMade); n != 1 {
 		t.Errorf("%d logins", n)
 	}
 }
@@ -270,7 +270,7 @@ func TestPINManners(t *testing.T) {
 		"last try":  {tokenFlags, flagPINFinalTry, "log in once by hand", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bad.set(logins, 0)
+			bad.set(loginsMade, 0)
 			bad.set(test.field, test.value)
 			defer bad.set(test.field, 0)
 			for _, mode := range []Mode{ModeHSM, ModeEntropy, ModeToken} {
@@ -280,7 +280,7 @@ func TestPINManners(t *testing.T) {
 					t.Error("the error shows the PIN")
 				}
 			}
-			if n := bad.get(logins); n != 3*test.logins {
+			if n := bad.get(loginsMade); n != 3*test.logins {
 				t.Errorf("%d tries, want one for each opening at most", n)
 			}
 		})
@@ -289,11 +289,11 @@ func TestPINManners(t *testing.T) {
 		source := mustOpen(t, ModeHSM, ECDSAP256, bad.config(t))
 		bad.set(loginCode, pkcs11.CKR_PIN_INCORRECT)
 		bad.set(lost, 1)
-		bad.set(logins, 0)
+		bad.set(loginsMade, 0)
 		for _, err := range generate(t, source, 8, 20) {
 			wantGone(t, err, "first refusal")
 		}
-		if n := bad.get(logins); n != 1 {
+		if n := bad.get(loginsMade); n != 1 {
 			t.Errorf("%d tries with a PIN that was refused", n)
 		}
 		bad.set(loginCode, 0)

@@ -31,8 +31,28 @@ const (
 	stallMS
 	meetAt
 	metTimes
-	calls
-	logins
+	clearFlags
+	padOnly
+	loginMS
+	signCode
+	signMS
+	signWrong
+	finalizeMS
+	closeMS
+	setCode
+	copyCode
+	oaepCode
+	needPrivate
+	randomMost
+	pointForm
+	mostSessions
+	readOnly
+	alwaysAuth
+	wrapAs
+	crashIn // 1 more than the function's number
+	crashHow
+	callsMade
+	loginsMade
 	openNow
 	mostOpen
 	controlFields

@@ -9,6 +9,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/miekg/pkcs11"
 )
 
 // settled is how old a temporary key must be before somebody else's is taken
@@ -70,6 +72,9 @@ func (c *collector) run() error {
 			return err
 		}
 	}
+	if err := c.torn(keys); err != nil {
+		return err
+	}
 	rest := slices.SortedFunc(maps.Values(keys), func(a, b *tokenKey) int { return bytes.Compare(a.id, b.id) })
 	for _, key := range rest {
 		if key.label != probeLabel {
@@ -85,6 +90,49 @@ func (c *collector) run() error {
 	}
 	return nil
 }
+
+// torn deals with halves of pairs, as a token leaves them that was killed while
+// it made a pair: public keys whose private ones aren't there, and private keys
+// without name and number for which no public key in the token speaks.
+func (c *collector) torn(keys census) error {
+	for id, key := range keys {
+		if key.private || key.label == probeLabel || len(key.publics) != len(key.objects) {
+			continue // whole, dealt with below, or something else of this id is there, such as a certificate
+		}
+		delete(keys, id)
+		left := Leftover{Label: key.label, Why: "torn: a public key without its private one"}
+		if !c.opts.Torn {
+			left.Kept = tornKept
+		}
+		if err := c.collect(key, left); err != nil {
+			return err
+		}
+	}
+	all, err := c.find(pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY), pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true))
+	if err != nil {
+		return err
+	}
+	for _, object := range all {
+		names, err := c.attributes(object, pkcs11.CKA_ID, pkcs11.CKA_LABEL)
+		if err == nil && (len(names[0]) > 0 || len(names[1]) > 0) {
+			continue
+		}
+		key := keyPair{private: object}
+		if c.half(&key) == nil && key.spki != nil {
+			continue // whole, although nameless
+		}
+		left := Leftover{Why: "torn: a private key without name, number and public half"}
+		if !c.opts.Torn {
+			left.Kept = tornKept
+		}
+		if err := c.collect(&tokenKey{objects: []pkcs11.ObjectHandle{object}}, left); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const tornKept = "another program may have a use for it: --torn destroys it"
 
 // journaled deals with a key that the journal has open.
 func (c *collector) journaled(key *tokenKey, entry JournalEntry) error {
@@ -107,8 +155,10 @@ func (c *collector) collect(key *tokenKey, left Leftover) error {
 			return err
 		}
 		left.Destroyed = true
-		if err := c.done(key.id); err != nil {
-			return err
+		if len(key.id) > 0 {
+			if err := c.done(key.id); err != nil {
+				return err
+			}
 		}
 	}
 	c.report.Left = append(c.report.Left, left)

@@ -117,6 +117,8 @@ type Origin struct {
 	Algorithm     Algorithm `json:"algorithm"`
 	Module        string    `json:"module,omitempty"`         // file name, manufacturer and description
 	ModuleVersion string    `json:"module_version,omitempty"` // "2.6", as the module reports it
+	ModulePath    string    `json:"module_path,omitempty"`
+	ModuleSHA256  string    `json:"module_sha256,omitempty"` // of the module's file, hexadecimal
 	TokenLabel    string    `json:"token_label,omitempty"`
 	TokenSerial   string    `json:"token_serial,omitempty"`
 	TokenModel    string    `json:"token_model,omitempty"`

@@ -24,6 +24,21 @@ type pair struct {
 type kind struct {
 	mechanism uint
 	public    []*pkcs11.Attribute
+	full      bool // with CKA_PRIVATE and CKA_LABEL everywhere, without which some modules refuse a template
+}
+
+// ways returns the ways to ask for a key, the full templates last, or first where
+// the module is known to want them.
+func (s *session) ways(alg Algorithm) []kind {
+	plain := kinds(alg)
+	full := kinds(alg)
+	for i := range full {
+		full[i].full = true
+	}
+	if s.full != nil && s.full.Load() {
+		return append(full, plain...)
+	}
+	return append(plain, full...)
 }
 
 // edwardsCurves are the two ways to name edwards25519 in CKA_EC_PARAMS: the
@@ -37,19 +52,19 @@ var edwardsCurves = [][]byte{
 // kinds returns the ways to ask for a key of an algorithm, to be tried in turn.
 func kinds(alg Algorithm) []kind {
 	if bits := alg.bits(); bits > 0 {
-		return []kind{{pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, []*pkcs11.Attribute{
+		return []kind{{mechanism: pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, public: []*pkcs11.Attribute{
 			pkcs11.NewAttribute(pkcs11.CKA_MODULUS_BITS, bits),
 			pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, []byte{1, 0, 1}),
 		}}}
 	}
 	if curve := curveOf(alg); curve != nil {
-		return []kind{{pkcs11.CKM_EC_KEY_PAIR_GEN, []*pkcs11.Attribute{
+		return []kind{{mechanism: pkcs11.CKM_EC_KEY_PAIR_GEN, public: []*pkcs11.Attribute{
 			pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, []byte(curve.oid)),
 		}}}
 	}
 	var ways []kind
 	for _, name := range edwardsCurves {
-		ways = append(ways, kind{ckmECEdwardsKeyPair, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, name)}})
+		ways = append(ways, kind{mechanism: ckmECEdwardsKeyPair, public: []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, name)}})
 	}
 	return ways
 }
@@ -65,7 +80,7 @@ type traits struct {
 // generate makes a key pair for signing, private and sensitive.
 func (s *session) generate(alg Algorithm, t traits) (*pair, error) {
 	var problems []error
-	for _, way := range kinds(alg) {
+	for _, way := range s.ways(alg) {
 		public := append([]*pkcs11.Attribute{
 			pkcs11.NewAttribute(pkcs11.CKA_TOKEN, t.token),
 			pkcs11.NewAttribute(pkcs11.CKA_VERIFY, true),
@@ -81,10 +96,22 @@ func (s *session) generate(alg Algorithm, t traits) (*pair, error) {
 			public = append(public, pkcs11.NewAttribute(pkcs11.CKA_ID, t.id), pkcs11.NewAttribute(pkcs11.CKA_LABEL, t.label))
 			private = append(private, pkcs11.NewAttribute(pkcs11.CKA_ID, t.id), pkcs11.NewAttribute(pkcs11.CKA_LABEL, t.label))
 		}
+		if way.full && t.id == nil {
+			public = append(public, pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true), pkcs11.NewAttribute(pkcs11.CKA_LABEL, probeLabel))
+			private = append(private, pkcs11.NewAttribute(pkcs11.CKA_LABEL, probeLabel))
+		}
 		pub, priv, err := s.GenerateKeyPair(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(way.mechanism, nil)}, public, private)
 		if err != nil {
-			problems = append(problems, fmt.Errorf("generate %s: %w", alg, err))
+			if !way.full || len(problems) == 0 {
+				problems = append(problems, fmt.Errorf("generate %s: %w", alg, err))
+			}
+			if !isCKR(err, cantErrors...) {
+				break // another template won't help
+			}
 			continue
+		}
+		if way.full && s.full != nil {
+			s.full.Store(true)
 		}
 		p := &pair{public: pub, private: priv}
 		if p.spki, err = s.readSPKI(alg, pub); err != nil {
@@ -143,14 +170,18 @@ func (s *session) point(public pkcs11.ObjectHandle) ([]byte, error) {
 }
 
 // spkiOfPoint returns the SPKI of a CKA_EC_POINT. By the standard that is a DER
-// OCTET STRING; some modules leave its header out.
+// OCTET STRING; some modules leave its header out, others write the BIT STRING
+// that an SPKI has.
 func spkiOfPoint(alg Algorithm, point []byte) ([]byte, error) {
 	size, prefix := ed25519.PublicKeySize, ed25519Public
 	if curve := curveOf(alg); curve != nil {
 		size, prefix = 1+2*curve.size, curve.publicPrefix
 	}
-	if len(point) == size+2 && bytes.Equal(point[:2], []byte{4, byte(size)}) {
-		point = point[2:]
+	for _, header := range [][]byte{{4, byte(size)}, {3, byte(size + 1), 0}} {
+		if len(point) == size+len(header) && bytes.HasPrefix(point, header) {
+			point = point[len(header):]
+			break
+		}
 	}
 	if len(point) != size {
 		return nil, fmt.Errorf("the token reports a public key of %d bytes for %s", len(point), alg)

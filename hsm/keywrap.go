@@ -46,6 +46,20 @@ func unwrapPKCS7(kek cipher.Block, _, wrapped []byte) ([]byte, error) {
 	return unpad(plain)
 }
 
+// unwrapZeros reverses AES key wrap (RFC 3394) of data that zeros may fill up;
+// who parses the key tells where it ends.
+func unwrapZeros(kek cipher.Block, _, wrapped []byte) ([]byte, error) {
+	iv, plain, err := unwrapBlocks(kek, wrapped)
+	if err != nil {
+		return nil, err
+	}
+	if binary.BigEndian.Uint64(iv[:]) != 0xA6A6A6A6A6A6A6A6 {
+		Wipe(plain)
+		return nil, errUnwrap
+	}
+	return plain, nil
+}
+
 // unwrapCBC reverses CKM_AES_CBC_PAD.
 func unwrapCBC(kek cipher.Block, iv, wrapped []byte) ([]byte, error) {
 	if len(wrapped) == 0 || len(wrapped)%aes.BlockSize != 0 || len(iv) != aes.BlockSize {

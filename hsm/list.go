@@ -5,6 +5,7 @@ package hsm
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"github.com/miekg/pkcs11"
 )
@@ -17,7 +18,7 @@ func List(ctx context.Context, cfg Config) (*Listing, error) {
 	if err != nil {
 		return nil, &RefusedError{Err: err, Hint: "write pkcs11:?module-path=/path/to/module.so"}
 	}
-	m, err := openModule(ctx, u, cfg.timeout())
+	m, err := openModule(ctx, u, &cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +68,7 @@ func describeToken(token pkcs11.TokenInfo) TokenInfo {
 		name string
 	}{
 		{flagInitialized, "initialized"}, {flagPINInitialized, "PIN set"}, {flagLoginRequired, "login required"},
-		{flagRNG, "random numbers"}, {flagWriteProtected, "write-protected"}, {flagPINCountLow, "a wrong PIN was given"},
+		{flagPINPad, "PIN pad"}, {flagRNG, "random numbers"}, {flagWriteProtected, "write-protected"}, {flagPINCountLow, "a wrong PIN was given"},
 		{flagPINFinalTry, "one try for the PIN left"}, {flagPINLocked, "PIN locked"},
 	} {
 		if token.Flags&f.flag != 0 {
@@ -77,9 +78,10 @@ func describeToken(token pkcs11.TokenInfo) TokenInfo {
 	return info
 }
 
-// told returns nil for CK_UNAVAILABLE_INFORMATION.
+// told returns nil for CK_UNAVAILABLE_INFORMATION, and for what 32-bit code
+// passes for it.
 func told(n uint) *uint64 {
-	if n == pkcs11.CK_UNAVAILABLE_INFORMATION {
+	if n == pkcs11.CK_UNAVAILABLE_INFORMATION || uint64(n) == math.MaxUint32 {
 		return nil
 	}
 	value := uint64(n)

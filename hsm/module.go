@@ -4,7 +4,12 @@ package hsm
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"io"
+	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -18,59 +23,93 @@ import (
 // allCalls is the weight that re-initialisation takes: nobody else is in the module then.
 const allCalls = 1 << 30
 
-// module is a loaded PKCS#11 module. Its state belongs to the process: another
-// user of the same file (crypto11, for the audit) shares it.
-type module struct {
+// library is a loaded PKCS#11 module. Its state belongs to the process.
+type library struct {
 	path     string
+	digest   string // SHA-256 of the file, hexadecimal; "" if it can't be read
 	initArgs []byte // NUL-terminated, nil if there are none
-	timeout  time.Duration
 	ctx      *pkcs11.Ctx
 	direct   *direct // nil where there is none
 	info     pkcs11.Info
 	owned    bool // initialised by us, so finalised by us; changed only while alone in the module
+	users    int  // guarded by Modules.mu
+	logins
 
 	// calls is held with weight 1 by whoever is inside the module.
 	calls *semaphore.Weighted
 	// generation counts initialisations; sessions of an earlier one are dead.
 	generation atomic.Int64
-	reinit     sync.Mutex // held while re-initialising
+	full       atomic.Bool // see kind
+	reinit     sync.Mutex  // held while re-initialising
 }
 
-// openModule loads and initialises the module that u names.
-func openModule(ctx context.Context, u *URI, timeout time.Duration) (*module, error) {
-	path, err := u.module()
-	if err != nil {
-		return nil, err
+// module is one user's hold of a library.
+type module struct {
+	*library
+	modules *Modules
+	key     string // of the library in modules
+	timeout time.Duration
+	log     *slog.Logger
+	closed  bool // guarded by Modules.mu
+}
+
+// openModule loads and initialises the module that u names, unless the process
+// has it already.
+func openModule(ctx context.Context, u *URI, cfg *Config) (*module, error) {
+	return cfg.modules().open(ctx, u, cfg)
+}
+
+func loadLibrary(ctx context.Context, path, initArgs string, timeout time.Duration) (*library, error) {
+	m := &module{timeout: timeout, library: &library{path: path, calls: semaphore.NewWeighted(allCalls), logins: logins{
+		pins: map[string][]byte{}, refused: map[string]refusal{}, parked: map[string]*session{},
+	}}}
+	if initArgs != "" {
+		m.initArgs = append([]byte(initArgs), 0)
 	}
-	m := &module{path: path, timeout: timeout, calls: semaphore.NewWeighted(allCalls)}
-	if u.InitArgs != "" {
-		m.initArgs = append([]byte(u.InitArgs), 0)
-	}
-	if m.ctx = pkcs11.New(path); m.ctx == nil {
+	blameCrashes(path)
+	loaded, err := invoke(ctx, m, func() (*pkcs11.Ctx, error) { return pkcs11.New(path), nil }, nil)
+	if err == nil && loaded == nil {
 		return nil, refused("check that the file is the vendor's module for this architecture, with all libraries that it needs (ldd shows them)",
-			"%s can't be loaded as a PKCS#11 module", path)
+			"%s can't be loaded as a PKCS#11 module: %s", path, loadProblem(path))
 	}
-	m.direct = findDirect(path)
-	m.info, err = invoke(ctx, m, func() (pkcs11.Info, error) {
-		err := m.initialize()
-		m.owned = err == nil
-		if err != nil && !isCKR(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
-			return pkcs11.Info{}, err
-		}
-		return m.ctx.GetInfo()
-	}, nil)
+	if err == nil {
+		m.ctx, m.direct = loaded, findDirect(path)
+		m.info, err = invoke(ctx, m, func() (pkcs11.Info, error) {
+			err := m.initialize()
+			m.owned = err == nil
+			if err != nil && !isCKR(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
+				return pkcs11.Info{}, err
+			}
+			return m.ctx.GetInfo()
+		}, nil)
+	}
 	if err != nil {
 		return nil, gone("see the module's own configuration and log; `pkcs11-tool --module "+path+" -L` should list its tokens",
 			"the PKCS#11 module %s doesn't start: %w", path, err)
 	}
-	return m, nil
+	m.digest = fileDigest(path)
+	return m.library, nil
 }
 
-func (m *module) initialize() error {
-	if m.initArgs == nil {
-		return m.ctx.Initialize()
+// fileDigest returns the SHA-256 of a file, "" where it can't be read.
+func fileDigest(path string) string {
+	file, err := os.Open(path)
+	if err != nil {
+		return ""
 	}
-	return m.ctx.Initialize(pkcs11.InitializeWithReserved(unsafe.Pointer(&m.initArgs[0])))
+	defer file.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, file); err != nil {
+		return ""
+	}
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
+func (l *library) initialize() error {
+	if l.initArgs == nil {
+		return l.ctx.Initialize()
+	}
+	return l.ctx.Initialize(pkcs11.InitializeWithReserved(unsafe.Pointer(&l.initArgs[0])))
 }
 
 // enter waits until weight more may be inside the module.
@@ -155,22 +194,41 @@ func (m *module) reinitialise(ctx context.Context, seen int64) error {
 	return err
 }
 
-// close ends the use of the module. Where a call hangs in it, it is left alone:
-// finalising under a running call is undefined.
-func (m *module) close() error {
+// close ends this use of the module.
+func (m *module) close() error { return m.modules.release(m) }
+
+// finalise ends the module. Where a call hangs in it, it is left alone:
+// finalising under a running call is undefined. It waits for a module that
+// hangs in C_Finalize as long as for any call, but not longer than farewell.
+func (m *module) finalise() error {
 	if !m.calls.TryAcquire(allCalls) {
 		return errHung
 	}
-	defer m.calls.Release(allCalls)
-	var err error
-	if m.owned {
-		err = m.ctx.Finalize()
+	m.forget()
+	done := make(chan error, 1)
+	go func() { // which stays in the module, should that hang
+		var err error
+		if m.owned {
+			err = m.ctx.Finalize()
+		}
+		m.ctx.Destroy()
+		m.calls.Release(allCalls)
+		done <- err
+	}()
+	timer := time.NewTimer(min(farewell, m.timeout))
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		if m.log != nil {
+			m.log.Warn("the PKCS#11 module doesn't end: it is left to the end of the program", "module", m.path)
+		}
+		return nil // all that was asked of the module is done
 	}
-	m.ctx.Destroy()
-	return err
 }
 
 func (m *module) describe() (name, version string) {
-	name = fmt.Sprintf("%s (%s, %s)", filepath.Base(m.path), m.info.ManufacturerID, m.info.LibraryDescription)
+	name = fmt.Sprintf("%s (%s, %s)", filepath.Base(m.path), trimmed(m.info.ManufacturerID), trimmed(m.info.LibraryDescription))
 	return name, fmt.Sprintf("%d.%d", m.info.LibraryVersion.Major, m.info.LibraryVersion.Minor)
 }

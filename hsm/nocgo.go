@@ -44,6 +44,15 @@ func (*Kept) Destroy(context.Context, []byte) (bool, error) { return false, errN
 // Close does nothing.
 func (*Kept) Close() error { return nil }
 
+// Modules are loaded PKCS#11 modules. There are none in a build without cgo.
+type Modules struct{}
+
+// NewModules returns none.
+func NewModules() *Modules { return &Modules{} }
+
+// Close does nothing.
+func (*Modules) Close() error { return nil }
+
 // Signer is a key in a token. There are none in a build without cgo.
 type Signer struct{}
 
@@ -55,6 +64,9 @@ func (*Signer) Public() crypto.PublicKey { return nil }
 
 // Sign implements crypto.Signer.
 func (*Signer) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { return nil, errNoCgo() }
+
+// Custody has nothing to tell.
+func (*Signer) Custody() Custody { return Custody{} }
 
 // Close does nothing.
 func (*Signer) Close() error { return nil }

@@ -35,33 +35,13 @@ func (s *session) countObjects() (int, error) {
 	return len(all), err
 }
 
-// keyPair is a private key object for which the public one was found.
+// keyPair is a private key object with its public half.
 type keyPair struct {
 	private pkcs11.ObjectHandle
 	alg     Algorithm
 	id      []byte
 	label   string
-	spki    []byte
-}
-
-// onlyKey returns the one private key that u names.
-func (s *session) onlyKey(u *URI) (*keyPair, error) {
-	var template []*pkcs11.Attribute
-	if u.Object != "" {
-		template = append(template, pkcs11.NewAttribute(pkcs11.CKA_LABEL, u.Object))
-	}
-	if len(u.ID) > 0 {
-		template = append(template, pkcs11.NewAttribute(pkcs11.CKA_ID, u.ID))
-	}
-	keys, err := s.keyPairs(template...)
-	if err != nil {
-		return nil, err
-	}
-	if len(keys) != 1 {
-		return nil, refused("`keymill hsm list --objects` shows the keys; name one by object and id",
-			"%d keys with a public half fit %s", len(keys), u)
-	}
-	return &keys[0], nil
+	spki    []byte // nil where there is none
 }
 
 // keyPairs returns the private keys with these attributes, of algorithms that
@@ -81,18 +61,33 @@ func (s *session) keyPairs(template ...*pkcs11.Attribute) ([]keyPair, error) {
 			return nil, fmt.Errorf("read a key's name: %w", err)
 		}
 		key := keyPair{private: object, id: names[0], label: string(names[1])}
-		public, err := s.find(pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PUBLIC_KEY), pkcs11.NewAttribute(pkcs11.CKA_ID, key.id))
-		if err != nil {
+		if err := s.half(&key); err != nil {
 			return nil, err
 		}
-		for _, half := range public {
-			if key.alg, key.spki = s.identify(half); key.spki != nil {
-				keys = append(keys, key)
-				break
-			}
-		}
+		keys = append(keys, key)
 	}
 	return keys, nil
+}
+
+// half finds the public half of a key for a list. Where several halves bear its
+// id, or it has none, a trial signature tells; where none can be told, spki stays nil.
+func (s *session) half(key *keyPair) error {
+	kind, err := s.attributes(key.private, pkcs11.CKA_KEY_TYPE)
+	if err != nil {
+		return nil //nolint:nilerr // a key without a type is listed without its public half
+	}
+	halves, err := s.publicHalves(key, kind[0])
+	if err != nil {
+		return err
+	}
+	if len(halves) == 1 && len(key.id) > 0 {
+		key.alg, key.spki = s.identify(halves[0])
+		return nil
+	}
+	if err := s.pair(&URI{Object: key.label}, key, halves); err != nil {
+		key.alg, key.spki = "", nil // it can't sign, or its half isn't there
+	}
+	return nil
 }
 
 // identify returns algorithm and SPKI of a public key object, nil if it is of no

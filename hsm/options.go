@@ -52,6 +52,8 @@ func bestRow(rows []BenchRow) *BenchRow {
 type GCOptions struct {
 	// Destroy has the leftovers destroyed; without it GC only reports them.
 	Destroy bool
+	// Torn allows that halves of pairs are destroyed, which may be somebody else's.
+	Torn bool
 	// Journaled are the open entries of this station's journal.
 	Journaled []JournalEntry
 	// InUse reports whether a device is recorded with this public key (SPKI,

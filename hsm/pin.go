@@ -18,8 +18,8 @@ const maxPIN = 1024
 
 // PINFile returns a Config.PIN that reads a file, such as a systemd credential.
 // A file that everybody may read is refused. A newline at the end is dropped.
-func PINFile(path string) func(context.Context) ([]byte, error) {
-	return func(context.Context) ([]byte, error) {
+func PINFile(path string) func(context.Context, string) ([]byte, error) {
+	return func(context.Context, string) ([]byte, error) {
 		file, err := os.Open(path)
 		if err != nil {
 			return nil, refused(pinHint, "PIN: %w", err)
@@ -38,8 +38,8 @@ func PINFile(path string) func(context.Context) ([]byte, error) {
 
 // PINDescriptor returns a Config.PIN that reads an inherited file descriptor,
 // and closes it.
-func PINDescriptor(fd uintptr) func(context.Context) ([]byte, error) {
-	return func(context.Context) ([]byte, error) {
+func PINDescriptor(fd uintptr) func(context.Context, string) ([]byte, error) {
+	return func(context.Context, string) ([]byte, error) {
 		file := os.NewFile(fd, "PIN descriptor")
 		if file == nil {
 			return nil, fmt.Errorf("PIN: there is no descriptor %d", fd)
@@ -51,8 +51,8 @@ func PINDescriptor(fd uintptr) func(context.Context) ([]byte, error) {
 
 // PINPrompt returns a Config.PIN that asks on the terminal, without echo.
 // Without a terminal it refuses.
-func PINPrompt(prompt string) func(context.Context) ([]byte, error) {
-	return func(context.Context) ([]byte, error) {
+func PINPrompt(prompt string) func(context.Context, string) ([]byte, error) {
+	return func(context.Context, string) ([]byte, error) {
 		tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 		if err != nil {
 			return nil, refused("give the PIN by pin-source in the URI, or by a PIN file", "there is no terminal to ask for the PIN")
@@ -88,14 +88,14 @@ func readPIN(r io.Reader) ([]byte, error) {
 
 // pin returns the PIN as the URI or the caller gives it, nil if neither does.
 // The caller wipes it.
-func (c *Config) pin(ctx context.Context, u *URI) ([]byte, error) {
+func (c *Config) pin(ctx context.Context, u *URI, token string) ([]byte, error) {
 	switch {
 	case u.PINValue != "":
 		return []byte(u.PINValue), nil
 	case u.PINSource != "":
 		return pinFromSource(ctx, u.PINSource)
 	case c.PIN != nil:
-		return c.PIN(ctx)
+		return c.PIN(ctx, token)
 	}
 	return nil, nil
 }
@@ -109,12 +109,12 @@ func pinFromSource(ctx context.Context, source string) ([]byte, error) {
 		if err != nil {
 			return nil, refused("write fd:3", "pin-source: %q is no descriptor", number)
 		}
-		return PINDescriptor(uintptr(fd))(ctx)
+		return PINDescriptor(uintptr(fd))(ctx, "")
 	}
 	path := strings.TrimPrefix(source, "file://")
 	path = strings.TrimPrefix(path, "file:")
 	if strings.HasPrefix(path, "|") || strings.Contains(path, "://") {
 		return nil, refused("put the PIN into a file that only keymill may read", "pin-source: commands and remote sources are not run")
 	}
-	return PINFile(path)(ctx)
+	return PINFile(path)(ctx, "")
 }

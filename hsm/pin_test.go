@@ -36,7 +36,7 @@ func TestPINFromWhereverItIs(t *testing.T) {
 	}
 	r.Close()
 	path := writeFile(t, "4321\r\n", 0o640)
-	asked := Config{PIN: func(context.Context) ([]byte, error) { return []byte("4321"), nil }}
+	asked := Config{PIN: func(context.Context, string) ([]byte, error) { return []byte("4321"), nil }}
 	for name, test := range map[string]struct {
 		cfg Config
 		uri string
@@ -54,12 +54,12 @@ func TestPINFromWhereverItIs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if pin, err := test.cfg.pin(t.Context(), u); string(pin) != "4321" || err != nil {
+			if pin, err := test.cfg.pin(t.Context(), u, ""); string(pin) != "4321" || err != nil {
 				t.Errorf("%q, %v", pin, err)
 			}
 		})
 	}
-	if pin, err := (&Config{}).pin(t.Context(), &URI{}); pin != nil || err != nil {
+	if pin, err := (&Config{}).pin(t.Context(), &URI{}, ""); pin != nil || err != nil {
 		t.Errorf("none given: %q, %v", pin, err)
 	}
 }
@@ -98,7 +98,7 @@ func TestPromptNeedsATerminal(t *testing.T) {
 		tty.Close()
 		t.Skip("there is a terminal")
 	}
-	_, err := PINPrompt("PIN: ")(t.Context())
+	_, err := PINPrompt("PIN: ")(t.Context(), "")
 	if _, ok := errors.AsType[*RefusedError](err); !ok {
 		t.Errorf("got %v", err)
 	}

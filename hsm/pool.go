@@ -27,7 +27,8 @@ type session struct {
 	direct     *direct
 	handle     pkcs11.SessionHandle
 	generation int64
-	kek        *kek // the wrapping key that lives in this session; nil if the source needs none
+	kek        *kek         // the wrapping key that lives in this session; nil if the source needs none
+	full       *atomic.Bool // of the library: its templates must be full ones
 }
 
 // pool hands out a bounded number of logged-in sessions. A session that saw an
@@ -37,7 +38,7 @@ type session struct {
 type pool struct {
 	mod     *module
 	uri     *URI
-	pin     []byte // kept to log in again; wiped by close
+	tell    func(string) // tells whoever stands at the token's PIN pad what to do
 	log     *slog.Logger
 	token   pkcs11.TokenInfo
 	prepare func(*session) error // makes what a source needs in each session; may be nil
@@ -53,9 +54,6 @@ type pool struct {
 
 	mu   sync.Mutex // guards most
 	most int        // permits in circulation
-
-	opening sync.Mutex // guards fatal; held while a session logs in, so that a PIN is tried once
-	fatal   error      // a refused PIN: nobody tries again
 }
 
 // openPool loads the module, finds the token and logs one session in.
@@ -64,24 +62,19 @@ func openPool(ctx context.Context, cfg *Config) (*pool, error) {
 	if err != nil {
 		return nil, &RefusedError{Err: err, Hint: "write pkcs11:token=LABEL?module-path=/path/to/module.so&pin-source=/path/to/pin"}
 	}
-	pin, err := cfg.pin(ctx, u)
+	mod, err := openModule(ctx, u, cfg)
 	if err != nil {
 		return nil, err
 	}
-	u.PINValue = ""
-	mod, err := openModule(ctx, u, cfg.timeout())
-	if err != nil {
-		Wipe(pin)
-		return nil, err
-	}
-	p := &pool{mod: mod, uri: u, pin: pin, log: cfg.log()}
-	if err := p.start(ctx, cfg.Limits.Sessions); err != nil {
+	p := &pool{mod: mod, uri: u, tell: cfg.tell(), log: cfg.log()}
+	if err := p.start(ctx, cfg); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 	return p, nil
 }
 
-func (p *pool) start(ctx context.Context, sessions int) error {
+func (p *pool) start(ctx context.Context, cfg *Config) error {
+	sessions := cfg.Limits.Sessions
 	if sessions <= 0 {
 		sessions = defaultSessions
 	}
@@ -97,9 +90,13 @@ func (p *pool) start(ctx context.Context, sessions int) error {
 		return asGone(err, p.uri)
 	}
 	p.token = token
-	if most := token.MaxRwSessionCount; most > 0 && most != pkcs11.CK_UNAVAILABLE_INFORMATION {
-		sessions = int(min(uint(sessions), most))
+	if most := told(token.MaxRwSessionCount); most != nil && *most > 0 {
+		sessions = int(min(uint64(sessions), *most))
 	}
+	if err := p.mod.pinFor(ctx, cfg, p.uri, token); err != nil {
+		return err
+	}
+	p.uri.PINValue = ""
 	p.idle = make(chan *session, sessions)
 	p.spare = make(chan struct{}, sessions)
 	p.jobs = make(chan *job)
@@ -136,7 +133,7 @@ func (p *pool) atOnce() int {
 func (p *pool) collect() {
 	select {
 	case s := <-p.idle:
-		p.discard(s)
+		p.dismiss(s, false)
 	case <-p.spare:
 	}
 }
@@ -151,14 +148,21 @@ func (p *pool) bound(sessions int) {
 	p.meter.allow(p.most)
 }
 
-// drain closes all sessions. Nobody else may be using the pool.
-func (p *pool) drain() {
-	for range p.most {
-		p.collect()
+// renew replaces the pool's one session, so that the token frees what it held
+// for it. The new one is opened first, if the token has room for it: a process
+// whose last session ends is logged out. Nobody else may be using the pool.
+func (p *pool) renew(ctx context.Context) {
+	fresh, err := invoke(ctx, p.mod, p.openSession, func(s *session, err error) {
+		if err == nil {
+			_ = s.CloseSession(s.handle)
+		}
+	})
+	p.collect()
+	if err == nil {
+		p.idle <- fresh
+		return
 	}
-	for range p.most {
-		p.spare <- struct{}{}
-	}
+	p.spare <- struct{}{}
 }
 
 // verdict is what a key's outcome says of the token: one key that fails is its
@@ -190,6 +194,30 @@ func (p *pool) discard(s *session) {
 	if s != nil && s.generation == p.mod.generation.Load() {
 		_ = s.CloseSession(s.handle) // a dead session can't be closed
 		s.kek.wipe()
+	}
+}
+
+// dismiss closes a session that nobody uses, or parks it. It reports false
+// where the module hangs.
+func (p *pool) dismiss(s *session, park bool) bool {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if !p.mod.calls.TryAcquire(1) {
+			return // the module is being finalised, with all sessions
+		}
+		defer p.mod.calls.Release(1)
+		if !park || !p.park(s) {
+			p.discard(s)
+		}
+	}()
+	timer := time.NewTimer(min(farewell, p.mod.timeout))
+	defer timer.Stop()
+	select {
+	case <-ended:
+		return true
+	case <-timer.C:
+		return false
 	}
 }
 
@@ -239,26 +267,41 @@ func (p *pool) openSession() (*session, error) {
 
 // loggedIn opens a session and logs in, one caller after the other.
 func (p *pool) loggedIn() (*session, pkcs11.TokenInfo, error) {
-	p.opening.Lock()
-	defer p.opening.Unlock()
-	if p.fatal != nil {
-		return nil, pkcs11.TokenInfo{}, p.fatal
-	}
+	p.mod.opening.Lock()
+	defer p.mod.opening.Unlock()
 	generation := p.mod.generation.Load()
 	slot, token, err := p.mod.findToken(p.uri)
 	if err != nil {
 		return nil, token, err
 	}
-	handle, err := p.mod.ctx.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+	name := tokenURI(token)
+	if s := p.mod.parked[name]; s != nil {
+		delete(p.mod.parked, name)
+		if s.generation == generation && s.knowsUser() {
+			return s, token, nil
+		}
+		p.discard(s)
+	}
+	flags := uint(pkcs11.CKF_SERIAL_SESSION | pkcs11.CKF_RW_SESSION)
+	if token.Flags&flagWriteProtected != 0 {
+		flags = pkcs11.CKF_SERIAL_SESSION
+	}
+	handle, err := p.mod.ctx.OpenSession(slot, flags)
 	if err != nil {
 		return nil, token, fmt.Errorf("open a session: %w", err)
 	}
-	s := &session{Ctx: p.mod.ctx, direct: p.mod.direct, handle: handle, generation: generation}
-	if err = p.login(s, token); err != nil {
+	s := &session{Ctx: p.mod.ctx, direct: p.mod.direct, handle: handle, generation: generation, full: &p.mod.full}
+	if err = p.login(s, name, token); err != nil {
 		_ = s.CloseSession(handle)
 		return nil, token, err
 	}
 	return s, token, nil
+}
+
+// knowsUser reports whether the session is logged in.
+func (s *session) knowsUser() bool {
+	info, err := s.GetSessionInfo(s.handle)
+	return err == nil && (info.State == pkcs11.CKS_RW_USER_FUNCTIONS || info.State == pkcs11.CKS_RO_USER_FUNCTIONS)
 }
 
 // prepared makes what the source needs in the session, unless it is there.
@@ -281,23 +324,42 @@ func (s *session) ping(token pkcs11.TokenInfo) error {
 	return nil
 }
 
-// login logs in, unless the token needs no login or knows us already. A refused
-// PIN is final. The caller holds opening.
-func (p *pool) login(s *session, token pkcs11.TokenInfo) error {
-	if p.pin == nil {
+// login logs in, unless the token needs no login or knows us already. It calls
+// C_Login once: any answer that may count as a try is final for the process.
+// The caller holds opening.
+func (p *pool) login(s *session, name string, token pkcs11.TokenInfo) error {
+	if token.Flags&flagLoginRequired == 0 || s.knowsUser() {
 		return nil
 	}
-	if info, err := s.GetSessionInfo(s.handle); err == nil && info.State == pkcs11.CKS_RW_USER_FUNCTIONS {
-		return nil
+	if last, refused := p.mod.refused[name]; refused {
+		return last.err
 	}
-	err := checkPIN(token)
-	if err == nil {
-		err = explainLogin(trimmed(token.Label), s.Login(s.handle, pkcs11.CKU_USER, string(p.pin)))
+	if err := checkPIN(token); err != nil {
+		return err
 	}
-	if _, refusal := errors.AsType[*GoneError](err); refusal {
-		p.fatal = err
+	label := trimmed(token.Label)
+	var err error
+	if token.Flags&flagPINPad != 0 {
+		p.tell(fmt.Sprintf("enter the PIN of the token %s on its own pad; it is waited for %v", label, p.mod.timeout))
+		err = s.loginAtPad()
+	} else {
+		err = s.Login(s.handle, pkcs11.CKU_USER, string(p.mod.pins[name]))
+	}
+	if err = explainLogin(label, err); err != nil && !isCKR(err, uncounted...) {
+		p.mod.refuse(name, err)
 	}
 	return err
+}
+
+// loginAtPad has the token ask for the PIN itself: C_Login with a null PIN.
+func (s *session) loginAtPad() error {
+	if s.direct != nil {
+		if err := s.direct.login(s.handle); !isCKR(err, pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED) {
+			return err
+		}
+		s.direct = nil // p11-kit's client is another instance for whoever asks for its functions again
+	}
+	return s.Login(s.handle, pkcs11.CKU_USER, "")
 }
 
 // asGone marks an error of opening sessions as the token's, with advice.
@@ -322,9 +384,9 @@ func asGone(err error, u *URI) error {
 // that takes longer ends with the process.
 const farewell = 5 * time.Second
 
-// close gives back what the pool holds.
+// close gives back what the pool holds. Where the module is shared, one session
+// stays open, with which the process stays logged in.
 func (p *pool) close() error {
-	defer Wipe(p.pin)
 	p.mu.Lock()
 	most := p.most
 	p.mu.Unlock()
@@ -333,11 +395,34 @@ func (p *pool) close() error {
 	for range most {
 		select {
 		case s := <-p.idle:
-			p.discard(s)
+			if !p.dismiss(s, true) {
+				return errors.Join(errHung, p.mod.close())
+			}
 		case <-p.spare:
 		case <-timer.C:
-			return errHung
+			return errors.Join(errHung, p.mod.close())
 		}
 	}
 	return p.mod.close()
+}
+
+// park keeps a session for the next user of the token, one for each token.
+func (p *pool) park(s *session) bool {
+	if !p.mod.modules.shared || s.generation != p.mod.generation.Load() || !p.mod.opening.TryLock() {
+		return false
+	}
+	defer p.mod.opening.Unlock()
+	name := tokenURI(p.token)
+	if p.mod.parked[name] != nil {
+		return false
+	}
+	if s.kek != nil {
+		if s.DestroyObject(s.handle, s.kek.object) != nil {
+			return false
+		}
+		s.kek.wipe()
+		s.kek = nil
+	}
+	p.mod.parked[name] = s
+	return true
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/miekg/pkcs11"
 )
@@ -25,19 +26,61 @@ type exit struct {
 	wrapsForbidden bool
 }
 
-// probeTransport tries the transports in turn until one gives s a wrapping key.
-func (s *session) probeTransport(host *rsa.PrivateKey, note func(check string, err error)) (transport, error) {
+// way is how keys of one algorithm come out, and the wrapping key before them.
+type way struct {
+	transport
+	exit    *exit
+	reasons []error // why the transports before it don't work
+	note    string  // of the kek that was tried
+}
+
+// warnings are what an auditor should know of the way.
+func (w *way) warnings() []string {
+	var all []string
+	if len(w.reasons) > 0 && !w.clear {
+		all = append(all, fmt.Sprintf("wrapping key: %s; better ways don't work with this token: %s", w.name, oneLine(w.reasons)))
+	}
+	if w.clear {
+		all = append(all, fmt.Sprintf("the wrapping key was made on this host and imported in clear, as keys.kek_import allows; other ways don't work with this token: %s",
+			oneLine(w.reasons)))
+	}
+	if w.note != "" {
+		all = append(all, w.note)
+	}
+	return all
+}
+
+func oneLine(problems []error) string {
+	return strings.ReplaceAll(explain(errors.Join(problems...).Error()), "\n", "; ")
+}
+
+// probeWay tries the transports in turn, and with each what probeExit tries,
+// until a fresh key of alg makes the round trip. The wrapping key stays in s.
+// strict: an error that may pass ends the probe, for another try in a new session.
+func (s *session) probeWay(alg Algorithm, host *rsa.PrivateKey, ids *idMaker, importAllowed, strict bool, note func(check string, err error)) (*way, error) {
 	var problems []error
 	for _, t := range transports() {
+		if t.clear && !importAllowed {
+			problems = append(problems, fmt.Errorf("%s: not allowed", t.name))
+			continue
+		}
 		k, err := t.make(s, host)
 		note("wrapping key "+t.name, err)
 		if err == nil {
 			s.kek = k
-			return t, nil
+			var found *exit
+			if found, err = s.probeExit(alg, ids, note); err == nil {
+				return &way{t, found, problems, k.note}, nil
+			}
+			s.kek = nil
+			_ = s.DestroyObject(s.handle, k.object)
+		}
+		if _, isCode := errors.AsType[pkcs11.Error](err); strict && isCode && retryable(err) {
+			return nil, err
 		}
 		problems = append(problems, fmt.Errorf("%s: %w", t.name, err))
 	}
-	return transport{}, errors.Join(problems...)
+	return nil, errors.Join(problems...)
 }
 
 // probeExit finds a wrapping by which a fresh key of alg makes the round trip.
@@ -66,6 +109,9 @@ func (s *session) probeExit(alg Algorithm, ids *idMaker, note func(check string,
 func (s *session) probeWrappings(found *exit, p *pair, note func(check string, err error)) error {
 	var problems []error
 	for _, w := range wrappings() {
+		if !w.fits(s.kek) {
+			continue
+		}
 		parcel, err := s.wrap(&w, p)
 		if err == nil {
 			var der []byte

@@ -41,9 +41,9 @@ type TokenInfo struct {
 // KeyInfo is a key pair that lies in a token.
 type KeyInfo struct {
 	Label     string `json:"label"`
-	ID        string `json:"id"` // hexadecimal
-	Algorithm string `json:"algorithm"`
-	SPKI      string `json:"spki_sha256"` // hexadecimal
+	ID        string `json:"id"`                    // hexadecimal
+	Algorithm string `json:"algorithm"`             // "" where no public half tells
+	SPKI      string `json:"spki_sha256,omitempty"` // hexadecimal
 }
 
 // WriteTable writes the listing for people.
@@ -64,7 +64,11 @@ func (l *Listing) WriteTable(w io.Writer) error {
 		t.row("  sessions", number(k.OpenSessions)+" open of "+number(k.MaxSessions))
 		t.row("  mechanisms", strings.Join(k.Mechanisms, " "))
 		for _, key := range k.Keys {
-			t.row("  key", fmt.Sprintf("%s id=%s %s sha256 %s", key.Label, key.ID, key.Algorithm, key.SPKI))
+			what := key.Algorithm + " sha256 " + key.SPKI
+			if key.SPKI == "" {
+				what = "a private key without a public half that is known here"
+			}
+			t.row("  key", fmt.Sprintf("%s id=%s %s", key.Label, key.ID, what))
 		}
 	}
 	return t.flush()
@@ -72,7 +76,7 @@ func (l *Listing) WriteTable(w io.Writer) error {
 
 func number(n *uint64) string {
 	if n == nil {
-		return "not told"
+		return "unknown"
 	}
 	return strconv.FormatUint(*n, 10)
 }
@@ -82,6 +86,32 @@ type TestReport struct {
 	Origin Origin   `json:"token"` // of the token; Mode and Algorithm are empty
 	Checks []Check  `json:"checks"`
 	Usable []Usable `json:"usable"`
+	// Verdict is what to do, in a sentence or two.
+	Verdict string `json:"verdict"`
+}
+
+// verdict says which source to take: the first that works, in the order in which
+// they keep most of a key's life in the HSM.
+func (r *TestReport) verdict() string {
+	how := map[Mode]string{
+		ModeHSM: "makes keys that leave it wrapped", ModeEntropy: "gives random numbers for keys that are made here", ModeToken: "keeps keys for itself, for devices that it ships with",
+	}
+	var parts []string
+	for _, mode := range []Mode{ModeHSM, ModeEntropy, ModeToken} {
+		var works []string
+		for _, u := range r.Usable {
+			if u.Mode == mode && u.OK {
+				works = append(works, string(u.Algorithm))
+			}
+		}
+		if len(works) > 0 {
+			parts = append(parts, fmt.Sprintf("--keys %s (it %s): --algorithm %s", mode, how[mode], strings.Join(works, ", ")))
+		}
+	}
+	if len(parts) == 0 {
+		return "This token is of no use for the algorithms that were tried: the lines above say why. Use --keys software, or another token."
+	}
+	return "This token can be used. " + strings.Join(parts, "; ") + "."
 }
 
 // Check is one thing that was tried.
@@ -119,6 +149,8 @@ func (r *TestReport) WriteTable(w io.Writer) error {
 		t.row("")
 		t.row("note: " + warning)
 	}
+	t.row("")
+	t.row(r.Verdict)
 	return t.flush()
 }
 

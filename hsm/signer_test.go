@@ -32,15 +32,14 @@ func (token trialToken) withKey(t testing.TB, alg Algorithm, label string) (uri 
 
 func TestSigner(t *testing.T) {
 	for _, test := range []struct {
-		token   string
-		alg     Algorithm
-		crypto1 bool // crypto11 signs
+		token string
+		alg   Algorithm
 	}{
-		{"softhsm", ECDSAP256, true},
-		{"softhsm", RSA2048, true},
-		{"softhsm", Ed25519, false},
-		{"nss", ECDSAP256, false},
-		{"tpm", ECDSAP256, true},
+		{"softhsm", ECDSAP256},
+		{"softhsm", RSA2048},
+		{"softhsm", Ed25519},
+		{"nss", ECDSAP256},
+		{"tpm", ECDSAP256},
 	} {
 		t.Run(test.token+"/"+string(test.alg), func(t *testing.T) {
 			token := tokens[test.token].token(t)
@@ -53,8 +52,8 @@ func TestSigner(t *testing.T) {
 			if spki, err := x509.MarshalPKIXPublicKey(signer.Public()); err != nil || string(spki) != string(public) {
 				t.Errorf("another public key (%v)", err)
 			}
-			if got := signer.c11 != nil; got != test.crypto1 {
-				t.Errorf("signed by crypto11: %v, want %v", got, test.crypto1)
+			if c := signer.Custody(); c.TokenSerial == "" || len(c.ModuleSHA256) != 64 || c.Extractable || !c.Local {
+				t.Errorf("custody %+v", c)
 			}
 			checkSigns(t, signer, signer.Public())
 			checkSigns(t, signer, signer.Public())
@@ -75,7 +74,7 @@ func TestSignerBesideASource(t *testing.T) {
 		}
 		source := mustOpen(t, ModeHSM, ECDSAP256, token.config(t))
 		checkSigns(t, signer, signer.Public())
-		// Closing crypto11 finalises the module: the source has to get over it.
+		// Closing finalises the module, which nobody shares: the source has to get over it.
 		if err := signer.Close(); err != nil {
 			t.Error(err)
 		}

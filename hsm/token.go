@@ -16,6 +16,7 @@ const (
 	flagWriteProtected = 0x2
 	flagLoginRequired  = 0x4
 	flagPINInitialized = 0x8
+	flagPINPad         = 0x100 // CKF_PROTECTED_AUTHENTICATION_PATH
 	flagInitialized    = 0x400
 	flagPINCountLow    = 0x10000
 	flagPINFinalTry    = 0x20000
@@ -104,21 +105,35 @@ func checkPIN(token pkcs11.TokenInfo) error {
 	return nil
 }
 
-// explainLogin turns what C_Login says into an error with advice.
+// uncounted are the answers to C_Login that can't have counted as a try: the
+// PIN didn't reach the token.
+var uncounted = []pkcs11.Error{
+	pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_SESSION_CLOSED, pkcs11.CKR_DEVICE_REMOVED,
+	pkcs11.CKR_TOKEN_NOT_PRESENT, pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED,
+}
+
+// explainLogin turns what C_Login says into an error with advice. All answers
+// but the uncounted ones are final: vendors count with codes of their own.
 func explainLogin(label string, err error) error {
-	if err == nil || isCKR(err, pkcs11.CKR_USER_ALREADY_LOGGED_IN) {
-		return nil
-	}
-	hint := "check the PIN; keymill stopped at the first refusal, because tokens lock themselves"
+	what, hint := "refuses the PIN", "check the PIN; keymill stopped at the first refusal, because tokens lock themselves"
 	switch {
+	case err == nil || isCKR(err, pkcs11.CKR_USER_ALREADY_LOGGED_IN):
+		return nil
+	case isCKR(err, uncounted...):
+		return fmt.Errorf("log in to the token %s: %w", label, err)
 	case isCKR(err, pkcs11.CKR_PIN_LOCKED):
 		hint = "unlock the token with the security officer's PIN (pkcs11-tool --init-pin)"
 	case isCKR(err, pkcs11.CKR_PIN_EXPIRED):
 		hint = "set a new PIN (pkcs11-tool --change-pin)"
 	case isCKR(err, pkcs11.CKR_USER_PIN_NOT_INITIALIZED):
 		hint = "set the user's PIN first (pkcs11-tool --init-pin)"
+	case isCKR(err, pkcs11.CKR_USER_ANOTHER_ALREADY_LOGGED_IN, pkcs11.CKR_USER_TOO_MANY_TYPES):
+		what, hint = "lets nobody in", "another user, such as the security officer, is logged in: end the program that holds that login"
+	case isCKR(err, pkcs11.CKR_FUNCTION_CANCELED):
+		what, hint = "was given no PIN at its pad", "run the same command again, and enter the PIN while it waits"
 	case !isCKR(err, pinErrors...):
-		return fmt.Errorf("log in to the token %s: %w", label, err)
+		what = "refuses the login"
+		hint = "look the answer up in the vendor's manual before you try again: it may have counted as a wrong PIN, so that keymill stopped at the first"
 	}
-	return gone(hint, "the token %s refuses the PIN: %w", label, err)
+	return gone(hint, "the token %s %s: %w", label, what, err)
 }

@@ -29,7 +29,7 @@ func Test(ctx context.Context, cfg Config, algorithms ...Algorithm) (*TestReport
 	}
 	r := &TestReport{Origin: p.origin("", "")}
 	p.mod.timeout *= 10 // which here bounds a third of the trial
-	t := &trial{report: r, ctx: ctx, journal: cfg.Journal, token: tokenURI(p.token), algorithms: algorithms}
+	t := &trial{report: r, ctx: ctx, journal: cfg.Journal, token: tokenURI(p.token), algorithms: algorithms, importKEK: cfg.ImportKEK, progress: cfg.Progress}
 	for _, part := range []func(*session){func(s *session) { t.export(s, host) }, t.random, t.kept} {
 		before := *r
 		if _, err = tryTwice(ctx, p, func(s *session) (struct{}, error) {
@@ -39,11 +39,12 @@ func Test(ctx context.Context, cfg Config, algorithms ...Algorithm) (*TestReport
 		}); err != nil {
 			break
 		}
-		p.drain() // a session's end frees what a TPM holds in its few slots
+		p.renew(ctx) // a session's end frees what a TPM holds in its few slots
 	}
 	if err = errors.Join(err, p.close()); err != nil {
 		return nil, asGone(err, p.uri)
 	}
+	r.Verdict = r.verdict()
 	return r, nil
 }
 
@@ -54,65 +55,62 @@ type trial struct {
 	journal    Journal
 	token      string // URI
 	algorithms []Algorithm
+	importKEK  bool
+	progress   func(string)
 }
 
 func (t *trial) note(check string, err error) {
 	c := Check{Name: check, OK: err == nil}
 	if err != nil {
-		c.Detail = err.Error()
+		c.Detail = explain(err.Error())
 	}
 	t.report.Checks = append(t.report.Checks, c)
+	if t.progress != nil {
+		t.progress(check + ": " + yesNo(c.OK))
+	}
 }
 
 func (t *trial) usable(mode Mode, alg Algorithm, how string, err error) {
 	u := Usable{Mode: mode, Algorithm: alg, OK: err == nil, How: how}
 	if err != nil {
-		u.How = err.Error()
+		u.How = explain(err.Error())
 	}
 	t.report.Usable = append(t.report.Usable, u)
 }
 
 // export tries ModeHSM.
 func (t *trial) export(s *session, host *rsa.PrivateKey) {
-	way, err := s.probeTransport(host, t.note)
-	if err != nil {
-		for _, alg := range t.algorithms {
-			t.usable(ModeHSM, alg, "", errors.New("there is no wrapping key"))
-		}
-		return
-	}
-	t.report.Origin.Transport = way.name
-	if way.warning != "" {
-		t.report.Origin.Warnings = append(t.report.Origin.Warnings, way.warning)
-	}
 	var ids *idMaker
 	if t.journal != nil {
 		ids = &idMaker{ctx: t.ctx, journal: t.journal, token: t.token}
 	}
 	forbidden := false
 	for _, alg := range t.algorithms {
-		found, err := s.probeExit(alg, ids, t.note)
+		way, err := s.probeWay(alg, host, ids, t.importKEK, false, t.note)
 		if err != nil {
 			t.usable(ModeHSM, alg, "", err)
 			continue
 		}
-		t.usable(ModeHSM, alg, found.wrapping.name, nil)
+		t.usable(ModeHSM, alg, way.exit.wrapping.name, nil)
+		if t.report.Origin.Transport == "" {
+			t.report.Origin.Transport = way.name
+			t.report.Origin.Warnings = append(t.report.Origin.Warnings, way.warnings()...)
+		}
 		if !forbidden {
 			forbidden = true
-			if s.probeForbidden(&found.wrapping, alg, t.note) {
+			if s.probeForbidden(&way.exit.wrapping, alg, t.note) {
 				t.report.Origin.Warnings = append(t.report.Origin.Warnings, "the module also wraps keys that are marked as not extractable")
 			}
 		}
+		_ = s.DestroyObject(s.handle, s.kek.object)
+		s.kek = nil
 	}
 }
 
 // random tries ModeEntropy.
 func (t *trial) random(s *session) {
-	random, err := s.GenerateRandom(s.handle, entropyBatch)
-	if err == nil && len(random) != entropyBatch {
-		err = fmt.Errorf("the token gave %d bytes, not %d", len(random), entropyBatch)
-	}
-	t.note("random numbers", err)
+	portion, err := s.randomPortion()
+	t.note(fmt.Sprintf("random numbers, %d bytes at once", portion), err)
 	for _, alg := range t.algorithms {
 		if alg.bits() > 0 {
 			continue

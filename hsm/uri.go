@@ -2,9 +2,11 @@ package hsm
 
 import (
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 )
 
 // URI is a PKCS#11 URI (RFC 7512). Empty fields match anything. Slots are not
@@ -176,7 +178,14 @@ func unescape(s string, query bool) (string, error) {
 		case isPlain(c, query):
 			out = append(out, c)
 		default:
-			return "", fmt.Errorf("the character %q must be written as %%%02X", c, c)
+			if c < utf8.RuneSelf {
+				return "", fmt.Errorf("the character %q must be written as %%%02X", c, c)
+			}
+			char, size := utf8.DecodeRuneInString(s[i:])
+			if char == utf8.RuneError {
+				return "", fmt.Errorf("the byte %02X must be written as %%%02X", c, c)
+			}
+			return "", fmt.Errorf("the character %q must be written as %s", char, strings.ToUpper(url.PathEscape(s[i:i+size])))
 		}
 	}
 	return string(out), nil

@@ -8,6 +8,7 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 )
 
@@ -78,20 +79,20 @@ func openWrapped(ctx context.Context, p *pool, alg Algorithm, cfg *Config) (Sour
 	}
 	w := &wrapped{pool: p, host: host, journal: cfg.Journal, origin: p.origin(ModeHSM, alg)}
 	w.budget.lotLimit(cfg.Limits.Keys)
-	way, err := tryTwice(ctx, p, func(s *session) (transport, error) {
-		t, err := s.probeTransport(host, ignore)
+	strict := true
+	way, err := tryTwice(ctx, p, func(s *session) (*way, error) {
+		way, err := s.probeWay(alg, host, w.ids(ctx), cfg.ImportKEK, strict, ignore)
+		strict = false
 		if err == nil {
-			w.exit, err = s.probeExit(alg, w.ids(ctx), ignore)
+			way.exit.wrapsForbidden = s.probeForbidden(&way.exit.wrapping, alg, ignore)
 		}
-		if err == nil {
-			w.exit.wrapsForbidden = s.probeForbidden(&w.exit.wrapping, alg, ignore)
-		}
-		return t, err
+		return way, err
 	})
 	if err != nil {
 		return nil, refuseWrapped(alg, err)
 	}
-	w.describe(&way)
+	w.exit = way.exit
+	w.describe(way)
 	p.prepare = func(s *session) (err error) {
 		s.kek, err = way.make(s, host)
 		return err
@@ -141,20 +142,27 @@ func refuseWrapped(alg Algorithm, err error) error {
 		return gone("restart the token's service or reconnect it", "%w", err)
 	}
 	hint := "use --keys token to leave the keys in the device's own token, or --keys hsm-entropy to use this token's random numbers; `keymill hsm test` shows what works"
+	if importForbidden(err) {
+		hint = "set keys.kek_import: allow, if the wrapping key may be made on this host and given to the token in clear; the evidence says so. Else " + hint
+	}
 	if alg == Ed25519 {
 		hint = "use --algorithm ecdsa-p256, or --keys hsm-entropy, which makes ed25519 from this token's random numbers"
 	}
 	return refused(hint, "this token can't make %s keys for export: %w", alg, err)
 }
 
-func (w *wrapped) describe(t *transport) {
+// importForbidden reports whether only the consent to a clear import was missing:
+// the token wrapped, or might have, but gives no wrapping key out.
+func importForbidden(err error) bool {
+	return strings.Contains(err.Error(), "take the wrapping key out") || strings.Contains(err.Error(), "make a wrapping key")
+}
+
+func (w *wrapped) describe(t *way) {
 	o := &w.origin
 	o.Mechanism, o.Transport = w.exit.wrapping.name, t.name
 	o.AlwaysSensitive, o.NeverExtractable = w.exit.alwaysSensitive, w.exit.neverExtractable
 	o.Warnings = append(o.Warnings, "the plain key passes through this host's memory on its way into the image")
-	if t.warning != "" {
-		o.Warnings = append(o.Warnings, t.warning)
-	}
+	o.Warnings = append(o.Warnings, t.warnings()...)
 	if w.exit.wrapsForbidden {
 		o.Warnings = append(o.Warnings, "the module also wraps keys that are marked as not extractable")
 	}
@@ -255,6 +263,7 @@ func (w *wrapped) Close() error {
 func (p *pool) origin(mode Mode, alg Algorithm) Origin {
 	o := Origin{Mode: mode, Algorithm: alg}
 	o.Module, o.ModuleVersion = p.mod.describe()
+	o.ModulePath, o.ModuleSHA256 = p.mod.path, p.mod.digest
 	o.TokenLabel, o.TokenSerial, o.TokenModel = trimmed(p.token.Label), trimmed(p.token.SerialNumber), trimmed(p.token.Model)
 	o.Firmware = fmt.Sprintf("%d.%d", p.token.FirmwareVersion.Major, p.token.FirmwareVersion.Minor)
 	return o
