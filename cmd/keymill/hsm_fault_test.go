@@ -39,8 +39,8 @@ func TestTokenFaults(t *testing.T) {
 		"locked at the start":            {start: control{"TOKEN_FLAGS": ckfUserPINLocked}, codes: []int{exitHSM}, says: "hint: unlock it"},
 		"few sessions":                   {start: control{"SESSION_LIMIT": 2}, codes: []int{0}},
 		"a flipped bit":                  {middle: control{"CORRUPT": 1}, codes: []int{0}},
-		"the module crashes":             {middle: control{"CRASH_AFTER": 1}, codes: []int{exitUsage}, says: "SIGSEGV"}, // 2 is what Go's runtime ends with
-		"crashes with keys in the token": {start: control{"TOKEN_ONLY": 1}, middle: control{"CRASH_AFTER": 3}, codes: []int{exitUsage}, says: "SIGSEGV"},
+		"the module crashes":             {middle: control{"CRASH_AFTER": 1}, codes: []int{exitHSM}, says: "crashed (SIGSEGV)"},
+		"crashes with keys in the token": {start: control{"TOKEN_ONLY": 1}, middle: control{"CRASH_AFTER": 3}, codes: []int{exitHSM}, says: "crashed (SIGSEGV)"},
 		"repeats itself":                 {keys: "hsm-entropy", middle: control{"REPEAT": 1}, codes: []int{exitHSM}, says: "hint: don't use this token"},
 	} {
 		t.Run(name, func(t *testing.T) {

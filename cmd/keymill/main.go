@@ -18,6 +18,7 @@ import (
 func main() {
 	// Keys pass through this memory: no core dumps, no swap where that is permitted.
 	hsm.Harden()
+	hsm.GuardCrashes(fault.HSM.ExitCode())
 	tune()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

@@ -149,7 +149,7 @@ func (o *Options) HSMConfig(cfg *config.Config, log *slog.Logger, open func(path
 		return hsm.Config{}, nil, err
 	}
 	config := hsm.Config{
-		URI: cfg.Keys.HSM, PIN: o.pin, Log: log, Timeout: cfg.Keys.Timeout,
+		URI: cfg.Keys.HSM, PIN: o.pin, Log: log, Timeout: cfg.Keys.Timeout, Modules: o.Modules, Tell: o.Hooks.Notice,
 		Limits: hsm.Limits{Sessions: cfg.Keys.Sessions, Objects: cfg.Keys.TokenObjects, Keys: cfg.Keys.Limit},
 	}
 	if open == nil {
@@ -171,19 +171,19 @@ func hsmJournalPath(ledger string) string { return config.BesideLedger(ledger, "
 
 // pin is asked for when the URI names no pin-source: the systemd credential
 // hsm-pin, the environment, or somebody at the terminal.
-func (o *Options) pin(ctx context.Context) ([]byte, error) {
+func (o *Options) pin(ctx context.Context, token string) ([]byte, error) {
 	if dir := o.Settings.Env.Get("CREDENTIALS_DIRECTORY"); dir != "" {
 		path := filepath.Join(dir, "hsm-pin")
 		if info, err := os.Stat(path); err == nil && info.Size() > 0 { // an empty credential is none
-			return hsm.PINFile(path)(ctx)
+			return hsm.PINFile(path)(ctx, token)
 		}
 	}
 	if value := strings.TrimRight(o.Settings.Env.Get("KEYMILL_HSM_PIN"), "\r\n"); value != "" {
 		return []byte(value), nil
 	}
 	if o.Hooks.AskPIN != nil {
-		return o.Hooks.AskPIN(ctx)
+		return o.Hooks.AskPIN(ctx, token)
 	}
-	return nil, pipeline.WithHint(errors.New("the token needs a PIN"),
+	return nil, pipeline.WithHint(fmt.Errorf("the token %s needs a PIN", token),
 		"Name a file with pin-source in the URI, provide the systemd credential hsm-pin or KEYMILL_HSM_PIN, or run at a terminal.")
 }

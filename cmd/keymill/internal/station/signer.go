@@ -46,7 +46,9 @@ func (o *Options) Signer(ctx context.Context, cfg *config.Config, log *slog.Logg
 				return Signer{}, fault.As(fault.Usage, err)
 			}
 		}
-		key, err := hsm.OpenSigner(ctx, hsm.Config{URI: name, PIN: o.pin, Log: log})
+		key, err := hsm.OpenSigner(ctx, hsm.Config{
+			URI: name, PIN: o.pin, Log: log, Timeout: cfg.Keys.Timeout, Modules: o.Modules, Tell: o.Hooks.Notice, Limits: hsm.Limits{Sessions: 1},
+		})
 		if err != nil {
 			return Signer{}, fault.OfHSM(ctx, err)
 		}

@@ -11,6 +11,7 @@ import (
 
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/logs"
+	"keymill/hsm"
 	"keymill/pipeline"
 	"keymill/pipeline/mender"
 	"keymill/sources"
@@ -30,6 +31,10 @@ type Options struct {
 	// It is called when devices begin to move; nil means never.
 	Drain func() <-chan struct{}
 
+	// Modules are the PKCS#11 modules that the process shares, so that it logs in
+	// to an HSM token once. nil: each opening has them to itself.
+	Modules *hsm.Modules
+
 	Hooks Hooks
 }
 
@@ -41,7 +46,7 @@ type Hooks struct {
 	Notice func(text string)
 	// AskPIN asks a person for the PIN of an HSM token. It is nil where there is
 	// nobody to ask.
-	AskPIN func(ctx context.Context) ([]byte, error)
+	AskPIN func(ctx context.Context, token string) ([]byte, error)
 	// Problem is told the first problems and warnings of a manifest, Unshown how
 	// many more there are.
 	Problem func(sources.Problem)
