@@ -25,6 +25,8 @@ type stdio struct {
 	in  io.Reader
 	out io.Writer
 	err io.Writer
+	// env are the settings and secrets of the environment; nil: the process's own.
+	env []string
 }
 
 // report prints an error with its advice and returns its kind.

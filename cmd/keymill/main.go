@@ -22,7 +22,10 @@ func main() {
 	tune()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	stdio := stdio{in: os.Stdin, out: os.Stdout, err: logs.Journaled(os.Stderr, os.Getenv("JOURNAL_STREAM"))}
+	stdio := stdio{in: os.Stdin, out: os.Stdout, env: os.Environ(), err: logs.Journaled(os.Stderr, os.Getenv("JOURNAL_STREAM"))}
+	for _, secret := range []string{"KEYMILL_HSM_PIN", "KEYMILL_TOKEN", "KEYMILL_WEBHOOK_SECRET"} {
+		os.Unsetenv(secret) // children inherit what is left
+	}
 	interrupts := make(chan os.Signal, 2)
 	signal.Notify(interrupts, os.Interrupt, syscall.SIGTERM)
 	brake := newBrake(cancel)

@@ -16,6 +16,7 @@ import (
 	"keymill/cmd/keymill/internal/logs"
 	"keymill/cmd/keymill/internal/say"
 	"keymill/cmd/keymill/internal/station"
+	"keymill/hsm"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 	"keymill/sources"
@@ -33,6 +34,7 @@ type app struct {
 	replaceAccepted bool
 	verifyHow       string // all, sample or none: what a run compares at its end
 	env             config.Environ
+	modules         *hsm.Modules // of the process
 	configPath      string
 	json            bool
 }
@@ -41,7 +43,8 @@ type app struct {
 func run(ctx context.Context, args []string, stdio stdio, brake *brake) error {
 	out := &outlet{w: stdio.out}
 	stdio.out = out
-	a := &app{stdio: stdio, brake: brake, env: os.Environ()}
+	a := &app{stdio: stdio, brake: brake, env: environ(stdio), modules: hsm.NewModules()}
+	defer a.modules.Close() // a module that hangs in it is left to the end of the process
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(stdio.in)
@@ -50,6 +53,14 @@ func run(ctx context.Context, args []string, stdio stdio, brake *brake) error {
 		return err
 	}
 	return out.fault()
+}
+
+// environ is the environment that settings come from.
+func environ(stdio stdio) []string {
+	if stdio.env != nil {
+		return stdio.env
+	}
+	return os.Environ()
 }
 
 func (a *app) root() *cobra.Command {
@@ -156,7 +167,7 @@ func (a *app) layers(cmd *cobra.Command) config.Layers {
 // options say how a verb works on lots, and lead what happens to the terminal.
 func (a *app) options(cmd *cobra.Command) station.Options {
 	return station.Options{
-		Settings: a.layers(cmd), ReplaceAccepted: a.replaceAccepted, Verify: a.verifyHow, Drain: a.brake.drainable,
+		Settings: a.layers(cmd), ReplaceAccepted: a.replaceAccepted, Verify: a.verifyHow, Drain: a.brake.drainable, Modules: a.modules,
 		Hooks: station.Hooks{
 			LogTo:   a.err,
 			Notice:  func(text string) { fmt.Fprintln(a.err, text) },
@@ -172,13 +183,13 @@ func (a *app) options(cmd *cobra.Command) station.Options {
 }
 
 // askPIN returns how a person is asked for a PIN, nil where there is no terminal.
-func (a *app) askPIN() func(context.Context) ([]byte, error) {
+func (a *app) askPIN() func(context.Context, string) ([]byte, error) {
 	file, ok := a.in.(*os.File)
 	if !ok || !term.IsTerminal(int(file.Fd())) {
 		return nil
 	}
-	return func(context.Context) ([]byte, error) {
-		fmt.Fprint(a.err, "PIN of the token: ")
+	return func(_ context.Context, token string) ([]byte, error) {
+		fmt.Fprintf(a.err, "PIN of the HSM token %s: ", token)
 		defer fmt.Fprintln(a.err)
 		return term.ReadPassword(int(file.Fd()))
 	}
