@@ -106,7 +106,7 @@ func BenchmarkXLSX(b *testing.B) { benchCheck(b, manifestFile(b, benchRows, "xls
 
 // BenchmarkSheetScan is the scan of the sheet's XML alone.
 func BenchmarkSheetScan(b *testing.B) {
-	src, err := openWorkbook(manifestFile(b, benchRows, "xlsx"), "")
+	src, err := openWorkbook(manifestFile(b, benchRows, "xlsx"), Config{})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func BenchmarkSheetScan(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		s := newSheetScan(part, 0)
+		s := newSheetScan(part, &w.texts)
 		for err == nil {
 			_, err = s.next()
 		}

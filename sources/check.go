@@ -3,7 +3,9 @@ package sources
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 
 	"keymill/pipeline"
 )
@@ -19,20 +21,21 @@ type checker struct {
 	problems int
 	warnings int
 	lot      string
-	filled   []bool // columns in which a value was seen
-	gap      int    // last row number
+	cols     []columnState
+	gap      int // last row number
 	values   []string
 	id       pipeline.Identity
+	notes    map[noteKey]*note
 }
 
 func newChecker(l *layout, cfg Config, report func(Problem)) *checker {
-	c := &checker{l: l, cfg: cfg, report: report, gap: l.row,
-		filled: make([]bool, len(l.cols)), values: make([]string, len(l.cols)), id: make(pipeline.Identity, len(l.identity))}
+	c := &checker{l: l, cfg: cfg, report: report, gap: l.row, notes: map[noteKey]*note{},
+		cols: make([]columnState, len(l.cols)), values: make([]string, len(l.cols)), id: make(pipeline.Identity, len(l.identity))}
 	for i, col := range l.identity {
 		c.id[i].Name = l.cols[col].Attribute
 	}
 	if report != nil {
-		c.seen = newSeen(cfg.Taken, c.identityHeaders())
+		c.seen = newSeen(cfg, c.identityHeaders())
 	}
 	return c
 }
@@ -40,9 +43,20 @@ func newChecker(l *layout, cfg Config, report func(Problem)) *checker {
 // header reports what is wrong with the header itself.
 func (c *checker) header() {
 	c.reportAll(c.l.problems)
-	if c.l.row > 1 {
+	switch {
+	case c.l.above > 0:
+		c.add(Problem{Row: c.l.row, What: fmt.Sprintf("the header is in row %d, the rows above are not read", c.l.row), Warning: true,
+			Remedy: "make sure that no device is among them"})
+	case c.l.row > 1:
 		c.add(Problem{Row: c.l.row, What: fmt.Sprintf("the header is in row %d, the rows above are empty", c.l.row), Warning: true,
 			Remedy: "delete the empty rows if row numbers shall agree with the line's own lists"})
+	}
+	for i, col := range c.l.cols {
+		if col.MAC == "values" {
+			c.add(Problem{Row: c.l.row, Column: col.Header, Cell: cellName(i, c.l.row), Warning: true,
+				What:   "most of the column's values are MAC addresses: all are checked as such and written as 02:12:61:13:6c:42",
+				Remedy: fmt.Sprintf("name the column in manifest.columns if they are not, such as {%s: %q}", col.Attribute, col.Header)})
+		}
 	}
 }
 
@@ -57,7 +71,13 @@ func (c *checker) row(ctx context.Context, r *rawRow) (dev pipeline.Device, ok b
 		c.add(*r.fault)
 	case c.width(r):
 		for i := range c.l.cols {
-			c.value(r, i)
+			sound := c.problems
+			if c.value(r, i); c.problems > sound {
+				c.values[i] = "" // its one problem is enough
+			}
+		}
+		if err := c.unique(ctx, r); err != nil {
+			return dev, false, err
 		}
 		c.own(r)
 	}
@@ -104,13 +124,20 @@ func (c *checker) gaps(row int) {
 }
 
 // width reports whether the row has the header's number of cells. Rows of
-// workbooks end with their last filled cell.
+// workbooks end with their last filled cell, and Excel leaves the separators
+// after it out of CSV files, too, though not in every row.
 func (c *checker) width(r *rawRow) bool {
 	n := len(r.values)
 	for n > len(c.l.cols) && r.values[n-1] == "" {
 		n--
 	}
 	if n == len(c.l.cols) || n < len(c.l.cols) && r.cells != nil {
+		return true
+	}
+	missing := c.l.cols[min(n, len(c.l.cols)):]
+	if n < len(c.l.cols) && !slices.ContainsFunc(missing, func(col column) bool { return col.required }) {
+		c.note(r, n, "", "the row ends before this column: the values from here on are taken as empty, as Excel leaves trailing separators out",
+			"make sure that no separator is missing in the middle of the row")
 		return true
 	}
 	c.add(Problem{Row: r.number, What: fmt.Sprintf("the row has %s, the header has %d", plural(n, "value"), len(c.l.cols)),
@@ -121,16 +148,24 @@ func (c *checker) width(r *rawRow) bool {
 // value checks the row's value in column i and keeps it normalised.
 func (c *checker) value(r *rawRow, i int) {
 	col := &c.l.cols[i]
-	v := ""
-	if i < len(r.values) {
-		v = r.values[i]
-	}
+	v := r.value(i)
 	if c.l.ours && col.Attribute != "" {
 		v = restore(v)
 	}
 	c.values[i] = v
-	if r.cells != nil && c.cell(r, i, v) {
-		return
+	if r.cells != nil {
+		var ok bool
+		if v, ok = c.cell(r, i, v); !ok {
+			return
+		}
+		c.values[i] = v
+	}
+	if v != "" && col.Attribute != "" && !c.l.ours {
+		var ok bool
+		if v, ok = c.damage(r, i, v); !ok {
+			return
+		}
+		c.values[i] = v
 	}
 	if v == "" {
 		if col.required {
@@ -138,7 +173,7 @@ func (c *checker) value(r *rawRow, i int) {
 		}
 		return
 	}
-	c.filled[i] = true
+	c.cols[i].filled = true
 	if col.Attribute == "" {
 		if col.Header == "" {
 			c.flaw(r, i, v, flaw{what: "the column has no header", remedy: "give it one, or clear the cell"})
@@ -149,19 +184,127 @@ func (c *checker) value(r *rawRow, i int) {
 		c.flaw(r, i, firstRunes(v, 12)+"…", flaw{what: "the value is " + kind, remedy: keyRemedy})
 		return
 	}
-	if f := textFlaw(v, col.Identity); f != nil {
+	if f := textFlaw(v, col.Identity); f != nil && !c.mayBreak(r, i, v) {
 		c.flaw(r, i, v, *f)
 		if !f.warning {
 			return
 		}
 	}
-	if col.exact && scientific(v) {
-		c.flaw(r, i, v, flaw{what: "the value is a number in scientific notation: a spreadsheet has rounded it before the file was saved", remedy: "export the file again from its source, without a spreadsheet between; or format the column as Text first"})
+	if c.rounded(r, i, v) {
 		return
 	}
 	if col.mac {
 		c.macValue(r, i, v)
 	}
+}
+
+// damage judges what spreadsheets leave in text: guards, errors and formulas. It
+// returns the value to go on with; ok is false where that settles the matter.
+func (c *checker) damage(r *rawRow, i int, v string) (_ string, ok bool) {
+	switch v[0] {
+	case '#', 'E':
+		if formulaError(v) {
+			c.flaw(r, i, v, flaw{what: "the value is a formula error", remedy: "correct the formula in the spreadsheet, then export the file again"})
+			return v, false
+		}
+	case '=':
+		if plain, ok := unguard(v); ok {
+			c.note(r, i, v, `the value is guarded against spreadsheets as ="...": the guard is taken off`, "export the file without it")
+			return plain, true
+		}
+		if c.l.cols[i].exact {
+			c.flaw(r, i, v, flaw{what: "the value is a formula", remedy: asValues + `; where it is text, write it without the =, also ="00123" as 00123`})
+			return v, false
+		}
+	case '\'':
+		exact := c.l.cols[i].exact
+		switch {
+		case !apostrophe(v, exact):
+		case exact:
+			c.flaw(r, i, v, guarded)
+			return v, false
+		default:
+			c.note(r, i, v, guarded.what+": it is taken off", guarded.remedy)
+			return v[1:], true
+		}
+	}
+	return v, true
+}
+
+// mayBreak reports whether v is a text with line breaks in a column where that
+// does no harm. In CSV a lost quote makes line breaks, too: text that goes on
+// with what looks like a row is refused, as a device may be in it.
+func (c *checker) mayBreak(r *rawRow, i int, v string) bool {
+	if c.l.cols[i].exact || !broken(v) || strings.TrimSpace(v) != v {
+		return false
+	}
+	if r.cells != nil {
+		return true
+	}
+	lines := strings.Split(v, "\n")
+	for _, line := range lines[1:] {
+		for _, d := range delimiters {
+			fields := strings.Split(line, string(d))
+			if len(fields) > 1 && len(fields) >= len(c.l.cols)-1 {
+				return false
+			}
+			for _, f := range fields {
+				if _, err := ParseMAC(strings.Trim(f, `" `)); err == nil {
+					return false
+				}
+			}
+		}
+	}
+	return true
+}
+
+// rounded judges a number in scientific notation, and reports whether it settles
+// the matter.
+func (c *checker) rounded(r *rawRow, i int, v string) bool {
+	if c.seen == nil || r.cells != nil && i < len(r.cells) && r.cells[i].kind == kindNumber {
+		return false
+	}
+	col := &c.cols[i]
+	may, sure := scientific(v)
+	switch {
+	case !may && numeric(v):
+		col.numbers++
+	case !may:
+		col.texts++
+	case sure && c.l.cols[i].exact:
+		c.flaw(r, i, v, rounded)
+		return true
+	case sure:
+		c.note(r, i, v, rounded.what, rounded.remedy)
+	default: // it depends on the column's other values
+		if col.doubts++; len(col.doubtful) < maxDoubtful {
+			col.doubtful = append(col.doubtful, Problem{Row: r.number, Column: c.l.cols[i].Header, Cell: cellName(i, r.number), Value: shown(v), What: rounded.what, Remedy: rounded.remedy})
+		}
+	}
+	return false
+}
+
+var rounded = flaw{what: "the value is a number in scientific notation: a program has rounded it before the file was saved",
+	remedy: "export the file again from its source, without a spreadsheet between; or format the column as Text first"}
+
+// unique compares the row's values of attributes that no two devices may share.
+func (c *checker) unique(ctx context.Context, r *rawRow) error {
+	if c.seen == nil {
+		return nil
+	}
+	for i := range c.l.cols {
+		col := &c.l.cols[i]
+		if !col.Unique || c.values[i] == "" {
+			continue
+		}
+		place := Problem{Row: r.number, Column: col.Header, Cell: cellName(i, r.number), Value: shown(c.values[i])}
+		found, err := c.seen.value(ctx, i, pipeline.Attr{Name: col.Attribute, Value: c.values[i]}, place)
+		c.reportAll(found)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 const keyRemedy = "take keys and certificates out of the manifest: keymill makes the keys, and every value goes to the server and into reports"
@@ -183,7 +326,7 @@ func (c *checker) macValue(r *rawRow, i int, v string) {
 		c.flaw(r, i, v, flaw{what: "the MAC address is locally administered: no manufacturer's, perhaps a random one", remedy: "make sure that the device keeps it", warning: true})
 	}
 	// An identity of the address alone is compared anyway.
-	if c.seen != nil && (len(c.l.identity) > 1 || c.l.identity == nil || c.l.identity[0] != i) {
+	if c.seen != nil && !c.l.cols[i].Unique && (len(c.l.identity) > 1 || c.l.identity == nil || c.l.identity[0] != i) {
 		if first := c.seen.mac(r.number, m); first > 0 {
 			c.flaw(r, i, v, flaw{what: fmt.Sprintf("the MAC address occurs also in row %d", first), remedy: "no two interfaces can have one address: find out which is right", warning: true})
 		}
@@ -204,8 +347,13 @@ func (c *checker) own(r *rawRow) {
 func (c *checker) finish(ctx context.Context) error {
 	last, err := c.seen.flush(ctx)
 	c.reportAll(last)
+	if err == nil {
+		last, err = c.seen.flushValues(ctx)
+		c.reportAll(last)
+	}
+	c.finishColumns()
 	for i, col := range c.l.cols {
-		if c.rows > 0 && col.Attribute != "" && !c.filled[i] && !col.required {
+		if c.rows > 0 && col.Attribute != "" && !c.cols[i].filled && !col.required {
 			c.add(Problem{Row: c.l.row, Column: col.Header, Cell: cellName(i, c.l.row), What: "the column is empty", Remedy: "delete it if it is not needed", Warning: true})
 		}
 	}

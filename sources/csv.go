@@ -106,6 +106,7 @@ func (r *csvRows) broken(e *csv.ParseError) *rawRow {
 	switch {
 	case errors.Is(e.Err, csv.ErrBareQuote):
 		fault.What = "the row has a quote inside a value that is not quoted"
+		fault.Remedy += `; a value that is guarded against Excel as ="..." needs no guard: write it plainly`
 	case errors.Is(e.Err, csv.ErrQuote) && e.Line > e.StartLine:
 		fault.What = fmt.Sprintf("the row opens a quote that is closed wrongly or never; %s after it could not be read", plural(e.Line-e.StartLine, "line"))
 	case errors.Is(e.Err, csv.ErrQuote):
@@ -149,25 +150,35 @@ func (g *guard) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// sniffDelimiter tells which of comma, semicolon and tab parts the values, by
-// the first two records of the sample.
+var delimiters = [...]rune{',', ';', '\t', '|'}
+
+// sniffedRecords is how many records tell the delimiter.
+const sniffedRecords = 20
+
+// sniffDelimiter tells which delimiter parts the values: the one that most of
+// the first records have equally often, then the one that they have more often.
 func sniffDelimiter(sample []byte) rune {
-	first, rest := countDelimiters(sample)
-	second, _ := countDelimiters(rest)
+	var counts [sniffedRecords][len(delimiters)]int
+	records := 0
+	for rest := sample; records < sniffedRecords && len(rest) > 0; records++ {
+		counts[records], rest = countDelimiters(rest)
+	}
 	best, most := ',', 0
 	for i, d := range delimiters {
-		n := first[i]
-		if len(rest) > 0 && n > 0 && second[i] == n {
-			n += 1000 // agreement of two records counts more than number
+		same := map[int]int{}
+		for _, c := range counts[:records] {
+			if c[i] > 0 {
+				same[c[i]]++
+			}
 		}
-		if n > most {
-			best, most = d, n
+		for number, records := range same {
+			if score := records*10_000 + min(number, 9_999); score > most {
+				best, most = d, score
+			}
 		}
 	}
 	return best
 }
-
-var delimiters = [...]rune{',', ';', '\t'}
 
 // countDelimiters counts the delimiters outside quotes in the first record that
 // is not empty, and returns what follows it.

@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"strings"
 
 	"golang.org/x/text/encoding/unicode"
 )
@@ -36,8 +38,11 @@ func decodeCSV(r io.Reader) (io.Reader, rune, error) {
 		}
 		sample = sample[3:]
 	}
-	if !bytes.ContainsRune(sample, '\n') && bytes.Count(sample, []byte{'\r'}) > 1 {
-		return nil, 0, refuse("the lines of the manifest end in CR alone, as on old Macs", "save it as CSV UTF-8")
+	if ends := lineEnds(sample); ends != nil {
+		text = bufio.NewReaderSize(&lines{r: text, lone: ends.lone}, sampleSize)
+		if sample, err = peek(text); err != nil {
+			return nil, 0, err
+		}
 	}
 	if line, _, ok := bytes.Cut(sample, []byte{'\n'}); ok {
 		if d, isSep := sepLine(line); isSep {
@@ -46,6 +51,73 @@ func decodeCSV(r io.Reader) (io.Reader, rune, error) {
 		}
 	}
 	return text, sniffDelimiter(sample), nil
+}
+
+// ends says which line ends a file has beside LF and CR LF.
+type ends struct{ lone bool } // lone CR, else CR CR LF
+
+// lineEnds returns nil where LF and CR LF are all line ends of the sample. CR
+// alone ends lines where no LF does: Excel for macOS wrote that for CSV, and
+// breaks lines inside quotes by LF. CR CR LF comes from writing CR LF as text on
+// Windows.
+func lineEnds(sample []byte) *ends {
+	quoted := false
+	var cr, lf, crcrlf int
+	for i, c := range sample {
+		switch {
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '\n':
+			lf++
+			if i > 1 && sample[i-1] == '\r' && sample[i-2] == '\r' {
+				crcrlf++
+			}
+		case c == '\r':
+			cr++
+		}
+	}
+	switch {
+	case cr > 0 && lf == 0:
+		return &ends{lone: true}
+	case crcrlf > 0:
+		return &ends{}
+	}
+	return nil
+}
+
+// lines makes line ends LF: CR CR LF, and with lone also CR and CR LF.
+type lines struct {
+	r    *bufio.Reader
+	lone bool
+}
+
+func (l *lines) Read(p []byte) (n int, err error) {
+	for n < len(p) {
+		if n > 0 && l.r.Buffered() == 0 {
+			return n, nil
+		}
+		c, err := l.r.ReadByte()
+		if err != nil {
+			return n, err
+		}
+		if c == '\r' {
+			next, _ := l.r.Peek(2)
+			switch {
+			case bytes.Equal(next, []byte("\r\n")):
+				_, _ = l.r.Discard(2)
+				c = '\n'
+			case l.lone:
+				c = '\n'
+				if len(next) > 0 && next[0] == '\n' {
+					_, _ = l.r.Discard(1)
+				}
+			}
+		}
+		p[n] = c
+		n++
+	}
+	return n, nil
 }
 
 // peek returns the beginning of what r holds, all of it if that is short.
@@ -90,4 +162,45 @@ func sepLine(line []byte) (rune, bool) {
 		return 0, false
 	}
 	return rune(d[0]), true
+}
+
+// decodeXML returns an XML document's text in UTF-8. Spreadsheets are written in
+// UTF-8 or UTF-16 (ECMA-376 part 2, 8.1.4); a declaration of another encoding is
+// an error.
+func decodeXML(r io.Reader) (io.Reader, error) {
+	raw := bufio.NewReaderSize(r, 1<<12)
+	head, err := raw.Peek(256)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if endian, found := utf16Order(head); found {
+		text := bufio.NewReaderSize(unicode.UTF16(endian, unicode.UseBOM).NewDecoder().Reader(raw), 1<<12)
+		if head, err = text.Peek(5); err == nil && string(head) == "<?xml" {
+			_, err = text.ReadSlice('>') // its declaration names the encoding that it no longer has
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, err
+		}
+		return text, nil
+	}
+	if bytes.HasPrefix(head, []byte("\xef\xbb\xbf")) {
+		if _, err := raw.Discard(3); err != nil {
+			return nil, err
+		}
+		head = head[3:]
+	}
+	declaration, _, ok := bytes.Cut(head, []byte("?>"))
+	if !ok || !bytes.HasPrefix(declaration, []byte("<?xml")) {
+		return raw, nil
+	}
+	_, name, ok := bytes.Cut(declaration, []byte("encoding"))
+	name = bytes.Trim(name, " \t\r\n=")
+	if !ok || len(name) < 2 {
+		return raw, nil
+	}
+	name, _, _ = bytes.Cut(name[1:], name[:1])
+	if n := strings.ToLower(string(name)); n != "utf-8" && n != "utf8" && n != "us-ascii" {
+		return nil, fmt.Errorf("it is encoded as %.20q, which no spreadsheet program writes", name)
+	}
+	return raw, nil
 }

@@ -120,7 +120,7 @@ func FuzzSheetScan(f *testing.F) {
 	f.Add([]byte(`<worksheet><cols><col min="1" max="2" hidden="1"/></cols><sheetData><row r="1"><c r="A1" t="s"><v>0</v></c></row></sheetData></worksheet>`))
 	f.Add([]byte(`<?xml version="1.0"?><!-- a --><w><sheetData><row><c t='inlineStr' q=">"><is><t>x</t></is></c></row></sheetData></w>`))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		s := newSheetScan(bytes.NewReader(content), 1)
+		s := newSheetScan(bytes.NewReader(content), &textTable{ends: []uint64{0}})
 		var err error
 		for err == nil {
 			_, err = s.next()

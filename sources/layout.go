@@ -20,12 +20,14 @@ type column struct {
 // is read.
 type layout struct {
 	row      int      // the header's row number
+	above    int      // rows above it that are not empty
 	headers  []string // as in the file
 	cols     []column // one for each header
 	identity []int    // columns that form the identity, in its order
 	lot      int      // column keymill_lot of our own failures.csv, else -1
 	ours     bool     // written by FailuresWriter: cells are unescaped
 	problems []Problem
+	absent   []string // attributes that were said to be missing
 }
 
 // newLayout maps the header's columns to attributes. Everything that is wrong
@@ -50,6 +52,15 @@ func newLayout(header *rawRow, cfg Config) layout {
 			l.missing(name, "is required")
 		}
 	}
+	unique := cfg.Unique
+	if unique == nil {
+		unique = []string{AttrSerial}
+	}
+	for _, name := range cfg.Unique {
+		if l.byAttribute(name) < 0 {
+			l.missing(name, "must be unique")
+		}
+	}
 	for _, name := range sortedKeys(cfg.Columns) {
 		if cfg.Columns[name] == "" && l.byAttribute(name) < 0 {
 			l.missing(name, "is configured")
@@ -57,10 +68,14 @@ func newLayout(header *rawRow, cfg Config) layout {
 	}
 	for i := range l.cols {
 		c := &l.cols[i]
-		c.mac = isMACName(c.Attribute)
+		if c.mac = isMACName(c.Attribute); c.mac {
+			c.MAC = "name"
+		}
 		_, named := cfg.Columns[c.Attribute]
-		key := c.Identity || c.Attribute == AttrMAC || c.Attribute == AttrSerial
-		c.required = key || named || slices.Contains(cfg.Required, c.Attribute)
+		// An identity of one attribute is compared as such.
+		c.Unique = slices.Contains(unique, c.Attribute) && (!c.Identity || len(l.identity) > 1)
+		key := c.Identity || c.Attribute == AttrMAC || c.Attribute == AttrSerial || slices.Contains(unique, c.Attribute)
+		c.required = c.Identity || c.Attribute == AttrMAC || c.Attribute == AttrSerial || named || slices.Contains(cfg.Required, c.Attribute)
 		c.exact = key || c.mac || slices.Contains(cfg.Required, c.Attribute)
 	}
 	return l
@@ -90,6 +105,7 @@ func (l *layout) mapConfigured(cfg Config) {
 			found = l.find(name)
 		}
 		if len(found) == 0 {
+			l.absent = append(l.absent, name)
 			l.problem("", text, fmt.Sprintf("no column has the header %q, which is configured for the attribute %s", text, name),
 				"the headers are "+l.headerList()+"; correct manifest.columns or the file")
 			continue
@@ -155,8 +171,11 @@ func (l *layout) refuseClashes() {
 			seen[key] = i
 			continue
 		}
-		l.problem(c.Header, "", fmt.Sprintf("the columns %q and %q both give the attribute %s", l.cols[first].Header, c.Header, c.Attribute),
-			fmt.Sprintf("say which is which in manifest.columns, such as {%s: %q, %s_2: %q}", key, l.cols[first].Header, key, c.Header))
+		remedy := fmt.Sprintf("say which is which in manifest.columns, such as {%s: %q, %s_2: %q}", key, l.cols[first].Header, key, c.Header)
+		if fold(l.cols[first].Header) == fold(c.Header) { // manifest.columns could not tell them apart
+			remedy = fmt.Sprintf("rename one of the two headers %q in the file, or delete its column", c.Header)
+		}
+		l.problem(c.Header, "", fmt.Sprintf("the columns %q and %q both give the attribute %s", l.cols[first].Header, c.Header, c.Attribute), remedy)
 	}
 }
 
@@ -201,12 +220,21 @@ func (l *layout) addIdentity(i int) {
 }
 
 func (l *layout) missing(name, why string) {
+	if slices.Contains(l.absent, name) {
+		return // one column is missing, whatever it is wanted for
+	}
+	l.absent = append(l.absent, name)
 	l.problem("", name, fmt.Sprintf("no column holds the attribute %s, which %s", name, why),
 		fmt.Sprintf("add a line to manifest.columns, such as {%s: \"its header\"}; the headers are %s", name, l.headerList()))
 }
 
 func (l *layout) problem(header, value, what, remedy string) {
 	l.problems = append(l.problems, Problem{Row: l.row, Column: header, Value: shown(value), What: what, Remedy: remedy})
+}
+
+// mapped reports whether the header is one: the identity's columns were found.
+func (l *layout) mapped(cfg Config) bool {
+	return len(l.identity) > 0 && len(l.identity) == max(1, len(cfg.Identity))
 }
 
 // find returns the columns whose header is text, case and spaces aside.

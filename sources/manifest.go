@@ -29,18 +29,29 @@ type Config struct {
 	// Identity lists the attributes that form the identity, the one that names
 	// the device's files first. Default: mac, else serial.
 	Identity []string
+	// Unique lists attributes of which no two devices may have the same value,
+	// in this file and among those of other lots that Held knows. nil: serial,
+	// where there is one. Empty values are not compared.
+	Unique []string
 	// Required lists further attributes that no device may lack, such as those
 	// that templates render. Those of Identity and Columns, mac and serial are
 	// required anyway; other cells may be empty.
 	Required []string
+	// HeaderRow is the row with the column headers, as a spreadsheet counts; what
+	// stands above it is not read. 0: the first row that is no comment.
+	HeaderRow int
 	// Expect is the control total: the number of devices. 0 means none.
 	Expect int
-	// Sheet names the sheet of a workbook. Default: the only visible one.
+	// Sheet names the sheet of a workbook. Default: the only visible one, or the
+	// only visible one whose columns map.
 	Sheet string
 	// Taken tells which identities other lots of the ledger hold, and where
 	// ("lot L, row 7"). It is called with 1 to 500 sums at a time, from the
 	// goroutine that called Check. nil: not asked.
 	Taken func(ctx context.Context, ids []pipeline.IdentitySum) (map[pipeline.IdentitySum]string, error)
+	// Held tells which values of unique attributes devices of other lots have,
+	// and where. It is called as Taken is. nil: not asked.
+	Held func(ctx context.Context, values []pipeline.Attr) (map[pipeline.Attr]string, error)
 }
 
 // Manifest is an open manifest. It is used by one goroutine.
@@ -73,12 +84,12 @@ type rows interface {
 
 // rawRow is one row as the file has it; rows without any value are left out.
 type rawRow struct {
-	number int                  // as a spreadsheet counts, from 1
-	values []string             // by column from the first; may be shorter than the header
-	cells  []cellInfo           // what a workbook says about the values; nil for CSV
-	isDate func(style int) bool // of the workbook
-	hidden bool
-	fault  *Problem // the row cannot be read; values are unusable
+	number  int        // as a spreadsheet counts, from 1
+	values  []string   // by column from the first; may be shorter than the header
+	cells   []cellInfo // what a workbook says about the values; nil for CSV
+	formats *formats   // of the workbook
+	hidden  bool
+	fault   *Problem // the row cannot be read; values are unusable
 }
 
 // Open recognises the format by its content, reads the header and maps the
@@ -86,7 +97,7 @@ type rawRow struct {
 // error for one that cannot be read. What is wrong with single columns is left
 // to Check, so that it is reported with everything else.
 func Open(path string, cfg Config) (*Manifest, error) {
-	src, err := openSource(path, cfg.Sheet)
+	src, err := openSource(path, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -103,17 +114,17 @@ func (m *Manifest) readHeader() error {
 		return err
 	}
 	defer pass.Close()
-	r, err := pass.next()
-	if errors.Is(err, io.EOF) {
-		return refuse("the manifest is empty", "its first row must hold the column headers; `keymill init` writes a template")
-	}
+	sample, err := readSample(pass)
 	if err != nil {
 		return err
 	}
-	if r.fault != nil {
-		return refuse("the header cannot be read: "+r.fault.What, "%s", r.fault.Remedy)
+	header, err := sample.header(m.cfg)
+	if err != nil {
+		return err
 	}
-	m.layout = newLayout(r, m.cfg)
+	m.layout = newLayout(header, m.cfg)
+	m.layout.above = sample.at
+	sample.findMACs(&m.layout, m.cfg)
 	return nil
 }
 
@@ -199,11 +210,20 @@ func (m *Manifest) pass(ctx context.Context, c *checker, yield func(pipeline.Dev
 		return "", err
 	}
 	defer pass.Close()
+	for range m.layout.above {
+		if _, err := pass.next(); err != nil {
+			return "", errors.Join(errChanged(m.path), err)
+		}
+	}
 	header, err := pass.next()
 	if err != nil || !m.layout.sameHeader(header) {
 		return "", errors.Join(errChanged(m.path), err)
 	}
 	c.header()
+	if len(m.layout.identity) == 0 { // every row would be refused for the header's sake
+		c.reportAll(pass.findings(&m.layout))
+		return "", nil
+	}
 	for n := 0; ; n++ {
 		if n%256 == 0 && ctx.Err() != nil {
 			return "", ctx.Err()

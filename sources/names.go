@@ -140,12 +140,47 @@ func keyName(name string) string {
 }
 
 // isMACName reports whether an attribute holds MAC addresses by its name: mac,
-// wifi_mac, mac_address_2.
+// wifi_mac, macaddr2, btmac, eth0mac.
 func isMACName(attr string) bool {
-	for part := range strings.SplitSeq(safeName(attr), "_") {
-		if part == AttrMAC || part == "macaddress" {
-			return true
+	parts := strings.Split(safeName(attr), "_")
+	is := false
+	for _, part := range parts {
+		if isMACWord(part) {
+			is = true
 		}
+		switch part {
+		case "count", "num", "qty", "quantity", "os", "vendor", "manufacturer", "prefix", "oui", "filter", "filtering", "type", "mode", "label", "status", "source", "crc", "checksum", "note", "notes", "remark":
+			return false
+		}
+	}
+	return is || len(parts) == 2 && isMACWord(strings.Join(parts, ""))
+}
+
+// isMACWord reports whether a word in lower case says MAC address, perhaps with
+// a number and the interface that has it.
+func isMACWord(word string) bool {
+	word = strings.Trim(word, "0123456789")
+	for _, tail := range []string{"addresses", "address", "addrs", "addr", "adressen", "adresse", "adres", "adr", "ids", "id", "nr", "no", "s"} {
+		if rest, ok := strings.CutSuffix(word, tail); ok && rest != "" {
+			if tail[0] == 'a' && (rest == "hw" || rest == "hardware" || rest == "bd" || rest == "ethernet") {
+				return true
+			}
+			word = rest
+			break
+		}
+	}
+	of, ok := strings.CutSuffix(word, "mac")
+	if !ok {
+		return false
+	}
+	if i := strings.IndexAny(of, "0123456789"); i >= 0 {
+		of = of[:i]
+	}
+	switch of {
+	case "", "eth", "ether", "ethernet", "lan", "wlan", "wifi", "wl", "wan", "wwan", "bt", "ble", "bluetooth", "usb", "en", "enp", "eno", "net", "nic", "port",
+		"base", "board", "device", "dev", "host", "gw", "ap", "sta", "radio", "zigbee", "thread", "lora", "mesh", "phy", "primary", "secondary", "main", "modem",
+		"cpu", "bmc", "ipmi", "sys", "chip", "hw", "my", "unit", "product":
+		return true
 	}
 	return false
 }

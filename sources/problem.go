@@ -59,6 +59,11 @@ type Column struct {
 	Attribute string `json:"attribute,omitempty"` // empty: ignored
 	Guessed   bool   `json:"guessed,omitempty"`   // not named by the configuration
 	Identity  bool   `json:"identity,omitempty"`
+	// MAC says why the values are checked and written as MAC addresses: "name"
+	// or "values". Empty where they are not.
+	MAC string `json:"mac,omitempty"`
+	// Unique: no two devices may have the same value.
+	Unique bool `json:"unique,omitempty"`
 }
 
 // Summary is the outcome of a check.

@@ -28,7 +28,7 @@ type table struct {
 func drawTable(t *rapid.T) table {
 	tab := table{rows: [][]string{{"Serial", "Note", "MAC"}}}
 	text := rapid.StringOf(rapid.RuneFrom([]rune("ab01 ,;\t\"'=éß漢🙂&<>_x"))).Filter(func(s string) bool {
-		return strings.TrimSpace(s) == s && !strings.Contains(s, "\t")
+		return strings.TrimSpace(s) == s && !strings.Contains(s, "\t") && !apostrophe(s, true) && !strings.HasPrefix(s, `="`)
 	})
 	n := rapid.IntRange(1, 6).Draw(t, "devices")
 	for i := range n {

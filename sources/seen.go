@@ -2,6 +2,7 @@ package sources
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"strings"
 
@@ -26,10 +27,65 @@ type seen struct {
 	taken func(ctx context.Context, ids []pipeline.IdentitySum) (map[pipeline.IdentitySum]string, error)
 	batch []pipeline.IdentitySum
 	rows  []Problem // of the batch, without What
+	// values finds values of unique attributes, by the attribute's column.
+	values map[int]map[halfSum]int32
+	held   func(ctx context.Context, values []pipeline.Attr) (map[pipeline.Attr]string, error)
+	asked  []pipeline.Attr
+	places []Problem // of asked, without What
 }
 
-func newSeen(taken func(context.Context, []pipeline.IdentitySum) (map[pipeline.IdentitySum]string, error), header string) *seen {
-	return &seen{header: header, first: map[halfSum]int32{}, names: map[string]int32{}, macs: map[MAC]int32{}, taken: taken}
+func newSeen(cfg Config, header string) *seen {
+	return &seen{header: header, first: map[halfSum]int32{}, names: map[string]int32{}, macs: map[MAC]int32{}, taken: cfg.Taken,
+		values: map[int]map[halfSum]int32{}, held: cfg.Held}
+}
+
+// value notes the value of a unique attribute; place is the problem that it
+// would be, without What. It returns what is wrong with it and with those that
+// the ledger was now asked about.
+func (s *seen) value(ctx context.Context, col int, attr pipeline.Attr, place Problem) ([]Problem, error) {
+	column := s.values[col]
+	if column == nil {
+		column = map[halfSum]int32{}
+		s.values[col] = column
+	}
+	sum := sha256.Sum256([]byte(attr.Value))
+	key := halfSum(sum[:16])
+	if first, dup := column[key]; dup {
+		place.What = fmt.Sprintf("the %s must be unique, and is the same as in row %d", attr.Name, first)
+		place.Remedy = "correct one of the rows; manifest.unique lists what must be unique"
+		return []Problem{place}, nil
+	}
+	column[key] = int32(place.Row) //nolint:gosec // see add
+	if s.held == nil {
+		return nil, nil
+	}
+	s.asked, s.places = append(s.asked, attr), append(s.places, place)
+	if len(s.asked) < takenBatch {
+		return nil, nil
+	}
+	return s.flushValues(ctx)
+}
+
+// flushValues asks the ledger about the values that wait.
+func (s *seen) flushValues(ctx context.Context) ([]Problem, error) {
+	if len(s.asked) == 0 {
+		return nil, nil
+	}
+	where, err := s.held(ctx, s.asked)
+	if err != nil {
+		return nil, err
+	}
+	var found []Problem
+	for i, attr := range s.asked {
+		if at, ok := where[attr]; ok {
+			p := s.places[i]
+			p.What = fmt.Sprintf("the %s must be unique, and another device has it already: %s", attr.Name, at)
+			p.Remedy = "find out which of the two is right; manifest.unique lists what must be unique"
+			found = append(found, p)
+		}
+	}
+	s.asked, s.places = s.asked[:0], s.places[:0]
+	return found, nil
 }
 
 // add notes a device and returns what is wrong with its identity, and with

@@ -2,7 +2,6 @@ package sources
 
 import (
 	"encoding/xml"
-	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -10,19 +9,13 @@ import (
 	"strings"
 )
 
-// sharedStringsPart is where excelize looks for them, in lower case.
-const sharedStringsPart = "xl/sharedstrings.xml"
-
-// sheetPrefix begins the names of the sheets that excelize unpacks into files if
-// they are large, in lower case.
-const sheetPrefix = "xl/worksheets/sheet"
-
 // relationships is a .rels part (ECMA-376 part 2).
 type relationships struct {
 	Items []struct {
 		ID     string `xml:"Id,attr"`
 		Type   string `xml:"Type,attr"`
 		Target string `xml:"Target,attr"`
+		Mode   string `xml:"TargetMode,attr"`
 	} `xml:"Relationship"`
 }
 
@@ -64,15 +57,69 @@ func (w *workbook) decode(part string, into any) error {
 	return nil
 }
 
-// chooseSheet finds the sheet with the devices and returns its part.
-func (w *workbook) chooseSheet(wanted string) (string, error) {
-	sheets, parts, err := w.worksheets()
-	if err != nil {
-		return "", err
+// bookParts is what a workbook consists of.
+type bookParts struct {
+	main, styles, strings string // part names; styles and strings may be empty
+	sheets                []sheetEntry
+	parts                 map[string]string // of the sheets, by relation
+}
+
+// worksheets lists the workbook's sheets with cells, not charts and dialogs, and
+// their parts.
+func (w *workbook) worksheets() (b bookParts, err error) {
+	var root, rels relationships
+	if err := w.decode("_rels/.rels", &root); err != nil {
+		return b, err
 	}
+	for _, r := range root.Items {
+		if strings.HasSuffix(r.Type, "/officeDocument") {
+			b.main = resolve("", r.Target)
+		}
+	}
+	var book workbookPart
+	if err := w.decode(b.main, &book); err != nil {
+		return b, err
+	}
+	dir := path.Dir(b.main)
+	if err := w.decode(path.Join(dir, "_rels", path.Base(b.main)+".rels"), &rels); err != nil {
+		return b, err
+	}
+	b.parts = map[string]string{}
+	for _, r := range rels.Items {
+		target := resolve(dir, r.Target)
+		switch {
+		case r.Mode == "External":
+		case strings.HasSuffix(r.Type, "/worksheet"):
+			b.parts[r.ID] = target
+		case strings.HasSuffix(r.Type, "/styles"):
+			b.styles = target
+		case strings.HasSuffix(r.Type, "/sharedStrings"):
+			b.strings = target
+		}
+	}
+	// Some writers have a part and forget to relate it.
+	b.strings = w.related(b.strings, path.Join(dir, "sharedStrings.xml"))
+	b.styles = w.related(b.styles, path.Join(dir, "styles.xml"))
+	b.sheets = slices.DeleteFunc(book.Sheets, func(s sheetEntry) bool { return b.parts[s.relation()] == "" })
+	return b, nil
+}
+
+// related returns the part that a relationship names, else the usual one if the
+// archive has it.
+func (w *workbook) related(part, usual string) string {
+	if _, ok := w.parts[partName(usual)]; part == "" && ok {
+		return usual
+	}
+	return part
+}
+
+// chooseSheet finds the sheet with the devices: the one that is named, the only
+// visible one, or the only visible one whose columns map.
+func (w *workbook) chooseSheet(book bookParts) error {
+	wanted := w.cfg.Sheet
 	var all []string
 	var candidates []sheetEntry
-	for _, s := range sheets {
+	for _, s := range book.sheets {
 		all = append(all, fmt.Sprintf("%q", s.Name))
 		if wanted == "" && !s.hidden() || wanted != "" && strings.EqualFold(s.Name, wanted) {
 			candidates = append(candidates, s)
@@ -82,48 +129,72 @@ func (w *workbook) chooseSheet(wanted string) (string, error) {
 	switch {
 	case len(candidates) == 1:
 	case wanted != "":
-		return "", refuse(fmt.Sprintf("the workbook has no sheet %q", wanted), "its sheets are %s", list)
+		return refuse(fmt.Sprintf("the workbook has no sheet %q", wanted), "its sheets are %s", list)
 	case len(candidates) == 0:
-		return "", refuse("the workbook has no visible sheet", "show the sheet with the devices; its sheets are %s", list)
+		return refuse("the workbook has no visible sheet", "show the sheet with the devices; its sheets are %s", list)
 	default:
-		return "", refuse(fmt.Sprintf("the workbook has %d visible sheets", len(candidates)), "name the one with the devices (manifest.sheet, --sheet); its sheets are %s", list)
+		var err error
+		if candidates, err = w.tellSheets(book, candidates, list); err != nil {
+			return err
+		}
 	}
 	s := candidates[0]
 	if s.hidden() {
 		w.notes = append(w.notes, Problem{What: fmt.Sprintf("the sheet %q is hidden", s.Name), Remedy: "make sure that it is the right one", Warning: true})
 	}
-	w.sheet = s.Name
-	return parts[s.relation()], nil
+	w.sheet, w.part = s.Name, book.parts[s.relation()]
+	return nil
 }
 
-// worksheets lists the workbook's sheets with cells, not charts and dialogs, and
-// their parts by relation.
-func (w *workbook) worksheets() ([]sheetEntry, map[string]string, error) {
-	var root, rels relationships
-	if err := w.decode("_rels/.rels", &root); err != nil {
-		return nil, nil, err
-	}
-	main := ""
-	for _, r := range root.Items {
-		if strings.HasSuffix(r.Type, "/officeDocument") {
-			main = resolve("", r.Target)
+// tellSheets finds the one of several visible sheets that holds the devices. The
+// others must have nothing that looks like a device: a sheet that goes on where
+// another ends must not be left out.
+func (w *workbook) tellSheets(book bookParts, candidates []sheetEntry, list string) ([]sheetEntry, error) {
+	var mapped, doubtful []sheetEntry
+	for _, s := range candidates {
+		w.sheet, w.part = s.Name, book.parts[s.relation()]
+		maps, devices, err := w.tellSheet()
+		if err != nil {
+			return nil, err
+		}
+		if maps {
+			mapped = append(mapped, s)
+		} else if devices {
+			doubtful = append(doubtful, s)
 		}
 	}
-	var book workbookPart
-	if err := w.decode(main, &book); err != nil {
-		return nil, nil, err
+	if len(mapped) == 1 && len(doubtful) == 0 {
+		w.notes = append(w.notes, Problem{What: fmt.Sprintf("of %d visible sheets only %q has the columns of a manifest; the others are left out", len(candidates), mapped[0].Name),
+			Remedy: "make sure that it is the right one; --sheet and manifest.sheet name it", Warning: true})
+		return mapped, nil
 	}
-	if err := w.decode(path.Join(path.Dir(main), "_rels", path.Base(main)+".rels"), &rels); err != nil {
-		return nil, nil, err
+	return nil, refuse(fmt.Sprintf("the workbook has %d visible sheets", len(candidates)), "name the one with the devices (manifest.sheet, --sheet); its sheets are %s", list)
+}
+
+// tellSheet reports whether the columns of the current sheet map, and whether a
+// row of it looks like a device's.
+func (w *workbook) tellSheet() (maps, devices bool, err error) {
+	pass, err := w.open()
+	if err != nil {
+		return false, false, err
 	}
-	parts := map[string]string{}
-	for _, r := range rels.Items {
-		if strings.HasSuffix(r.Type, "/worksheet") {
-			parts[r.ID] = resolve(path.Dir(main), r.Target)
+	defer pass.Close()
+	sample, err := readSample(pass)
+	if err != nil {
+		return false, false, err
+	}
+	if _, err := sample.header(w.cfg); err == nil {
+		l := newLayout(&sample.rows[sample.at], w.cfg)
+		maps = l.mapped(w.cfg)
+	}
+	for _, r := range sample.rows {
+		for _, v := range r.values {
+			if _, err := ParseMAC(v); err == nil {
+				devices = true
+			}
 		}
 	}
-	sheets := slices.DeleteFunc(book.Sheets, func(s sheetEntry) bool { return parts[s.relation()] == "" })
-	return sheets, parts, nil
+	return maps, devices, nil
 }
 
 // resolve returns the part that a relationship's target names.
@@ -133,63 +204,4 @@ func resolve(dir, target string) string {
 		return path.Clean(abs)
 	}
 	return path.Join(dir, target)
-}
-
-// sharedStrings is what is known of the table of shared strings.
-type sharedStrings struct {
-	count int
-	// own marks strings that are their own index in decimal: for others,
-	// excelize returning the index means that it could not look them up.
-	own []uint64
-}
-
-func (s *sharedStrings) isOwn(i int) bool {
-	return i/64 < len(s.own) && s.own[i/64]>>(i%64)&1 == 1
-}
-
-// countStrings reads the shared strings to their end.
-func (w *workbook) countStrings() error {
-	f, ok := w.parts[sharedStringsPart]
-	if !ok {
-		return nil
-	}
-	r, err := w.openPart(f.Name)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	x := newXMLScan(r)
-	for {
-		err := x.next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return damaged("shared strings", err)
-		}
-		switch {
-		case x.end && string(x.name) == "si":
-			w.strings.count++
-		case !x.start && string(x.name) == "t" && len(x.text) > 0 && len(x.text) < 10:
-			w.strings.note(x.text)
-		}
-	}
-}
-
-// note marks the string being read if its text is its index.
-func (s *sharedStrings) note(text []byte) {
-	n := 0
-	for _, c := range text {
-		if c < '0' || c > '9' {
-			return
-		}
-		n = n*10 + int(c-'0')
-	}
-	if n != s.count {
-		return
-	}
-	for len(s.own) <= n/64 {
-		s.own = append(s.own, 0)
-	}
-	s.own[n/64] |= 1 << (n % 64)
 }

@@ -35,14 +35,17 @@ func textFlaw(v string, identity bool) *flaw {
 	} else if f := unicodeFlaw(v, identity); f != nil {
 		return f
 	}
-	if identity && v[0] == '\'' && len(v) > 1 && strings.IndexByte(formulaStarts, v[1]) >= 0 {
-		return &flaw{what: "the value begins with the apostrophe that guards spreadsheets against formulas",
-			remedy: "remove the apostrophe"}
-	}
 	return nil
 }
 
 var padded = &flaw{what: "the value has spaces at its ends", remedy: "remove the spaces: the server would take them for part of the value"}
+
+var guarded = flaw{what: "the value begins with the apostrophe that makes a spreadsheet take it for text", remedy: "remove the apostrophe"}
+
+// broken reports whether v has line breaks and is sound otherwise.
+func broken(v string) bool {
+	return strings.Contains(v, "\n") && strings.IndexFunc(strings.ReplaceAll(strings.ReplaceAll(v, "\r\n", ""), "\n", ""), unicode.IsControl) < 0
+}
 
 func controlFlaw(v string) *flaw {
 	trimmed := strings.TrimSpace(v)
@@ -80,15 +83,4 @@ func unicodeFlaw(v string, identity bool) *flaw {
 		return &flaw{what: "the value has letters that are not ASCII", remedy: "make sure that the device reports exactly these", warning: true}
 	}
 	return nil
-}
-
-// scientific reports whether v is what spreadsheets make of long numbers:
-// 1.23457E+11, with a comma in some countries.
-func scientific(v string) bool {
-	mantissa, exponent, ok := strings.Cut(v, "E+")
-	if !ok || exponent == "" || strings.Trim(exponent, "0123456789") != "" {
-		return false
-	}
-	whole, fraction, _ := strings.Cut(strings.Replace(mantissa, ",", ".", 1), ".")
-	return len(whole) == 1 && strings.Trim(whole+fraction, "0123456789") == ""
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"unicode/utf8"
 )
 
 // xmlScan reads the tags of an XML document to its very end: a document cut
@@ -19,11 +21,13 @@ type xmlScan struct {
 	begun bool
 
 	// Of the tag that next returned, valid until the next call.
-	name  []byte // local name, without namespace prefix
-	attrs []byte
-	start bool   // a start tag, also when it is empty as in <x/>
-	end   bool   // an end tag, or an empty start tag
-	text  []byte // character data since the last tag, entities as they are
+	name   []byte // local name, without namespace prefix
+	prefix []byte // namespace prefix, often empty
+	attrs  []byte
+	level  int    // of the element: the root's is 1
+	start  bool   // a start tag, also when it is empty as in <x/>
+	end    bool   // an end tag, or an empty start tag
+	text   []byte // character data since the last tag, decoded
 }
 
 const (
@@ -35,6 +39,7 @@ const (
 var (
 	errCut     = errors.New("it ends in the middle")
 	errOutside = errors.New("it has text outside its elements")
+	errTag     = errors.New("it has a tag that is not well-formed")
 )
 
 func newXMLScan(r io.Reader) *xmlScan { return newXMLScanSize(r, xmlBuffer) }
@@ -62,7 +67,9 @@ func (x *xmlScan) next() error {
 			return xmlError(err)
 		}
 		// A copy: reading on may move what the buffer holds.
-		x.text = append(x.text, text[:len(text)-1]...)
+		if x.text, err = appendText(x.text, text[:len(text)-1]); err != nil {
+			return err
+		}
 		if len(x.text) > xmlTag {
 			return xmlError(bufio.ErrBufferFull)
 		}
@@ -80,8 +87,67 @@ func (x *xmlScan) next() error {
 	}
 }
 
-// special skips comments and processing instructions. Document types are
-// refused: no spreadsheet has one, and entity bombs need one.
+// appendText appends character data with its references replaced and its line
+// ends made one (XML 1.0, 2.11 and 4.1). Only the five predefined entities
+// exist where there is no document type.
+func appendText(to, text []byte) ([]byte, error) {
+	for {
+		i := bytes.IndexAny(text, "&\r")
+		if i < 0 {
+			return append(to, text...), nil
+		}
+		to = append(to, text[:i]...)
+		if text[i] == '\r' {
+			to = append(to, '\n')
+			if text = text[i+1:]; len(text) > 0 && text[0] == '\n' {
+				text = text[1:]
+			}
+			continue
+		}
+		end := bytes.IndexByte(text[i:], ';')
+		if end < 0 || end > 12 {
+			return nil, errors.New("it has an & that begins no reference")
+		}
+		r, ok := reference(string(text[i+1 : i+end]))
+		if !ok {
+			return nil, fmt.Errorf("it has an unknown reference %.12q", text[i:i+end+1])
+		}
+		to = utf8.AppendRune(to, r)
+		text = text[i+end+1:]
+	}
+}
+
+// reference returns the character that &name; stands for.
+func reference(name string) (rune, bool) {
+	switch name {
+	case "amp":
+		return '&', true
+	case "lt":
+		return '<', true
+	case "gt":
+		return '>', true
+	case "quot":
+		return '"', true
+	case "apos":
+		return '\'', true
+	}
+	if len(name) < 2 || name[0] != '#' {
+		return 0, false
+	}
+	digits, base := name[1:], 10
+	if digits[0] == 'x' {
+		digits, base = digits[1:], 16
+	}
+	n, err := strconv.ParseUint(digits, base, 32)
+	if err != nil || n == 0 || n > utf8.MaxRune || !utf8.ValidRune(rune(n)) {
+		return 0, false
+	}
+	return rune(n), true
+}
+
+// special takes what begins with <? or <!: comments and processing instructions
+// are skipped, CDATA is text. Document types are refused: no spreadsheet has
+// one, and entity bombs need one.
 func (x *xmlScan) special() (bool, error) {
 	head, err := x.r.Peek(1)
 	if err != nil {
@@ -98,9 +164,31 @@ func (x *xmlScan) special() (bool, error) {
 		if string(head) == "!--" {
 			return true, x.skipTo("-->")
 		}
-		return false, errors.New("it has a document type or CDATA, which no spreadsheet program writes")
+		if head, err = x.r.Peek(8); err == nil && string(head) == "![CDATA[" && x.depth > 0 {
+			_, err = x.r.Discard(8)
+			return true, errors.Join(err, x.cdata())
+		}
+		return false, errors.New("it has a document type, which no spreadsheet program writes")
 	}
 	return false, nil
+}
+
+// cdata appends the text of a CDATA section, up to its "]]>".
+func (x *xmlScan) cdata() error {
+	begin := len(x.text)
+	for {
+		part, err := x.r.ReadSlice('>')
+		if err != nil {
+			return err
+		}
+		if x.text = append(x.text, part...); len(x.text) > xmlTag {
+			return bufio.ErrBufferFull
+		}
+		if raw, ok := bytes.CutSuffix(x.text[begin:], []byte("]]>")); ok {
+			x.text = append(x.text[:begin], bytes.ReplaceAll(bytes.ReplaceAll(raw, []byte("\r\n"), []byte("\n")), []byte("\r"), []byte("\n"))...)
+			return nil
+		}
+	}
 }
 
 func (x *xmlScan) skipTo(end string) error {
@@ -148,6 +236,7 @@ func (x *xmlScan) readTag() error {
 	if len(x.name) == 0 || len(x.name) > 255 {
 		return errors.New("it has a tag without a usable name")
 	}
+	x.level = x.depth + 1
 	if !x.end {
 		if x.depth == xmlDepth {
 			return errors.New("its elements are nested too deeply")
@@ -155,7 +244,7 @@ func (x *xmlScan) readTag() error {
 		x.open = append(append(x.open, x.name...), byte(len(x.name)))
 		x.depth++
 	}
-	x.name = local(x.name)
+	x.prefix, x.name = local(x.name)
 	return nil
 }
 
@@ -170,10 +259,29 @@ func (x *xmlScan) pop() error {
 		return fmt.Errorf("the element %.20q is closed as %.20q", x.open[begin:end], x.name)
 	}
 	x.open = x.open[:begin]
+	x.level = x.depth
 	x.depth--
-	x.name = local(x.name)
+	x.prefix, x.name = local(x.name)
 	return nil
 }
+
+// skip reads on behind the end of the element whose start tag was just read.
+func (x *xmlScan) skip() error {
+	if x.end {
+		return nil
+	}
+	for level := x.level; ; {
+		if err := x.next(); err != nil {
+			return err
+		}
+		if !x.start && x.level == level {
+			return nil
+		}
+	}
+}
+
+// blank reports whether nothing but white space stood before the tag.
+func (x *xmlScan) blank() bool { return len(bytes.TrimSpace(x.text)) == 0 }
 
 // longTag reads on while a ">" was part of an attribute's value, in the quotes in.
 func (x *xmlScan) longTag(tag []byte, in byte) ([]byte, error) {
@@ -210,36 +318,61 @@ func inQuotes(in byte, part []byte) byte {
 	}
 }
 
-func local(name []byte) []byte {
+// local parts a name from its namespace prefix.
+func local(name []byte) (prefix, rest []byte) {
 	if i := bytes.IndexByte(name, ':'); i >= 0 {
-		return name[i+1:]
+		return name[:i], name[i+1:]
 	}
-	return name
+	return nil, name
+}
+
+// cutAttr takes the next attribute off the tag's attributes: its name with
+// prefix, and its value without the white space around it (all that is read
+// here are numbers and tokens, whose white space XML Schema collapses). name is
+// nil after the last one.
+func cutAttr(attrs []byte) (name, value, rest []byte, err error) {
+	rest = bytes.TrimLeft(attrs, " \t\r\n")
+	if len(rest) == 0 {
+		return nil, nil, nil, nil
+	}
+	eq := bytes.IndexByte(rest, '=')
+	if eq <= 0 {
+		return nil, nil, nil, errTag
+	}
+	name = bytes.TrimRight(rest[:eq], " \t\r\n")
+	rest = bytes.TrimLeft(rest[eq+1:], " \t\r\n")
+	if len(name) == 0 || bytes.ContainsAny(name, " \t\r\n\"'") || len(rest) < 2 || rest[0] != '"' && rest[0] != '\'' {
+		return nil, nil, nil, errTag
+	}
+	end := bytes.IndexByte(rest[1:], rest[0])
+	if end < 0 {
+		return nil, nil, nil, errTag
+	}
+	value, rest = rest[1:1+end], rest[end+2:]
+	if bytes.IndexByte(value, '&') >= 0 {
+		if value, err = appendText(nil, value); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	return name, bytes.TrimSpace(value), rest, nil
 }
 
 // attr returns the value of an attribute without prefix, nil if the tag has
-// none. Entities are left as they are: sheets have none where it matters.
-func (x *xmlScan) attr(name string) []byte {
-	rest := x.attrs
-	for {
-		rest = bytes.TrimLeft(rest, " \t\r\n")
-		eq := bytes.IndexByte(rest, '=')
-		if eq < 0 {
-			return nil
-		}
-		key := bytes.TrimRight(rest[:eq], " \t\r\n")
-		rest = bytes.TrimLeft(rest[eq+1:], " \t\r\n")
-		if len(rest) < 2 || rest[0] != '"' && rest[0] != '\'' {
-			return nil
-		}
-		end := bytes.IndexByte(rest[1:], rest[0])
-		if end < 0 {
-			return nil
+// none.
+func (x *xmlScan) attr(name string) ([]byte, error) {
+	var found []byte
+	for rest := x.attrs; ; {
+		key, value, after, err := cutAttr(rest)
+		if err != nil || key == nil {
+			return found, err
 		}
 		if string(key) == name {
-			return rest[1 : 1+end]
+			if found != nil {
+				return nil, errTag
+			}
+			found = append([]byte{}, value...)
 		}
-		rest = rest[end+2:]
+		rest = after
 	}
 }
 

@@ -26,7 +26,11 @@ func tags(r io.Reader, buffer int) ([]string, error) {
 			return list, err
 		}
 		if x.start {
-			list = append(list, fmt.Sprintf("<%s r=%s>%s", x.name, x.attr("r"), strings.TrimSpace(string(x.text))))
+			r, err := x.attr("r")
+			if err != nil {
+				return list, err
+			}
+			list = append(list, fmt.Sprintf("<%s r=%s>%s", x.name, r, strings.TrimSpace(string(x.text))))
 		}
 		if x.end {
 			text := ""
@@ -121,7 +125,14 @@ func TestScanRefuses(t *testing.T) {
 		"<a></a>text":                          "outside",
 		"<a>< /a>":                             "usable name",
 		"<!DOCTYPE a><a/>":                     "document type",
-		"<a><![CDATA[x]]></a>":                 "CDATA",
+		"<![CDATA[x]]><a/>":                    "document type",
+		"<a>&nbsp;</a>":                        "unknown reference",
+		"<a>&#0;</a>":                          "unknown reference",
+		"<a>&#xd800;</a>":                      "unknown reference",
+		"<a>a & b</a>":                         "begins no reference",
+		"<a r=1/>":                             "well-formed",
+		"<a r='1' r='2'/>":                     "well-formed",
+		"<a r/>":                               "well-formed",
 		strings.Repeat("<a>", 300):             "too deeply",
 		"<a>" + strings.Repeat("x", 99):        "longer than a cell",
 		"<a b=\"" + strings.Repeat("x", 99):    "longer than a cell",

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
 	"keymill/cmd/keymill/internal/say"
 	"keymill/cmd/keymill/internal/station"
@@ -41,6 +42,9 @@ type checkResult struct {
 	Columns  []checkColumn  `json:"columns"`
 	Problems []checkProblem `json:"problems"`
 	Warnings []checkProblem `json:"warnings"`
+	// Of each at most maxListed are listed; these count the others.
+	ProblemsLeftOut int `json:"problems_left_out,omitempty"`
+	WarningsLeftOut int `json:"warnings_left_out,omitempty"`
 }
 
 type checkColumn struct {
@@ -48,6 +52,8 @@ type checkColumn struct {
 	Attribute string `json:"attribute,omitempty"`
 	Guessed   bool   `json:"guessed"`
 	Identity  bool   `json:"identity"`
+	MAC       string `json:"mac,omitempty"` // by its "name" or its "values"; empty: no MAC addresses
+	Unique    bool   `json:"unique,omitempty"`
 }
 
 type checkProblem struct {
@@ -76,12 +82,14 @@ func (a *app) check(cmd *cobra.Command, path, lot string) error {
 		lot = files.LotName(path)
 	}
 	manifest, err := station.OpenManifest(path, cfg, lot, known)
+	if err == nil {
+		defer manifest.Close()
+	}
+	if a.json {
+		return a.checkJSON(ctx, manifest, err)
+	}
 	if err != nil {
 		return err
-	}
-	defer manifest.Close()
-	if a.json {
-		return a.checkJSON(ctx, manifest)
 	}
 	summary, err := manifest.Check(ctx, func(p sources.Problem) { fmt.Fprintln(a.out, p) })
 	if err := station.ManifestFault(ctx, summary, err); err != nil {
@@ -102,30 +110,58 @@ func columnUse(c sources.Column) string {
 	if c.Identity {
 		use += ", part of the identity"
 	}
+	if c.Unique {
+		use += ", unique"
+	}
+	switch {
+	case c.MAC == "values":
+		use += ", MAC addresses by its values"
+	case c.MAC != "" && c.Attribute != sources.AttrMAC:
+		use += ", MAC addresses by its name"
+	}
 	if c.Guessed && c.Attribute != "" {
 		use += " (guessed)"
 	}
 	return use
 }
 
-func (a *app) checkJSON(ctx context.Context, manifest *sources.Manifest) error {
-	result := checkResult{Problems: []checkProblem{}, Warnings: []checkProblem{}}
-	summary, err := manifest.Check(ctx, func(p sources.Problem) {
-		problem := checkProblem{Row: p.Row, Column: p.Column, Cell: p.Cell, Value: p.Value, What: p.What, Remedy: p.Remedy}
-		if p.Warning {
-			result.Warnings = append(result.Warnings, problem)
-		} else {
-			result.Problems = append(result.Problems, problem)
-		}
-	})
-	if err != nil && !sources.Refused(err) {
-		return station.ManifestFault(ctx, summary, err)
+// maxListed is how many problems, and how many warnings, `check --json` lists.
+const maxListed = 10_000
+
+// add lists a problem, or counts it where there are too many.
+func (r *checkResult) add(p sources.Problem) {
+	list, left := &r.Problems, &r.ProblemsLeftOut
+	if p.Warning {
+		list, left = &r.Warnings, &r.WarningsLeftOut
 	}
-	result.Accepted, result.Rows, result.SHA256, result.Identity = err == nil, summary.Rows, summary.SHA256, summary.Identity
-	for _, c := range summary.Columns {
-		result.Columns = append(result.Columns, checkColumn(c))
+	if len(*list) == maxListed {
+		*left++
+		return
+	}
+	*list = append(*list, checkProblem{Row: p.Row, Column: p.Column, Cell: p.Cell, Value: p.Value, What: p.What, Remedy: p.Remedy})
+}
+
+// checkJSON checks the manifest, or says why it could not be opened, as one
+// object.
+func (a *app) checkJSON(ctx context.Context, manifest *sources.Manifest, err error) error {
+	result := checkResult{Identity: []string{}, Columns: []checkColumn{}, Problems: []checkProblem{}, Warnings: []checkProblem{}}
+	var summary sources.Summary
+	opened := err == nil
+	if opened {
+		summary, err = manifest.Check(ctx, result.add)
+		result.Rows, result.SHA256, result.Identity = summary.Rows, summary.SHA256, summary.Identity
+		for _, c := range summary.Columns {
+			result.Columns = append(result.Columns, checkColumn(c))
+		}
+	}
+	result.Accepted = err == nil
+	if err != nil && (!opened || !sources.Refused(err)) {
+		result.add(sources.Problem{What: err.Error(), Remedy: fault.Hint(err)})
 	}
 	if err := a.writeJSON(result); err != nil {
+		return err
+	}
+	if !opened {
 		return err
 	}
 	return station.ManifestFault(ctx, summary, err)

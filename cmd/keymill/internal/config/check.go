@@ -62,6 +62,8 @@ func (c *Config) check() error {
 		return fault.Usagef("workers is %d; it can be 1 to 100000", c.Workers)
 	case c.Server.InFlight < 1 || c.Server.InFlight > 10_000:
 		return fault.Usagef("server.in_flight is %d; it can be 1 to 10000", c.Server.InFlight)
+	case c.Manifest.HeaderRow < 0:
+		return fault.Usagef("manifest.header_row is %d; it is the number of a row", c.Manifest.HeaderRow)
 	case c.Manifest.Expect < 0:
 		return fault.Usagef("manifest.expect is %d; it is a number of devices", c.Manifest.Expect)
 	case c.Batch.Settle < 0 || c.Batch.Poll < 100*time.Millisecond || c.Batch.Retry < time.Second:

@@ -110,8 +110,17 @@ type ManifestConfig struct {
 	Identity []string `koanf:"identity"`
 	// Expect is the control total: how many devices the manifest must have. 0: not checked.
 	Expect int `koanf:"expect"`
-	// Sheet names the sheet of a workbook. Default: the only visible one.
+	// Sheet names the sheet of a workbook. Default: the only visible one, or the
+	// only one whose columns are those of a manifest.
 	Sheet string `koanf:"sheet"`
+	// HeaderRow is the row with the column headers, as a spreadsheet counts. 0: the
+	// first row that is neither empty nor a comment.
+	HeaderRow int `koanf:"header_row"`
+	// Unique lists attributes that no two devices may share, in the manifest and
+	// over all lots. Default: serial, if there is one. A single "-" lists none.
+	//
+	//	unique: [serial, wifi_mac]
+	Unique []string `koanf:"unique"`
 }
 
 // KeysConfig says where keys come from.

@@ -22,7 +22,7 @@ func OpenManifest(path string, cfg *config.Config, lot string, known *ledger.Led
 	}
 	config := sources.Config{
 		Columns: cfg.Manifest.Columns, Identity: cfg.Manifest.Identity, Required: required,
-		Expect: cfg.Manifest.Expect, Sheet: cfg.Manifest.Sheet,
+		Expect: cfg.Manifest.Expect, Sheet: cfg.Manifest.Sheet, HeaderRow: cfg.Manifest.HeaderRow, Unique: uniqueAttributes(cfg),
 	}
 	if known != nil {
 		config.Taken = func(ctx context.Context, ids []pipeline.IdentitySum) (map[pipeline.IdentitySum]string, error) {
@@ -42,6 +42,18 @@ func OpenManifest(path string, cfg *config.Config, lot string, known *ledger.Led
 		err = fault.As(fault.Manifest, fmt.Errorf("manifest %s: %w", path, err))
 	}
 	return manifest, err
+}
+
+// uniqueAttributes returns what manifest.unique lists, nil for the default.
+func uniqueAttributes(cfg *config.Config) []string {
+	switch unique := cfg.Manifest.Unique; {
+	case len(unique) == 0:
+		return nil
+	case len(unique) == 1 && unique[0] == "-":
+		return []string{}
+	default:
+		return unique
+	}
 }
 
 // FewWarnings is how many warnings of a manifest are told, and a tenth of how
