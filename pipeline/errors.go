@@ -35,15 +35,19 @@ func (o *Outage) Unwrap() error { return o.Err }
 // ConflictError says that the server holds another key for the identity.
 type ConflictError struct {
 	DeviceID    string
-	Status      string // the device's status on the server
+	Status      string // of the auth set that stands in the way, on the server
 	Fingerprint string // SHA-256 of the SPKI that the server holds, hexadecimal; empty if unknown
 	RequestID   string
 	HTTPStatus  int
 }
 
 func (c *ConflictError) Error() string {
-	return fmt.Sprintf("the server holds another key for this identity (device %s, %s, key sha256 %s)",
+	text := fmt.Sprintf("the server holds another key for this identity (device %s, %s, key sha256 %s)",
 		c.DeviceID, c.Status, c.Fingerprint)
+	if c.Status == "pending" {
+		text += "; that key only waits to be accepted and can't authenticate, as when the board was booted in test: --on-conflict replace-pending removes such keys"
+	}
+	return text
 }
 
 // ErrLost is returned by Ledger.Commit when the record is no longer in the

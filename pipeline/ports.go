@@ -60,6 +60,9 @@ type OnConflict string
 const (
 	// ConflictFail records the conflict.
 	ConflictFail OnConflict = "fail"
+	// ConflictReplacePending removes other auth sets that are only pending, which
+	// can't authenticate: those of a board that was booted in test, for one.
+	ConflictReplacePending OnConflict = "replace-pending"
 	// ConflictReplace removes the other auth set first, then preauthorizes.
 	// Accepted devices stay a conflict.
 	ConflictReplace OnConflict = "replace"

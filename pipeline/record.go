@@ -58,6 +58,7 @@ type AuthSet struct {
 	RequestID  string // X-MEN-RequestID of the deciding answer
 	HTTPStatus int    // of the deciding answer
 	Attempts   int    // HTTP requests that it took
+	Removed    string // what was removed before it, in words, for the event; not kept in the record
 }
 
 // Record is what the ledger knows of one device of one lot.

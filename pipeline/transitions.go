@@ -52,7 +52,9 @@ func (t *Transitions) staged(ctx context.Context, rec *Record, key string, publi
 
 // preauthorized: the server holds identity and key.
 func (t *Transitions) preauthorized(ctx context.Context, rec *Record, auth AuthSet) error {
-	return t.commit(ctx, rec, Preauthorized, Event{Action: ActionPreauthorize, Auth: auth}, func(next *Record) {
+	event := Event{Action: ActionPreauthorize, Auth: auth, Reason: auth.Removed}
+	auth.Removed = ""
+	return t.commit(ctx, rec, Preauthorized, event, func(next *Record) {
 		next.Auth = auth
 	})
 }

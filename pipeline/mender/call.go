@@ -46,6 +46,7 @@ type call struct {
 	decode func(*answer) error
 
 	maxFailures    int  // 0: the default; else only what the server itself says counts
+	optional       bool // a 404 from whatever says that there is no such call
 	quick          bool // somebody waits for it at a keyboard: every failure counts
 	maxBody        int64
 	timeout        time.Duration
@@ -79,11 +80,29 @@ type answer struct {
 
 type callKey struct{}
 
-// newRetryClient wires go-retryablehttp so that it only repeats: the wire
-// decides whether, the gate when. The library's own way with Retry-After has
-// no cap and holds one worker only; its default error handler loses the last
-// answer; and it closes all idle connections after any failure, which the wire
-// prevents by not having CloseIdleConnections.
+// newRetryClient wires go-retryablehttp so that it does the repeating: rewinding
+// the body, the pauses between attempts, and their end with the context. What it
+// can't do by its hooks is done in the wire, its transport:
+//
+//   - Each attempt needs a pass from the gate, the first one, too, and must give
+//     it back with what was learned. PrepareRetry is called between attempts only;
+//     RequestLogHook comes before each, but can neither wait nor refuse, and
+//     ResponseLogHook isn't called where there was no answer.
+//   - Whether to repeat depends on the whole answer: a 201 whose headers came and
+//     whose body was cut is no answer, and an error of the server itself is told
+//     from a gateway's by its body. CheckRetry is called before the body is read,
+//     and what fails to be read after Do isn't repeated any more.
+//   - How often depends on others: on whether the server answers them, and on
+//     whether anybody has found the token refused. CheckRetry knows neither the
+//     call nor its attempts; the request's context is all that it is given, which
+//     is why the call travels in it.
+//   - Retry-After holds for everybody. The library's Backoff holds the one who was
+//     told, and has no cap.
+//
+// So CheckRetry hands on what the wire has decided, Backoff is the library's
+// place for the pause of this one call, and the ErrorHandler keeps the last
+// answer. The library also closes all idle connections after any failure, which
+// the wire prevents by not having CloseIdleConnections.
 func newRetryClient(w *wire) *retryablehttp.Client {
 	return &retryablehttp.Client{
 		HTTPClient: &http.Client{

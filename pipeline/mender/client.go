@@ -11,6 +11,7 @@
 package mender
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
@@ -43,6 +44,9 @@ type Config struct {
 	// InFlight is the most requests that may be under way at once, default 16.
 	// The client finds by itself how many of them are worth it.
 	InFlight int
+	// Tier is the device tier that preauthorized devices get, where the server
+	// knows tiers: TierStandard, the default, TierMicro or TierSystem.
+	Tier string
 	// UserAgent is sent with every request, default "keymill".
 	UserAgent string
 	// Log takes what happens between the calls: pauses, quotas, healed and
@@ -93,6 +97,7 @@ type Client struct {
 	gate    *gate
 	token   *tokenKeeper
 	looks   looker
+	tier    tiers
 }
 
 var _ pipeline.Server = (*Client)(nil)
@@ -107,6 +112,9 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Token == nil {
 		return nil, pipeline.WithHint(errNoToken, "Set server.token_file, or KEYMILL_TOKEN in the environment.")
 	}
+	if err := CheckTier(cfg.Tier); err != nil {
+		return nil, err
+	}
 	cfg.setDefaults()
 	inner := cfg.Transport
 	if inner == nil {
@@ -120,6 +128,7 @@ func New(cfg Config) (*Client, error) {
 	c.wire = &wire{inner: inner, gate: c.gate, token: c.token, log: cfg.Log, follow: cfg.Follow}
 	c.retry = newRetryClient(c.wire)
 	c.looks.c = c
+	c.tier.wanted = cmp.Or(cfg.Tier, TierStandard)
 	return c, nil
 }
 
@@ -169,6 +178,10 @@ func (c *Client) login(ctx context.Context, user, password string) (string, erro
 const (
 	apiPath   = "/api/management/v2/devauth"
 	loginPath = "/api/management/v1/useradm/auth/login"
+	userPath  = "/api/management/v1/useradm/users/me"
+
+	inventoryV1 = "/api/management/v1/inventory"
+	inventoryV2 = "/api/management/v2/inventory"
 )
 
 // parseBase accepts https URLs without query, fragment and credentials.

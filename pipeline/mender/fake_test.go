@@ -2,6 +2,7 @@ package mender
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
@@ -37,6 +38,11 @@ type fake struct {
 	limit     int
 	setErrors bool // DELETE of an auth set answers 500
 
+	noInventory bool          // a gateway answers in its place
+	statistics  bool          // as newer servers have them
+	lag         time.Duration // from the registration until the inventory knows a device
+	roles       []string      // of the token's user; nil: a server without roles
+
 	mu       sync.Mutex
 	devices  map[string]*fakeDevice
 	byIdent  map[string]string
@@ -55,6 +61,9 @@ type fakeDevice struct {
 	Decommissioning bool            `json:"decommissioning"`
 	AuthSets        []fakeSet       `json:"auth_sets"`
 	gone            time.Time
+	born            time.Time
+	group           string
+	tags            map[string]string
 }
 
 type fakeSet struct {
@@ -135,6 +144,12 @@ func (f *fake) RoundTrip(req *http.Request) (*http.Response, error) {
 func (f *fake) operation(req *http.Request) string {
 	path := strings.TrimPrefix(req.URL.Path, "/prefix"+apiPath)
 	switch {
+	case strings.HasSuffix(path, "/filters/search"):
+		return "inventory-search"
+	case strings.HasSuffix(path, "/tags"):
+		return "inventory-tags"
+	case strings.Contains(path, "/inventory/groups/"):
+		return "inventory-group"
 	case path == "/devices/search":
 		return "get"
 	case req.Method == http.MethodPost:
@@ -158,6 +173,9 @@ func (f *fake) serve(r *fakeRequest, body []byte) *http.Response {
 		return failure(http.StatusUnauthorized, "unauthorized")
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, "/prefix"+apiPath)
+	if rest, other := strings.CutPrefix(r.URL.Path, "/prefix/api/management/"); other && !ok {
+		return f.beside(r, rest, body)
+	}
 	if !ok {
 		f.t.Errorf("request outside of the API: %s", r.URL)
 	}
@@ -169,6 +187,8 @@ func (f *fake) serve(r *fakeRequest, body []byte) *http.Response {
 		return f.search(r, body)
 	case path == "/devices/count":
 		return f.count(r.URL.Query().Get("status"))
+	case path == "/limits/max_micro_devices":
+		return failure(http.StatusBadRequest, "unsupported limit")
 	case path == "/limits/max_devices":
 		return reply(http.StatusOK, fmt.Sprintf(`{"limit":%d}`, f.limit))
 	case path == "/devices":
@@ -249,6 +269,92 @@ func (f *fake) force(d *fakeDevice, key string) *http.Response {
 	return resp
 }
 
+// beside serves what isn't device authentication; path begins after
+// /api/management/.
+func (f *fake) beside(r *fakeRequest, path string, body []byte) *http.Response {
+	inventory, ok := strings.CutPrefix(path[min(3, len(path)):], "inventory/")
+	parts := strings.Split(inventory, "/")
+	switch {
+	case path == "v1/useradm/users/me":
+		return replyJSON(http.StatusOK, map[string]any{"id": "u", "roles": f.roles})
+	case !ok || f.noInventory, inventory == "statistics" && !f.statistics:
+		return &http.Response{StatusCode: http.StatusNotFound, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("404 page not found")), ContentLength: -1}
+	case inventory == "statistics":
+		return reply(http.StatusOK, `{"devices_by_status":{"accepted":{"standard":0,"micro":0,"system":0}}}`)
+	case inventory == "groups":
+		return reply(http.StatusOK, `[]`)
+	case inventory == "filters/search":
+		return f.searchInventory(body)
+	case r.Method == http.MethodPatch && parts[0] == "devices" && parts[2] == "tags":
+		var tags []struct{ Name, Value string }
+		if json.Unmarshal(body, &tags) != nil {
+			return failure(http.StatusBadRequest, "bad tags")
+		}
+		if d := f.indexed(parts[1]); d != nil {
+			for _, t := range tags {
+				d.tags[t.Name] = t.Value
+			}
+		}
+		return reply(http.StatusOK, "")
+	case r.Method == http.MethodPatch && parts[0] == "groups":
+		var ids []string
+		if json.Unmarshal(body, &ids) != nil || len(ids) == 0 {
+			return failure(http.StatusBadRequest, "bad ids")
+		}
+		n := 0
+		for _, id := range ids {
+			if d := f.indexed(id); d != nil {
+				d.group = parts[1]
+				n++
+			}
+		}
+		return reply(http.StatusOK, fmt.Sprintf(`{"updated_count":%[1]d,"matched_count":%[1]d}`, n))
+	}
+	f.t.Errorf("unknown request %s %s", r.Method, path) // PUT would wipe the tags of others
+	return failure(http.StatusNotFound, "not found")
+}
+
+// indexed returns a device that the inventory knows, nil if there is none.
+func (f *fake) indexed(id string) *fakeDevice {
+	d := f.devices[id]
+	if d == nil || time.Since(d.born) < f.lag {
+		return nil
+	}
+	if d.tags == nil {
+		d.tags = map[string]string{}
+	}
+	return d
+}
+
+func (f *fake) searchInventory(body []byte) *http.Response {
+	var want struct {
+		Page    int      `json:"page"`
+		PerPage int      `json:"per_page"`
+		IDs     []string `json:"device_ids"`
+	}
+	if err := json.Unmarshal(body, &want); err != nil || want.PerPage != 500 || want.Page != 1 || len(want.IDs) == 0 || len(want.IDs) > 500 {
+		f.t.Errorf("a search for %d devices (%v)", len(want.IDs), err)
+		return failure(http.StatusBadRequest, "bad search")
+	}
+	type attribute map[string]any
+	shown := []map[string]any{}
+	for _, id := range want.IDs {
+		d := f.indexed(id)
+		if d == nil {
+			continue
+		}
+		attrs := []attribute{{"name": "count", "value": 1.5, "scope": "inventory"}, {"name": "group", "value": "mine", "scope": "tags"}}
+		if d.group != "" {
+			attrs = append(attrs, attribute{"name": "group", "value": d.group, "scope": "system"})
+		}
+		for name, value := range d.tags {
+			attrs = append(attrs, attribute{"name": name, "value": value, "scope": "tags"})
+		}
+		shown = append(shown, map[string]any{"id": id, "attributes": attrs})
+	}
+	return replyJSON(http.StatusOK, shown)
+}
+
 func (f *fake) remove(id string) *http.Response {
 	d := f.devices[id]
 	if d == nil {
@@ -323,7 +429,7 @@ func (f *fake) search(r *fakeRequest, body []byte) *http.Response {
 
 func (f *fake) list(r *fakeRequest) *http.Response {
 	q := r.URL.Query()
-	page, _ := strconv.Atoi(q.Get("page"))
+	page, _ := strconv.Atoi(cmp.Or(q.Get("page"), "1"))
 	per, _ := strconv.Atoi(q.Get("per_page"))
 	if page < 1 || per < 1 || per > 500 {
 		return failure(http.StatusBadRequest, "bad page")

@@ -146,7 +146,7 @@ func TestAppendPreauth(t *testing.T) {
 			PubKey       string            `json:"pubkey"`
 			Force        bool              `json:"force"`
 		}
-		body := appendPreauth(nil, id, spki, size%2 == 1)
+		body := appendPreauth(nil, id, spki, "", size%2 == 1)
 		if err := json.Unmarshal(body, &got); err != nil {
 			t.Fatalf("%s: %v", body, err)
 		}
@@ -193,6 +193,23 @@ func FuzzHeaders(f *testing.F) {
 		tokenExpiry(value)
 		if s := clean(value, 20); len(s) > 24 || strings.ContainsAny(s, "\n\r\x1b") {
 			t.Errorf("%q", s)
+		}
+	})
+}
+
+func FuzzParseInventory(f *testing.F) {
+	f.Add([]byte(`[{"id":"a","attributes":[{"name":"name","scope":"tags","value":"x"},{"name":"group","scope":"system","value":"g"}]}]`))
+	f.Add([]byte(`[{"id":"a","attributes":[{"name":"n","scope":"tags","value":[1,"x"]},{"name":"n","scope":"tags"}]}]`))
+	f.Add([]byte(`[{}]`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		found, err := parseInventory(body)
+		if err != nil {
+			return
+		}
+		for id := range found {
+			if r := found.compare(InventoryItem{DeviceID: id, Group: "g"}); r.State == InventoryAbsent {
+				t.Errorf("%q was found and is absent", id)
+			}
 		}
 	})
 }

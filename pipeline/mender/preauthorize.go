@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,7 +34,8 @@ const (
 // repaired: force only ever heals a device without any auth set, or one whose
 // only set is ours and waits for acceptance. Other keys are removed first, if
 // the policy allows, and never is an accepted one without
-// ConflictReplaceAccepted; so no identity is ever left with two valid keys.
+// ConflictReplaceAccepted; so no identity is ever left with two valid keys. Keys
+// that are pending beside ours are left alone: they can't authenticate.
 func (c *Client) Preauthorize(ctx context.Context, req pipeline.Preauth) (pipeline.AuthSet, error) {
 	p := &preauthorization{c: c, req: req, patience: deletePatience}
 	for range maxRounds {
@@ -51,10 +53,11 @@ func (c *Client) Preauthorize(ctx context.Context, req pipeline.Preauth) (pipeli
 type preauthorization struct {
 	c        *Client
 	req      pipeline.Preauth
-	id       string // the server's, from a 409
-	attempts int    // HTTP requests so far
-	lost     bool   // the server may still be at work on an attempt of ours
-	waited   bool   // settleTime has passed since
+	id       string   // the server's, from a 409
+	attempts int      // HTTP requests so far
+	removed  []string // what was removed, in words
+	lost     bool     // the server may still be at work on an attempt of ours
+	waited   bool     // settleTime has passed since
 	patience time.Duration
 }
 
@@ -66,8 +69,12 @@ func (p *preauthorization) round(ctx context.Context) (pipeline.AuthSet, bool, e
 		return pipeline.AuthSet{}, false, err
 	}
 	if k.status == http.StatusCreated {
+		id := locationID(k.header)
+		if err := p.c.learnTiers(ctx, id); err != nil {
+			return pipeline.AuthSet{}, false, err
+		}
 		return pipeline.AuthSet{
-			DeviceID: locationID(k.header), Status: StatusPreauthorized,
+			DeviceID: id, Status: StatusPreauthorized, Removed: strings.Join(p.removed, "; "),
 			RequestID: k.requestID, HTTPStatus: k.status, Attempts: p.attempts,
 		}, true, nil
 	}
@@ -83,7 +90,7 @@ func (p *preauthorization) round(ctx context.Context) (pipeline.AuthSet, bool, e
 
 // settle decides about a device that exists.
 func (p *preauthorization) settle(ctx context.Context, dev *Device, k *call) (pipeline.AuthSet, bool, error) {
-	found := compare(dev, p.req.SPKI)
+	found := compareTier(dev, p.req.SPKI, p.c.tierWanted())
 	switch {
 	case dev.Decommissioning:
 		return pipeline.AuthSet{}, false, p.awaitDeletion(ctx)
@@ -105,7 +112,7 @@ func (p *preauthorization) settle(ctx context.Context, dev *Device, k *call) (pi
 
 func (p *preauthorization) result(dev *Device, ours *AuthSet, k *call) pipeline.AuthSet {
 	return pipeline.AuthSet{
-		DeviceID: dev.ID, AuthSetID: ours.ID, Status: ours.Status,
+		DeviceID: dev.ID, AuthSetID: ours.ID, Status: ours.Status, Removed: strings.Join(p.removed, "; "),
 		RequestID: k.requestID, HTTPStatus: k.status, Attempts: p.attempts,
 	}
 }
@@ -127,7 +134,7 @@ func (p *preauthorization) heal(ctx context.Context, why string) (pipeline.AuthS
 	if err != nil {
 		return pipeline.AuthSet{}, false, err
 	}
-	found := compare(dev, p.req.SPKI)
+	found := compareTier(dev, p.req.SPKI, p.c.tierWanted())
 	if dev.Decommissioning || found.ours == nil || !found.ours.Live() || found.rival() != nil {
 		return pipeline.AuthSet{}, false, nil // another round
 	}
@@ -137,11 +144,13 @@ func (p *preauthorization) heal(ctx context.Context, why string) (pipeline.AuthS
 
 // replace removes a device that holds only other keys.
 func (p *preauthorization) replace(ctx context.Context, dev *Device, found comparison, k *call) error {
+	slices.SortStableFunc(found.others, func(a, b *AuthSet) int { return weight(b) - weight(a) })
 	for _, s := range found.others {
 		if !p.mayRemove(s) {
 			return p.conflict(dev, s, k)
 		}
 	}
+	p.noteRemoved(found.others)
 	p.c.log.WarnContext(ctx, "replacing another key on the server", "device_id", dev.ID, "status", dev.Status,
 		"fingerprint", pipeline.Fingerprint(found.others[0].SPKI))
 	k, err := p.c.remove(ctx, devicePath(dev.ID), 0)
@@ -165,6 +174,7 @@ func (p *preauthorization) removeRivals(ctx context.Context, dev *Device, found 
 		}
 		p.c.log.WarnContext(ctx, "removing a second key from the server", "device_id", dev.ID,
 			"status", s.Status, "fingerprint", pipeline.Fingerprint(s.SPKI))
+		p.noteRemoved([]*AuthSet{s})
 		n, err := p.c.removeSet(ctx, dev.ID, s.ID)
 		p.attempts += n
 		if err != nil {
@@ -174,10 +184,38 @@ func (p *preauthorization) removeRivals(ctx context.Context, dev *Device, found 
 	return nil
 }
 
+// weight orders auth sets by how much they can do.
+func weight(s *AuthSet) int {
+	switch s.Status {
+	case StatusAccepted:
+		return 3
+	case StatusPreauthorized:
+		return 2
+	case StatusRejected: // somebody's decision
+		return 1
+	}
+	return 0
+}
+
+// noteRemoved notes in words which keys are removed from the server.
+func (p *preauthorization) noteRemoved(sets []*AuthSet) {
+	for _, s := range sets {
+		note := fmt.Sprintf("removed the %s key sha256 %s from the server", s.Status, pipeline.Fingerprint(s.SPKI))
+		if !slices.Contains(p.removed, note) {
+			p.removed = append(p.removed, note)
+		}
+	}
+}
+
 // mayRemove reports whether another key's auth set may go.
 func (p *preauthorization) mayRemove(s *AuthSet) bool {
-	if s.Status == StatusAccepted {
+	switch {
+	case s.Status == StatusAccepted:
 		return p.req.Policy == pipeline.ConflictReplaceAccepted
+	case s.Status == StatusPending && p.req.Policy == pipeline.ConflictReplacePending:
+		return true
+	case sameKey(s.SPKI, p.req.SPKI): // ours, in another tier
+		return true
 	}
 	return p.req.Policy == pipeline.ConflictReplace || p.req.Policy == pipeline.ConflictReplaceAccepted ||
 		sameKey(s.SPKI, p.req.Replaces)
@@ -220,7 +258,7 @@ func (p *preauthorization) get(ctx context.Context) (*Device, *call, error) {
 func (p *preauthorization) post(ctx context.Context, force bool) (*call, error) {
 	k := &call{
 		method: http.MethodPost, path: apiPath + "/devices",
-		send:    appendPreauth(make([]byte, 0, 512+len(p.req.SPKI)*2), p.req.Identity, p.req.SPKI, force),
+		send:    appendPreauth(make([]byte, 0, 512+len(p.req.SPKI)*2), p.req.Identity, p.req.SPKI, p.c.tierToSend(), force),
 		settles: []int{http.StatusCreated, http.StatusConflict},
 	}
 	k.decode = func(a *answer) error {
@@ -245,11 +283,16 @@ type comparison struct {
 	others []*AuthSet
 }
 
-func compare(dev *Device, spki []byte) comparison {
+// compare finds a key whatever its tier.
+func compare(dev *Device, spki []byte) comparison { return compareTier(dev, spki, "") }
+
+// compareTier finds a key in a tier; "" is any tier, and so is that of a server
+// that knows none.
+func compareTier(dev *Device, spki []byte, tier string) comparison {
 	var found comparison
 	for i := range dev.AuthSets {
 		s := &dev.AuthSets[i]
-		if found.ours == nil && sameKey(s.SPKI, spki) {
+		if found.ours == nil && sameKey(s.SPKI, spki) && (tier == "" || s.Tier == "" || s.Tier == tier) {
 			found.ours = s
 		} else {
 			found.others = append(found.others, s)
@@ -272,7 +315,7 @@ func (c comparison) rival() *AuthSet {
 // appendPreauth appends the body of a preauthorization. The PEM is written
 // straight into the JSON string: lines of 64 characters (RFC 7468), with \n
 // escaped.
-func appendPreauth(dst []byte, id pipeline.Identity, spki []byte, force bool) []byte {
+func appendPreauth(dst []byte, id pipeline.Identity, spki []byte, tier string, force bool) []byte {
 	dst = append(dst, `{"identity_data":`...)
 	dst = append(dst, id.JSON()...)
 	dst = append(dst, `,"pubkey":"-----BEGIN PUBLIC KEY-----\n`...)
@@ -283,6 +326,9 @@ func appendPreauth(dst []byte, id pipeline.Identity, spki []byte, force bool) []
 		rest = rest[len(line):]
 	}
 	dst = append(dst, `-----END PUBLIC KEY-----\n"`...)
+	if tier != "" {
+		dst = append(append(append(dst, `,"tier":"`...), tier...), '"')
+	}
 	if force {
 		dst = append(dst, `,"force":true`...)
 	}

@@ -45,7 +45,10 @@ func TestPreauthorizeOverWhatIsThere(t *testing.T) {
 		broken   bool // DELETE of auth sets answers 500
 		conflict bool
 		fails    string
-		second   bool // another, dead key stays beside ours
+		second   bool   // another, dead key stays beside ours
+		says     string // in the conflict
+		silent   string // not in it
+		removed  string // in what is recorded
 	}{
 		{name: "our key preauthorized", sets: []fakeSet{set(oursPEM, StatusPreauthorized)}},
 		{name: "our key accepted", sets: []fakeSet{set(oursPEM, StatusAccepted)}},
@@ -59,6 +62,13 @@ func TestPreauthorizeOverWhatIsThere(t *testing.T) {
 		{name: "other key, replace, slow deletion", sets: []fakeSet{set(otherPEM, StatusPreauthorized)}, policy: pipeline.ConflictReplace, deleting: time.Minute},
 		{name: "deletion never ends", sets: []fakeSet{set(otherPEM, StatusPreauthorized)}, policy: pipeline.ConflictReplace, deleting: time.Hour, fails: "still deleting"},
 		{name: "other key pending, replace", sets: []fakeSet{set(otherPEM, StatusPending)}, policy: pipeline.ConflictReplace},
+		{name: "other key pending", sets: []fakeSet{set(otherPEM, StatusPending)}, conflict: true, says: "replace-pending"},
+		{name: "other key pending, replace-pending", sets: []fakeSet{set(otherPEM, StatusPending)}, policy: pipeline.ConflictReplacePending, removed: "removed the pending key sha256 "},
+		{name: "two keys pending, replace-pending", sets: []fakeSet{set(oldPEM, StatusPending), set(otherPEM, StatusPending)}, policy: pipeline.ConflictReplacePending, removed: "; removed the pending key sha256 "},
+		{name: "other key preauthorized, replace-pending", sets: []fakeSet{set(otherPEM, StatusPreauthorized)}, policy: pipeline.ConflictReplacePending, conflict: true},
+		{name: "other key rejected, replace-pending", sets: []fakeSet{set(otherPEM, StatusRejected)}, policy: pipeline.ConflictReplacePending, conflict: true},
+		{name: "one pending, one preauthorized, replace-pending", sets: []fakeSet{set(oldPEM, StatusPending), set(otherPEM, StatusPreauthorized)}, policy: pipeline.ConflictReplacePending, conflict: true, silent: "replace-pending"},
+		{name: "other key accepted, replace-pending", sets: []fakeSet{set(otherPEM, StatusAccepted)}, policy: pipeline.ConflictReplacePending, conflict: true},
 		{name: "other key accepted, replace", sets: []fakeSet{set(otherPEM, StatusAccepted)}, policy: pipeline.ConflictReplace, conflict: true},
 		{name: "other key accepted, replace-accepted", sets: []fakeSet{set(otherPEM, StatusAccepted)}, policy: pipeline.ConflictReplaceAccepted},
 		{name: "our earlier key", sets: []fakeSet{set(oldPEM, StatusPreauthorized)}, replaces: old},
@@ -87,6 +97,11 @@ func TestPreauthorizeOverWhatIsThere(t *testing.T) {
 					}
 				case tt.conflict:
 					checkConflict(t, f, err, before)
+					if !strings.Contains(err.Error(), tt.says) || (tt.silent != "" && strings.Contains(err.Error(), tt.silent)) {
+						t.Errorf("the conflict is %v", err)
+					}
+				case !strings.Contains(set.Removed, tt.removed):
+					t.Errorf("recorded as removed: %q", set.Removed)
 				case err != nil:
 					t.Error(err)
 				case set.DeviceID == "" || f.devices[set.DeviceID] == nil:

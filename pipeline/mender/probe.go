@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -18,10 +17,22 @@ import (
 type Probe struct {
 	URL          string
 	TokenExpires time.Time // zero if the token doesn't say
-	MaxDevices   int       // quota of the tenant; 0: unlimited or unknown
-	Devices      int       // registered, of all statuses
-	Accepted     int       // of these
-	Preauth      int       // of these, preauthorized
+	// Roles are those of the token's user, where the server has roles; nil if it
+	// has none or doesn't say.
+	Roles []string
+	// Limit is how many devices of Tier may be accepted.
+	Limit Limit
+	// MaxDevices is Limit's number, 0 where there is no limit or none is known.
+	MaxDevices int
+	Devices    int // registered, of all statuses and tiers
+	Accepted   int // of these, accepted (of Tier, where the server tells)
+	Preauth    int // of these, preauthorized, of all tiers
+	// Tier is the tier that is wanted; Tiers is whether the server knows tiers,
+	// TiersKnown whether that could be found out.
+	Tier              string
+	Tiers, TiersKnown bool
+	// Inventory reports whether the server has an inventory.
+	Inventory bool
 	// Skew is this machine's clock minus the server's, to half a second or so;
 	// zero if the server doesn't tell its time.
 	Skew        time.Duration
@@ -30,7 +41,31 @@ type Probe struct {
 	TLS         string        // version, empty for transports without
 	CertExpires time.Time     // of the server's certificate; zero if unknown
 	CertIssuer  string
+	CertBegins  time.Time // zero if unknown
+	CAExpires   time.Time // of the CA that this machine trusts; zero if unknown
+	CASubject   string
 }
+
+// Limit is what a server says about how many devices may be accepted.
+type Limit struct {
+	Name string // max_devices, or a tier's
+	// Kind says what the number means, which depends on the server's age: 0 was
+	// "no limit" until spring 2026, and since then is "none at all", as for tiers
+	// that a plan doesn't have; no limit is -1 now.
+	Kind LimitKind
+	Max  int // the server's number
+}
+
+// LimitKind is what a limit's number means.
+type LimitKind int
+
+// The kinds.
+const (
+	LimitUnknown LimitKind = iota // the server has no such limit, or doesn't tell
+	LimitNone                     // any number of devices
+	LimitMax                      // so many; 0: none at all
+	LimitUnclear                  // 0, and it can't be told which of the two it means
+)
 
 // probeFailures is how often ProbeNow tries each question.
 const probeFailures = 8
@@ -54,13 +89,9 @@ func (c *Client) probe(ctx context.Context, quick bool) (Probe, error) {
 		}
 		return err
 	}
-	limit := 0
-	k := limitCall(&limit)
-	if err := ask(k); err != nil {
+	if err := c.probeLimit(ask, &p); err != nil {
 		return p, err
 	}
-	p.MaxDevices = max(limit, 0)
-	p.describe(k)
 	for status, n := range map[string]*int{"": &p.Devices, StatusAccepted: &p.Accepted, StatusPreauthorized: &p.Preauth} {
 		k, count := c.countCall(status)
 		if err := ask(k); err != nil {
@@ -68,10 +99,111 @@ func (c *Client) probe(ctx context.Context, quick bool) (Probe, error) {
 		}
 		*n = *count
 	}
+	if err := c.probeTiers(ask, &p); err != nil {
+		return p, err
+	}
+	if err := c.probeRest(ask, &p); err != nil {
+		return p, err
+	}
 	if b := c.token.current(); b != nil {
 		p.TokenExpires = tokenExpiry(b.token)
 	}
 	return p, nil
+}
+
+// probeLimit reads the limit of the wanted tier.
+func (c *Client) probeLimit(ask func(*call) error, p *Probe) error {
+	p.Tier = c.tierWanted()
+	p.Limit.Name = "max_devices"
+	if p.Tier != TierStandard {
+		p.Limit.Name = "max_" + p.Tier + "_devices"
+	}
+	k := limitCall(&p.Limit)
+	if err := ask(k); err != nil {
+		return err
+	}
+	p.describe(k)
+	return nil
+}
+
+// probeTiers finds out whether the server knows tiers, from a device that it has
+// or, where it has none yet, from whether it has limits for them.
+func (c *Client) probeTiers(ask func(*call) error, p *Probe) error {
+	k := &call{
+		method: http.MethodGet, path: apiPath + "/devices", query: "per_page=1", settles: []int{http.StatusOK},
+		maxBody: maxListBody,
+		decode: func(a *answer) error {
+			devices, err := parseDevices(a.body)
+			c.seenTiers(devices)
+			return err
+		},
+	}
+	if err := ask(k); err != nil {
+		return err
+	}
+	p.Tiers, p.TiersKnown = c.tiersKnown()
+	if !p.TiersKnown && p.Tier != TierStandard && p.Limit.Kind != LimitUnknown {
+		p.Tiers, p.TiersKnown = true, true
+	}
+	return nil
+}
+
+// probeRest asks for what a server may have or not: the inventory and its
+// statistics, and roles. Refusals mean that it hasn't.
+func (c *Client) probeRest(ask func(*call) error, p *Probe) error {
+	statistics, counts := optional(inventoryV2+"/statistics"), statisticsBody{}
+	statistics.decode = func(a *answer) error {
+		_ = json.Unmarshal(a.body, &counts) // what isn't there stays unknown
+		return nil
+	}
+	groups := optional(inventoryV1 + "/groups")
+	me, roles := optional(userPath), struct {
+		Roles []string `json:"roles"`
+	}{}
+	me.decode = func(a *answer) error {
+		if a.status == http.StatusOK {
+			_ = json.Unmarshal(a.body, &roles)
+		}
+		return nil
+	}
+	for _, k := range []*call{statistics, groups, me} {
+		if err := ask(k); err != nil {
+			return err
+		}
+	}
+	p.Inventory = groups.status == http.StatusOK
+	p.Roles = roles.Roles
+	if n, ok := counts.ByStatus.Accepted[p.Tier]; ok && p.Tiers {
+		p.Accepted = n
+	}
+	if p.Limit.Kind == LimitUnclear {
+		switch {
+		case statistics.status == http.StatusNotFound && p.Inventory:
+			p.Limit.Kind = LimitNone // a server from before -1 was the word for it
+		case statistics.status == http.StatusOK && p.Accepted == 0:
+			p.Limit.Kind = LimitMax
+		}
+	}
+	if p.Limit.Kind == LimitMax {
+		p.MaxDevices = p.Limit.Max
+	}
+	return nil
+}
+
+// statisticsBody is the answer of GET /statistics of the inventory.
+type statisticsBody struct {
+	ByStatus struct {
+		Accepted map[string]int `json:"accepted"`
+	} `json:"devices_by_status"`
+}
+
+// optional is a GET of something that a server may not have, or not let us see.
+func optional(path string) *call {
+	return &call{
+		method: http.MethodGet, path: path, optional: true,
+		settles: []int{http.StatusOK, http.StatusNoContent, http.StatusNotFound, http.StatusForbidden,
+			http.StatusMethodNotAllowed, http.StatusBadRequest, http.StatusInternalServerError},
+	}
 }
 
 // unwell makes an outage of whatever kept a probe from its answer.
@@ -82,13 +214,14 @@ func unwell(err error) error {
 	return &pipeline.Outage{Part: pipeline.PartServer, Err: err, Hint: errorHint(err)}
 }
 
-// limitCall reads GET /limits/max_devices. Servers without limits answer 404.
-func limitCall(limit *int) *call {
+// limitCall reads GET /limits/NAME. Servers without that limit answer 400 or 404.
+func limitCall(limit *Limit) *call {
 	return &call{
-		method: http.MethodGet, path: apiPath + "/limits/max_devices",
-		settles: []int{http.StatusOK, http.StatusNotFound},
+		method: http.MethodGet, path: apiPath + "/limits/" + limit.Name,
+		settles: []int{http.StatusOK, http.StatusNotFound, http.StatusBadRequest},
 		decode: func(a *answer) error {
-			if a.status == http.StatusNotFound {
+			if a.status != http.StatusOK {
+				limit.Kind = LimitUnknown
 				return nil
 			}
 			var body struct {
@@ -97,7 +230,15 @@ func limitCall(limit *int) *call {
 			if json.Unmarshal(a.body, &body) != nil || body.Limit == nil {
 				return errGarbled
 			}
-			*limit = *body.Limit
+			limit.Max = *body.Limit
+			switch {
+			case limit.Max < 0:
+				limit.Kind = LimitNone
+			case limit.Max == 0:
+				limit.Kind = LimitUnclear
+			default:
+				limit.Kind = LimitMax
+			}
 			return nil
 		},
 	}
@@ -115,47 +256,13 @@ func (p *Probe) describe(k *call) {
 	p.TLS = tls.VersionName(k.tls.Version)
 	if len(k.tls.PeerCertificates) > 0 {
 		leaf := k.tls.PeerCertificates[0]
-		p.CertExpires, p.CertIssuer = leaf.NotAfter, leaf.Issuer.String()
+		p.CertBegins, p.CertExpires, p.CertIssuer = leaf.NotBefore, leaf.NotAfter, leaf.Issuer.String()
 	}
-}
-
-// Concern is something about the server that a lot will run into.
-type Concern struct {
-	Text string
-	Hint string
-	// Fatal: the lot can't come to a good end.
-	Fatal bool
-}
-
-// Concerns compares what was found with a lot that adds so many devices and
-// will take so long, at the time now.
-func (p *Probe) Concerns(adds int, takes time.Duration, now time.Time) []Concern {
-	var found []Concern
-	if left := p.MaxDevices - p.Accepted - p.Preauth; p.MaxDevices > 0 && adds > left {
-		found = append(found, Concern{
-			Text: fmt.Sprintf("the server's limit is %d devices, %d are taken, the lot adds %d", p.MaxDevices, p.Accepted+p.Preauth, adds),
-			Hint: "The server would take them all, and the surplus would be refused in the field: raise the limit, or make the lot smaller.", Fatal: true,
-		})
+	for _, chain := range k.tls.VerifiedChains {
+		if root := chain[len(chain)-1]; root.NotAfter.After(p.CAExpires) {
+			p.CAExpires, p.CASubject = root.NotAfter, root.Subject.String()
+		}
 	}
-	if !p.TokenExpires.IsZero() && p.TokenExpires.Before(now.Add(takes)) {
-		found = append(found, Concern{
-			Text: fmt.Sprintf("the token expires %s, before the lot is done", p.TokenExpires.UTC().Format(time.RFC3339)),
-			Hint: "Put a newer token into the token file; it is read again when the old one is refused.", Fatal: p.TokenExpires.Before(now),
-		})
-	}
-	if p.Skew.Abs() > time.Minute {
-		found = append(found, Concern{
-			Text: fmt.Sprintf("this machine's clock and the server's differ by %s", p.Skew.Round(time.Second)),
-			Hint: "Set this machine's clock (NTP): certificates, tokens and the audit's times depend on it.",
-		})
-	}
-	if !p.CertExpires.IsZero() && p.CertExpires.Before(now.Add(takes)) {
-		found = append(found, Concern{
-			Text: fmt.Sprintf("the server's certificate expires %s, before the lot is done", p.CertExpires.UTC().Format(time.RFC3339)),
-			Hint: "Have it renewed; the lot would stop and go on afterwards.",
-		})
-	}
-	return found
 }
 
 // tokenExpiry reads exp from the payload of a JWT (RFC 7519, section 4.1.4),

@@ -459,7 +459,7 @@ func TestAheadStops(t *testing.T) {
 func TestProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(t)
-		f.limit = 100
+		f.limit, f.statistics, f.roles = 100, true, []string{"RBAC_ROLE_PERMIT_ALL"}
 		for i := range 30 {
 			f.put(serial(i), []string{StatusPreauthorized, StatusAccepted, StatusPending}[i%3])
 		}
@@ -471,22 +471,90 @@ func TestProbe(t *testing.T) {
 			t.Errorf("%+v", p)
 		}
 		now := p.TokenExpires.Add(-time.Hour)
-		for _, tt := range []struct {
-			adds  int
-			takes time.Duration
-			skew  time.Duration
-			want  string
+		year := 365 * 24 * time.Hour
+		for name, tt := range map[string]struct {
+			change func(p *Probe)
+			lot    LotPlan
+			want   string // in the text; "" for no concern
+			fatal  bool
 		}{
-			{80, time.Minute, 0, ""},
-			{81, time.Minute, 0, "limit is 100"},
-			{1, 2 * time.Hour, 0, "token expires"},
-			{1, 0, -time.Hour, "clock"},
+			"just enough":         {nil, LotPlan{Adds: 80, Takes: time.Minute}, "", false},
+			"one too many":        {nil, LotPlan{Adds: 81}, "limit is 100 devices (max_devices): 10 are accepted, 10 preauthorized, the lot adds 81, which is 1 too many", true},
+			"allowed":             {nil, LotPlan{Adds: 81, AllowOverLimit: true}, "limit is 100", false},
+			"adds none":           {func(p *Probe) { p.Limit.Max = 1 }, LotPlan{}, "", false},
+			"no limit":            {func(p *Probe) { p.Limit = Limit{Kind: LimitNone, Max: -1} }, LotPlan{Adds: 1e6}, "", false},
+			"no such limit":       {func(p *Probe) { p.Limit = Limit{} }, LotPlan{Adds: 1e6}, "", false},
+			"none of this tier":   {func(p *Probe) { p.Limit, p.Tier = Limit{Kind: LimitMax}, TierMicro }, LotPlan{Adds: 1}, "accepts no micro devices", true},
+			"unclear":             {func(p *Probe) { p.Limit = Limit{Kind: LimitUnclear} }, LotPlan{Adds: 1}, `is 0, which is "no limit" on servers before spring 2026, and "none" on later ones`, true},
+			"unclear but allowed": {func(p *Probe) { p.Limit = Limit{Kind: LimitUnclear} }, LotPlan{Adds: 1, AllowOverLimit: true}, "is 0, which", false},
+			"token":               {nil, LotPlan{Adds: 1, Takes: 2 * time.Hour}, "token expires", false},
+			"dead token":          {func(p *Probe) { p.TokenExpires = now.Add(-time.Hour) }, LotPlan{Adds: 1}, "token expires", true},
+			"clock":               {func(p *Probe) { p.Skew = -time.Hour }, LotPlan{Adds: 1}, "clock", false},
+			"identity":            {nil, LotPlan{Identity: []string{"mac", "a=b"}}, `"a=b" holds an equals sign`, false},
+			"certificate": {func(p *Probe) { p.CertExpires = now.Add(time.Minute) },
+				LotPlan{Takes: time.Hour}, "before the lot is done", false},
+			"certificate in the drawer": {func(p *Probe) { p.CertBegins, p.CertExpires = now.Add(-year), now.Add(year/2) },
+				LotPlan{Drawer: year}, "may still wait for their first boot", false},
+			"certificate that is renewed by itself": {func(p *Probe) { p.CertBegins, p.CertExpires = now.Add(-year/12), now.Add(year/12) },
+				LotPlan{Drawer: year}, "", false},
+			"CA in the drawer": {func(p *Probe) { p.CAExpires, p.CASubject = now.Add(year/2), "CN=factory CA" },
+				LotPlan{Drawer: year}, "the CA of the server's certificate (CN=factory CA) expires", false},
+			"no rights":        {func(p *Probe) { p.Roles = []string{"RBAC_ROLE_OBSERVER", "RBAC_ROLE_CI"} }, LotPlan{}, "RBAC_ROLE_OBSERVER, RBAC_ROLE_CI", false},
+			"some rights":      {func(p *Probe) { p.Roles = []string{"RBAC_ROLE_OBSERVER", "ours"} }, LotPlan{}, "", false},
+			"no tiers":         {func(p *Probe) { p.Tier, p.TiersKnown = TierSystem, true }, LotPlan{}, "knows no device tiers", false},
+			"tiers":            {func(p *Probe) { p.Tier, p.TiersKnown, p.Tiers = TierSystem, true, true }, LotPlan{}, "", false},
+			"unknown tiers":    {func(p *Probe) { p.Tier = TierSystem }, LotPlan{}, "", false},
+			"no inventory":     {func(p *Probe) { p.Inventory = false }, LotPlan{Inventory: true}, "no inventory", false},
+			"inventory unused": {func(p *Probe) { p.Inventory = false }, LotPlan{}, "", false},
 		} {
-			p.Skew = tt.skew
-			found := p.Concerns(tt.adds, tt.takes, now)
-			if (tt.want == "") != (len(found) == 0) || (tt.want != "" && !strings.Contains(found[0].Text, tt.want)) {
-				t.Errorf("adding %d in %s: %+v", tt.adds, tt.takes, found)
+			p := p
+			if tt.change != nil {
+				tt.change(&p)
+			}
+			found := p.Concerns(tt.lot, now)
+			switch {
+			case tt.want == "" && len(found) > 0:
+				t.Errorf("%s: %+v", name, found)
+			case tt.want == "":
+			case len(found) != 1 || !strings.Contains(found[0].Text, tt.want) || found[0].Fatal != tt.fatal || found[0].Hint == "" || found[0].Kind == "":
+				t.Errorf("%s: %+v, want %q, fatal %v", name, found, tt.want, tt.fatal)
 			}
 		}
 	})
+}
+
+// What 0 means as a limit depends on the server's age, which its other calls
+// tell, or don't.
+func TestLimitZero(t *testing.T) {
+	for name, tt := range map[string]struct {
+		limit                   int
+		statistics, noInventory bool
+		accepted                int
+		want                    LimitKind
+	}{
+		"4.1 without a limit":       {0, false, false, 0, LimitNone},
+		"4.1 with a limit":          {7, false, false, 0, LimitMax},
+		"main without a limit":      {-1, true, false, 0, LimitNone},
+		"a plan without the tier":   {0, true, false, 0, LimitMax},
+		"neither fish nor fowl":     {0, true, false, 3, LimitUnclear},
+		"no inventory to ask":       {0, false, true, 0, LimitUnclear},
+		"no inventory, but a limit": {3, false, true, 0, LimitMax},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake(t)
+			f.limit, f.statistics, f.noInventory = tt.limit, tt.statistics, tt.noInventory
+			for i := range tt.accepted {
+				f.put(serial(i), StatusAccepted)
+			}
+			for _, probe := range []func(*Client) (Probe, error){
+				func(c *Client) (Probe, error) { return c.Probe(t.Context()) },
+				func(c *Client) (Probe, error) { return c.ProbeNow(t.Context()) },
+			} {
+				p, err := probe(f.client(t))
+				if err != nil || p.Limit.Kind != tt.want || p.Inventory == tt.noInventory {
+					t.Errorf("%s: %+v, %v", name, p, err)
+				}
+			}
+		})
+	}
 }

@@ -195,6 +195,9 @@ func (w *wire) judge(ctx context.Context, k *call, err error) outcome {
 		return w.judgeError(ctx, k, err)
 	}
 	switch s := k.status; {
+	case k.optional && k.settled():
+		k.done = k.decode == nil || k.decode(&k.answer) == nil
+		return outcome{kind: outAlive}
 	case s == http.StatusNotFound && !k.fromAPI() && !k.quick && (w.gate.knowsServer() || !w.gate.failingFor(strangerPatience)):
 		// A gateway says so while its backend is restarted. Taken for the
 		// server's word, it would say that a device is gone.

@@ -159,6 +159,19 @@ func (s *Sandbox) limit(r *request) answer {
 	return jsonAnswer(http.StatusOK, []byte(`{"limit":`+strconv.Itoa(limit)+`}`))
 }
 
+// me shows the user of the token.
+func (s *Sandbox) me(r *request) answer {
+	body, err := json.Marshal(struct {
+		ID    string   `json:"id"`
+		Email string   `json:"email"`
+		Roles []string `json:"roles,omitempty"`
+	}{"keymill-sandbox-user", s.cfg.User, s.cfg.Roles})
+	if err != nil {
+		return r.internal()
+	}
+	return jsonAnswer(http.StatusOK, body)
+}
+
 // login grants a management token for a user's name and password.
 func (s *Sandbox) login(r *request) answer {
 	user, password, ok := r.BasicAuth()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -233,6 +234,21 @@ func (s *Sandbox) setTags(r *request, set func(*inventory, []tag) error) answer 
 	d.inventory = inv
 	s.store.keep(d)
 	return answer{status: http.StatusOK}
+}
+
+// groups lists the groups that have devices.
+func (s *Sandbox) groups(r *request) answer {
+	all := map[string]bool{}
+	for d := range s.store.devices {
+		if d.Group != "" {
+			all[d.Group] = true
+		}
+	}
+	body, err := json.Marshal(slices.AppendSeq([]string{}, maps.Keys(all)))
+	if err != nil {
+		return r.internal()
+	}
+	return jsonAnswer(http.StatusOK, body)
 }
 
 func (s *Sandbox) putGroup(r *request) answer {

@@ -31,7 +31,7 @@ import (
 //
 // Times are a number and ms, s, min or h. Calls are those of the management API:
 // preauthorize, get, list, search, count, limit, delete, delete-auth-set,
-// get-status, put-status, delete-token, inventory-get, inventory-search,
+// get-status, put-status, user, delete-token, inventory-get, inventory-search,
 // inventory-tags, inventory-group, statistics. For example:
 //
 //	after 200 requests answer 503 for 20 s
@@ -183,7 +183,7 @@ func (p *planParser) share(r *Rule) (err error) {
 // plannable is what a rule can be about.
 func plannable() []Op {
 	return []Op{OpPreauthorize, OpGet, OpList, OpSearch, OpCount, OpLimit, OpDelete, OpDeleteSet, OpGetStatus, OpPutStatus,
-		OpDeleteToken, OpInventoryGet, OpInventorySearch, OpInventoryTags, OpInventoryGroup, OpStatistics}
+		OpUser, OpDeleteToken, OpInventoryGet, OpInventorySearch, OpInventoryTags, OpInventoryGroup, OpStatistics}
 }
 
 func (p *planParser) ops(r *Rule) error {

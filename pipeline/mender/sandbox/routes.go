@@ -38,8 +38,10 @@ func (s *Sandbox) routes() (http.Handler, error) {
 		"GET " + devauth + "/devices/{id}/auth/{aid}/status": {OpGetStatus, s.getStatus},
 		"PUT " + devauth + "/devices/{id}/auth/{aid}/status": {OpPutStatus, asJSON(s.putStatus)},
 		"GET " + devauth + "/limits/{name}":                  {OpLimit, s.limit},
+		"GET " + users + "/users/me":                         {OpUser, s.me},
 		"DELETE " + devauth + "/tokens/{id}":                 {OpDeleteToken, s.deleteToken},
 
+		"GET " + inventoryV1 + "/groups":                  {OpInventoryGroup, s.groups},
 		"GET " + inventoryV1 + "/devices/{id}":            {OpInventoryGet, s.inventoryOf},
 		"PATCH " + inventoryV1 + "/devices/{id}/tags":     {OpInventoryTags, asJSON(s.patchTags)},
 		"PUT " + inventoryV1 + "/devices/{id}/tags":       {OpInventoryTags, asJSON(s.putTags)},

@@ -71,6 +71,9 @@ type Config struct {
 	// User and Password are accepted by the login endpoint. An empty User
 	// refuses every login.
 	User, Password string
+	// Roles are those of the token's user, as Enterprise has them; nil: a server
+	// without roles.
+	Roles []string
 }
 
 // Sandbox is the server. Its methods may be called at any time, from any

@@ -25,6 +25,7 @@ const (
 	OpAuthorize    Op = "authorize" // a device's auth request
 	OpDevice       Op = "device"    // a device's other calls
 
+	OpUser            Op = "user" // the token's own
 	OpDeleteToken     Op = "delete-token"
 	OpInventoryGet    Op = "inventory-get"    // of one device
 	OpInventorySearch Op = "inventory-search" // by ids
