@@ -45,6 +45,7 @@ func (b *bookLedger) seq(e pipeline.Event) int64 {
 	}
 	e.Seq = int64(len(b.logs[log.Origin])) + 1
 	line := e.Canonical()
+	line = []byte(strings.Replace(string(line), eventSchema1, eventSchema2, 1))
 	if log.Epoch > 1 {
 		line = []byte(strings.Replace(string(line), `,"facts"`, fmt.Sprintf(`,"epoch":%d,"facts"`, log.Epoch), 1))
 	}

@@ -23,6 +23,7 @@ type fakeLedger struct {
 	records map[string][]*pipeline.Record
 	events  []pipeline.StoredEvent // one station, by seq
 	clock   time.Time
+	failAt  int         // a device that fails, 0 for none
 	books   *bookLedger // takes the events, where it keeps lot logs
 }
 
@@ -197,7 +198,7 @@ func (l *fakeLedger) carry(lot string, run int64, i int) {
 	r.Pack, r.KeysGenerated = pipeline.PackRef{Offset: int64(i) * 8192, Length: 4096}, 1
 	to(pipeline.Staged, pipeline.Event{Action: pipeline.ActionStage, Key: "in-pack"})
 	switch {
-	case i%50 == 49:
+	case i%50 == 49, l.failAt > 0 && i == l.failAt:
 		to(pipeline.Failed, pipeline.Event{Action: pipeline.ActionFail, Reason: "=the server said 400: bad identity"})
 		return
 	case i%73 == 72:

@@ -17,7 +17,8 @@ import (
 // bundleDir is the folder that an export writes. Several files may be under way at
 // the same time.
 type bundleDir struct {
-	dir string
+	dir     string
+	discard bool // only hashes are wanted: files are not kept
 
 	mu    sync.Mutex
 	files []File // that are complete; guarded by mu
@@ -36,6 +37,11 @@ type outFile struct {
 
 // create makes a new file, by its slash-separated name, and the folders above it.
 func (b *bundleDir) create(name string) (*outFile, error) {
+	if b.discard {
+		o := &outFile{bundle: b, name: name, hash: sha256.New()}
+		o.Writer = bufio.NewWriterSize(writeFunc(o.through), 256<<10)
+		return o, nil
+	}
 	path := filepath.Join(b.dir, filepath.FromSlash(name))
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
@@ -81,7 +87,10 @@ func (f writeFunc) Write(p []byte) (int, error) { return f(p) }
 
 // through is where the buffer is emptied.
 func (o *outFile) through(p []byte) (int, error) {
-	n, err := o.file.Write(p)
+	n, err := len(p), error(nil)
+	if o.file != nil {
+		n, err = o.file.Write(p)
+	}
 	o.hash.Write(p[:n])
 	o.bytes += int64(n)
 	return n, err
@@ -89,21 +98,30 @@ func (o *outFile) through(p []byte) (int, error) {
 
 // Close flushes, syncs and closes.
 func (o *outFile) Close() error {
-	defer o.file.Close()
+	defer o.Abort()
 	if err := o.Flush(); err != nil {
 		return err
 	}
-	if err := o.file.Sync(); err != nil {
-		return err
+	if o.file != nil {
+		if err := o.file.Sync(); err != nil {
+			return err
+		}
 	}
 	o.bundle.mu.Lock()
 	o.bundle.files = append(o.bundle.files, File{o.name, o.bytes, hex.EncodeToString(o.hash.Sum(nil))})
 	o.bundle.mu.Unlock()
+	if o.file == nil {
+		return nil
+	}
 	return o.file.Close()
 }
 
 // Abort closes without caring what was written; after Close it does nothing.
-func (o *outFile) Abort() { _ = o.file.Close() }
+func (o *outFile) Abort() {
+	if o.file != nil {
+		_ = o.file.Close()
+	}
+}
 
 // hashFile returns a file's SHA-256 in hexadecimal.
 func hashFile(path string) (string, error) {

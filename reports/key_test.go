@@ -13,12 +13,18 @@ func needTool(t testing.TB, tool, pkg string) string {
 	t.Helper()
 	path, err := exec.LookPath(tool)
 	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is missing: install the Debian package %s", tool, pkg)
-		}
-		t.Skipf("%s is missing (Debian package %s)", tool, pkg)
+		lacks(t, pkg)
 	}
 	return path
+}
+
+// lacks ends a test whose Debian package is missing.
+func lacks(t testing.TB, pkg string) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatalf("the Debian package %s is missing: install it", pkg)
+	}
+	t.Skipf("the Debian package %s is missing", pkg)
 }
 
 func TestSigningKeyIsMadeOnce(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 // Schemas of events: of the first format's logs, and of all others.
 const (
 	eventSchema1 = "keymill.event/1"
-	eventSchema2 = pipeline.EventSchema
+	eventSchema2 = "keymill.event/2"
 )
 
 // lines follows the lot's logs, replays the events in the order of their times,
@@ -148,6 +148,10 @@ func (l *logLines) event(line []byte) error {
 	}
 	if err := l.walk.leaf(tlog.Hash(pipeline.LeafHash(line))); err != nil {
 		return err
+	}
+	l.v.stats.add(e)
+	if e.Time.After(l.v.last) {
+		l.v.last = e.Time
 	}
 	if !l.r.alone {
 		return nil

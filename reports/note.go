@@ -9,10 +9,12 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/big"
 	"strconv"
 	"strings"
 	"time"
@@ -106,7 +108,37 @@ func signMessage(key crypto.Signer, msg []byte) ([]byte, error) {
 		return key.Sign(rand.Reader, msg, crypto.Hash(0))
 	}
 	digest := sha256.Sum256(msg)
-	return key.Sign(rand.Reader, digest[:], crypto.SHA256)
+	sig, err := key.Sign(rand.Reader, digest[:], crypto.SHA256)
+	if pub, ok := key.Public().(*ecdsa.PublicKey); ok && err == nil {
+		return lowS(pub, sig)
+	}
+	return sig, err
+}
+
+// ecdsaSignature is an ECDSA signature as DER has it.
+type ecdsaSignature struct{ R, S *big.Int }
+
+// lowS returns a signature in the one of its two forms that the second format
+// takes: s and the group's order less s are equally right.
+func lowS(pub *ecdsa.PublicKey, sig []byte) ([]byte, error) {
+	var one ecdsaSignature
+	if rest, err := asn1.Unmarshal(sig, &one); err != nil || len(rest) > 0 {
+		return nil, errors.New("the key's signature is not an ECDSA signature in DER")
+	}
+	if other := new(big.Int).Sub(pub.Params().N, one.S); other.Cmp(one.S) < 0 {
+		one.S = other
+	}
+	return asn1.Marshal(one)
+}
+
+// oneForm reports whether a right signature has the one form that it may have.
+func oneForm(pub crypto.PublicKey, sig []byte) bool {
+	key, ok := pub.(*ecdsa.PublicKey)
+	if !ok {
+		return true
+	}
+	low, err := lowS(key, sig)
+	return err == nil && bytes.Equal(low, sig)
 }
 
 func verifyMessage(pub crypto.PublicKey, msg, sig []byte) bool {

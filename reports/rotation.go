@@ -116,7 +116,7 @@ func rotation(e *eventLine) (old, next crypto.PublicKey, err error) {
 	text := rotationText(e.Station, e.fact("old_spki_sha256"), e.fact("new_spki_sha256"))
 	for name, key := range map[string]crypto.PublicKey{"signature_old": old, "signature_new": next} {
 		sig, err := base64.StdEncoding.Strict().DecodeString(e.fact(name))
-		if err != nil || !verifyMessage(key, text, sig) {
+		if err != nil || !verifyMessage(key, text, sig) || !oneForm(key, sig) {
 			return nil, nil, fmt.Errorf("event %d (%s): the signature %s is wrong", e.Seq, e.Action, name)
 		}
 	}

@@ -229,6 +229,9 @@ func openStatement(ctx context.Context, data []byte, keys []PublicKey) (*Stateme
 		return nil, none, err
 	}
 	st, err := parseStatement(payload)
+	if err == nil && st.PredicateType == PredicateType && !oneForm(key.Key, sig) {
+		err = errors.New("its signature is not in its one form")
+	}
 	return st, key, err
 }
 

@@ -1,9 +1,11 @@
 package reports
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"keymill/pipeline"
@@ -57,21 +59,31 @@ func survey(ctx context.Context, src Source, lot string) (*Summary, error) {
 		if r.Updated.After(s.Time) {
 			s.Time = r.Updated.UTC()
 		}
-		if (r.State == pipeline.Failed || r.State == pipeline.Conflicted) && len(s.Failures) < maxFailures {
-			kept := *r
-			s.Failures = append(s.Failures, &kept)
-		}
+		s.failure(r)
 	}
-	for name, n := range algorithms {
-		s.Algorithms = append(s.Algorithms, count{name, n})
-	}
-	slices.SortFunc(s.Algorithms, func(a, b count) int {
-		return b.count - a.count
-	})
+	s.algorithms(algorithms)
 	if s.Time.IsZero() {
 		s.Time = s.Lot.Created.UTC()
 	}
 	return s, nil
+}
+
+// failure keeps a device that failed or conflicts, as far as there is room.
+func (s *Summary) failure(r *pipeline.Record) {
+	if (r.State == pipeline.Failed || r.State == pipeline.Conflicted) && len(s.Failures) < maxFailures {
+		kept := *r
+		s.Failures = append(s.Failures, &kept)
+	}
+}
+
+// algorithms orders the devices' algorithms, the most frequent first.
+func (s *Summary) algorithms(counts map[string]int) {
+	for name, n := range counts {
+		s.Algorithms = append(s.Algorithms, count{name, n})
+	}
+	slices.SortFunc(s.Algorithms, func(a, b count) int {
+		return cmp.Or(cmp.Compare(b.count, a.count), strings.Compare(a.name, b.name))
+	})
 }
 
 // names collects the columns; rows of one manifest nearly always have the same.

@@ -151,9 +151,12 @@ type verifier struct {
 	trust  Trust
 	report *Report
 	st     *Statement
+	key    PublicKey         // that signed it
 	wants  map[string][]want // by origin, of the first format: what the log must contain
 	view   view              // of the second format
 	keyed  *traces           // shortens texts; see shorts
+	stats  Stats             // of the events, in their order in events.jsonl
+	last   time.Time         // of the lot's last event
 }
 
 // shorts returns what shortens texts in this verification.
@@ -192,7 +195,7 @@ func (v *verifier) statement(ctx context.Context) (bool, error) {
 		v.report.problem(fileStatement, "the key is %s's, but the statement is station %q's", key.Name, p.Station)
 		return false, nil
 	}
-	v.st = st
+	v.st, v.key = st, key
 	v.report.Lot, v.report.Station, v.report.Time = p.Lot, p.Station, p.Time
 	v.report.Totals, v.report.Logs, v.report.Custody = p.Totals, p.Logs, p.Custody
 	if v.report.Key, err = KeyID(key.Key); err != nil {

@@ -3,6 +3,7 @@ package reports
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -411,6 +412,9 @@ func (v *verifier) signedHead(name string, signed []byte, head LogHead, station 
 		}
 		if len(c.note.Sigs)+len(c.note.UnverifiedSigs) != 1 {
 			return key, flawed(name, "has more than one signature")
+		}
+		if raw, err := base64.StdEncoding.DecodeString(c.note.Sigs[0].Base64); err != nil || !oneForm(key.Key, raw[4:]) {
+			return key, flawed(name, "has a signature that is not in its one form")
 		}
 		return key, nil
 	}
