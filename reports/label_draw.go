@@ -134,3 +134,23 @@ func (l *Label) pdf(w io.Writer) error {
 	}
 	return doc.Output(w)
 }
+
+// SymbolSVG draws a text as a code of its own, for sheets of codes: datamatrix, qr
+// or code128, one unit a module, quiet zone included.
+func SymbolSVG(kind, text string) (string, error) {
+	labels, err := NewLabels(LabelOptions{Symbol: kind, Content: ContentPlain})
+	if err != nil {
+		return "", err
+	}
+	s, err := labels.encode(text)
+	if err != nil {
+		return "", err
+	}
+	width, height, scale, top := s.cols+2*s.quiet, s.rows+2*s.quiet, 1, s.quiet
+	if s.linear {
+		scale, top = 28, 0
+		height = scale
+	}
+	return fmt.Sprintf(`<svg class="%s" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img" aria-hidden="true"><path transform="translate(%d %d) scale(1 %d)" d="%s" shape-rendering="crispEdges"/></svg>`,
+		kind, width, height, width, height, s.quiet, top, scale, s.path()), nil
+}
