@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -39,10 +40,13 @@ func (a *app) plan(cmd *cobra.Command, path, name string) error {
 		return err
 	}
 	if a.json {
-		return a.writeJSON(result)
+		if err := a.writeJSON(result); err != nil {
+			return err
+		}
+	} else {
+		a.printPlan(result)
 	}
-	a.printPlan(result)
-	return nil
+	return station.Refusal(result.Concerns)
 }
 
 // keySpeed says keyRate in words.
@@ -61,7 +65,7 @@ func (a *app) printPlan(r station.Estimate) {
 	if r.Resumes {
 		verb = "is planned and would be resumed"
 	}
-	a.printf("Lot %s %s: %d devices, identity %v, %d warnings\n", r.Lot, verb, r.Devices, r.Identity, r.Warnings)
+	a.printf("Lot %s %s: %d devices, identity %s, %d warnings\n", r.Lot, verb, r.Devices, strings.Join(r.Identity, ", "), r.Warnings)
 	a.printf("Golden:   %s\n", r.Golden)
 	a.printf("Keys:     %s, %s, %s\n", r.Algorithm, r.Keys, keySpeed(r))
 	shared := ""
@@ -74,8 +78,10 @@ func (a *app) printPlan(r station.Estimate) {
 	}
 	a.printf("Server:   %s\n", r.Server)
 	takes := time.Duration(r.Seconds * float64(time.Second))
-	for _, warning := range r.Server.Warnings(r.Devices, takes) {
-		a.printf("          WARNING: %s\n", warning)
+	for _, c := range r.Concerns {
+		if !c.Fatal {
+			a.printf("          WARNING: %s\n          %s\n", c.Text, c.Hint)
+		}
 	}
 	a.printf("Duration: about %s, if the server takes 400 devices a second\n", takes.Round(time.Second))
 }

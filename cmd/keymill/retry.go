@@ -14,8 +14,9 @@ func (a *app) retryCmd() *cobra.Command {
 		Short: "Carry a lot's failed and conflicting devices again",
 		Long: `Retry takes up the devices of a lot that failed or conflict. With --on-conflict fail
 (the default) a device whose identity the server knows under another key stays a
-conflict; with replace the other auth set is removed first, unless the device was
-accepted with it (--replace-accepted). --rekey gives devices whose image was lost a
+conflict; with replace-pending the other auth set is removed first if it only waits
+to be accepted, with replace unless the device was accepted with it
+(--replace-accepted). --rekey gives devices whose image was lost a
 new key: the old key comes off the server first.
 
 ` + exitCodesHelp,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -51,11 +52,13 @@ A fault plan is a file of rules, one a line:
 // sandboxOptions are the flags of the trial server.
 type sandboxOptions struct {
 	listen, quota, plan, passwordFile string
+	mender, secretFile                string
 	cfg                               sandbox.Config
 }
 
 func (o *sandboxOptions) flags(cmd *cobra.Command) {
 	flags, faults := cmd.Flags(), &o.cfg.Faults
+	flags.StringVar(&o.mender, "mender", string(sandbox.Main), "server that it plays: 4.1 or main")
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:0", "address to listen on")
 	flags.StringVar(&o.cfg.Dir, "dir", "", "folder of its CA, token and devices")
 	flags.StringSliceVar(&o.cfg.Names, "name", nil, "further host names and addresses for its certificate")
@@ -66,9 +69,16 @@ func (o *sandboxOptions) flags(cmd *cobra.Command) {
 	flags.Float64Var(&faults.Orphan500, "orphan-500", 0, "rate of preauthorizations that get 500 and leave a device without a key")
 	flags.DurationVar(&faults.Latency, "latency", 0, "time that a call takes, as 20ms")
 	flags.DurationVar(&faults.LatencyP95, "latency-p95", 0, "time that 95 % of the calls stay below; --latency is then the median")
+	flags.DurationVar(&faults.Cost, "cost", 0, "CPU time that a call burns, as 2ms")
 	flags.IntVar(&faults.Capacity, "capacity", 0, "calls that are worked on at once; more wait in line")
 	flags.StringVar(&o.plan, "fault-plan", "", "file of faults in time, see above")
 	flags.IntVar(&o.cfg.MaxDevices, "max-devices", 0, "limit of accepted devices")
+	flags.StringToIntVar(&o.cfg.TierLimits, "tiers", nil, "play a server with device tiers, with these limits: standard=100,micro=0 (-1: no limit)")
+	flags.DurationVar(&o.cfg.InventoryLag, "inventory-lag", 0, "how long after its registration the inventory knows a device")
+	flags.BoolVar(&o.cfg.NoInventory, "no-inventory", false, "play a server without an inventory")
+	flags.StringSliceVar(&o.cfg.Roles, "role", nil, "roles of the token's user, as Mender Enterprise has them")
+	flags.StringVar(&o.cfg.Webhook.URL, "webhook", "", "URL that is told what happens to devices")
+	flags.StringVar(&o.secretFile, "webhook-secret-file", "", "file that holds the secret which signs what the webhook tells")
 	flags.DurationVar(&o.cfg.TokenLife, "token-life", 0, "how long tokens are valid (default 7 days)")
 	flags.DurationVar(&o.cfg.Decommission, "decommission", 0, "how long a deleted device goes on existing")
 	flags.StringVar(&o.cfg.User, "user", "", "user who may log in")
@@ -82,6 +92,16 @@ func (o *sandboxOptions) config() (sandbox.Config, error) {
 		return o.cfg, fault.Usagef("sandbox needs --dir, the folder of its CA, token and devices")
 	}
 	var err error
+	if o.cfg.Version, err = sandbox.ParseVersion(o.mender); err != nil {
+		return o.cfg, fault.As(fault.Usage, err)
+	}
+	if o.secretFile != "" {
+		secret, err := os.ReadFile(o.secretFile)
+		if err != nil {
+			return o.cfg, fault.As(fault.Usage, err)
+		}
+		o.cfg.Webhook.Secret = bytes.TrimSpace(secret)
+	}
 	if o.cfg.Faults.QuotaPerMin, err = parseQuota(o.quota); err != nil {
 		return o.cfg, err
 	}
@@ -96,7 +116,7 @@ func (o *sandboxOptions) config() (sandbox.Config, error) {
 	if sum > 1 {
 		return o.cfg, fault.Usagef("the rates of faults add up to %v; each call suffers one at most", sum)
 	}
-	for _, d := range []time.Duration{f.Latency, f.LatencyP95, o.cfg.TokenLife, o.cfg.Decommission} {
+	for _, d := range []time.Duration{f.Latency, f.LatencyP95, f.Cost, o.cfg.TokenLife, o.cfg.Decommission, o.cfg.InventoryLag} {
 		if d < 0 {
 			return o.cfg, fault.Usagef("%v is no time that something can take", d)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,7 +17,7 @@ import (
 )
 
 func (a *app) undoCmd() *cobra.Command {
-	var yes, dry, stay bool
+	var yes, dry, stay, wait bool
 	cmd := &cobra.Command{
 		Use:   "undo LOT",
 		Short: "Take a lot back: its keys off the server, then destroyed",
@@ -24,7 +25,8 @@ func (a *app) undoCmd() *cobra.Command {
 destroys the lot's private keys, images included, and records both. Devices that
 shipped already can no longer connect. Keys that stay in a token are destroyed
 there; where it has shipped, --keys-stay leaves them. It asks for the lot's name,
-and can be interrupted and run again.
+and can be interrupted and run again. The server deletes devices in its own time;
+--wait waits until it is done.
 
 ` + exitCodesHelp,
 		Example: "  keymill undo 2026-W47\n  keymill undo 2026-W47 --dry-run\n  keymill undo 2026-W47 --yes",
@@ -42,20 +44,26 @@ and can be interrupted and run again.
 				return fault.As(fault.Usage, pipeline.WithHint(errors.New("not confirmed; nothing was changed"),
 					"Type the lot's name when asked, or give --yes."))
 			}
-			return a.undo(cmd.Context(), l, stay)
+			return a.undo(cmd.Context(), l, stay, wait)
 		},
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask for the lot's name")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "say what would be taken back; change nothing")
 	cmd.Flags().BoolVar(&stay, "keys-stay", false, "leave keys that stay in a token there, because it has shipped")
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the server has deleted the devices, an hour at most")
 	addSettings(cmd, "server", "token-file", "ca-file", "in-flight", "hsm")
 	a.jsonFlag(cmd)
 	return cmd
 }
 
 // undo takes a lot back and says what it came to.
-func (a *app) undo(ctx context.Context, l *station.Lot, stay bool) error {
-	done, err := l.Undo(ctx, stay)
+func (a *app) undo(ctx context.Context, l *station.Lot, stay, wait bool) error {
+	o := station.UndoOptions{KeysStay: stay}
+	if wait {
+		o.Wait = time.Hour
+		o.Waiting = func(left int) { fmt.Fprintf(a.err, "The server is still deleting %s.\n", say.Count(left, "device")) }
+	}
+	done, err := l.Undo(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -70,6 +78,15 @@ func (a *app) undo(ctx context.Context, l *station.Lot, stay bool) error {
 	case done.Missing > 0:
 		fmt.Fprintf(a.err, "Not in this token: %s. `keymill hsm gc --destroy` with another one in --hsm removes what that has of this lot.\n",
 			say.Count(done.Missing, "key"))
+	}
+	if done.Deleting > 0 {
+		fmt.Fprintf(a.err, "The server is still deleting %s; `keymill verify %s` shows when it is done:\n", say.Count(done.Deleting, "device"), l.Name)
+		for _, dev := range done.DeletingFirst[:min(len(done.DeletingFirst), 20)] {
+			fmt.Fprintf(a.err, "  %s %s\n", identityText(dev.Identity), dev.DeviceID)
+		}
+	}
+	if err == nil && wait && done.Deleting > 0 {
+		err = fault.Told(fault.Devices, "%d devices are still being deleted", done.Deleting)
 	}
 	if err == nil && done.Failed > 0 {
 		err = fault.Told(fault.Devices, "%d devices could not be taken off the server", done.Failed)

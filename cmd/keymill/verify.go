@@ -5,12 +5,15 @@ import (
 	"encoding/csv"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/say"
 	"keymill/cmd/keymill/internal/station"
 	"keymill/pipeline/mender"
 )
@@ -21,9 +24,12 @@ func (a *app) verifyCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify LOT",
 		Short: "Compare ledger and server, device by device",
-		Long: `Verify pages through the server's devices and says of each device of the lot what the
-server holds: preauthorized, accepted (and since when), pending, rejected, missing,
-another key, a second key. It ends with 4 when something is off.
+		Long: `Verify asks the server for the lot's devices and says of each what the server holds:
+preauthorized, accepted (and since when), pending, rejected, missing, being deleted,
+another key, a second key. It ends with 4 when something is off. Where somebody else
+asks with another key (anybody can), the device is knocking: that key can't be used
+unless somebody accepts it. Of devices that were taken back it says which are still
+there.
 
 ` + exitCodesHelp,
 		Example: "  keymill verify 2026-W47\n  keymill verify 2026-W47 --csv > verify.csv\n  keymill verify 2026-W47 --watch",
@@ -97,8 +103,23 @@ func printVerification(w io.Writer, result station.Verified) {
 			fmt.Fprintf(w, "  .. and more; --csv lists all\n")
 			break
 		}
-		fmt.Fprintf(w, "  %s: %v %s\n", dev.Category, dev.Identity, dev.DeviceID)
+		fmt.Fprintf(w, "  %s: %s %s\n", dev.Category, identityText(dev.Identity), dev.DeviceID)
 	}
+	if result.Undone > 0 {
+		fmt.Fprintf(w, "%s taken back, %d of them still there\n", say.Count(result.Undone, "device"), result.Left)
+	}
+	for _, dev := range result.Lingering[:min(len(result.Lingering), 20)] {
+		fmt.Fprintf(w, "  %s: %s %s\n", dev.Category, identityText(dev.Identity), dev.DeviceID)
+	}
+}
+
+// identityText shows an identity as people write it.
+func identityText(identity map[string]string) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(identity)) {
+		parts = append(parts, name+"="+identity[name])
+	}
+	return strings.Join(parts, " ")
 }
 
 // watchLot looks again and again until every device was accepted, and says what
@@ -117,7 +138,7 @@ func (a *app) watchLot(ctx context.Context, l *station.Lot, o station.VerifyOpti
 			a.printf("%s  %s\n", time.Now().Format("15:04:05"), now)
 			last = now
 		}
-		if result.Counts[mender.CatAccepted] == result.Devices-result.Counts[mender.CatUnexpected] {
+		if result.Accepted == result.Devices-result.Counts[mender.CatUnexpected] {
 			return nil
 		}
 		select {

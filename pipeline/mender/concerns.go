@@ -9,11 +9,11 @@ import (
 
 // Concern is something about the server that a lot will run into.
 type Concern struct {
-	Kind ConcernKind
-	Text string
-	Hint string
+	Kind ConcernKind `json:"kind"`
+	Text string      `json:"text"`
+	Hint string      `json:"hint"`
 	// Fatal: the lot can't come to a good end.
-	Fatal bool
+	Fatal bool `json:"fatal"`
 }
 
 // ConcernKind says what a concern is about.
@@ -50,7 +50,7 @@ func (p *Probe) Concerns(lot LotPlan, now time.Time) []Concern {
 		found = append(found, Concern{
 			Kind: ConcernToken,
 			Text: fmt.Sprintf("the server token expires %s, before the lot is done", when(p.TokenExpires)),
-			Hint: "Put a newer token into the token file; it is read again when the old one is refused.", Fatal: p.TokenExpires.Before(now),
+			Hint: "Put a newer token into the token file; it is read again when the old one is refused.",
 		})
 	}
 	if p.Skew.Abs() > time.Minute {

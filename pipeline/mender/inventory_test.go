@@ -176,7 +176,7 @@ func runInventoryCell(t *testing.T, fault matrixFault, op string, kill bool) {
 		hit = func() { cancel() }
 	}
 	l.arm(fault, op, hit)
-	err, rounds := errors.New("not begun"), 0 //nolint:staticcheck // the first of a series
+	err, rounds := errors.New("not begun"), 0
 	for ; err != nil && rounds < 8; rounds++ {
 		c := l.f.client(t)
 		var counts map[InventoryState]int

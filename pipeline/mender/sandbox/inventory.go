@@ -79,7 +79,7 @@ func (inv *inventory) upsert(tags []tag) error {
 var (
 	errTooManyTags = errors.New("the number of attributes in the scope is above the limit")
 	errEtag        = errors.New("ETag does not match")
-	errNotIndexed  = errors.New("Device not found") //nolint:staticcheck,revive // the service's own words
+	errNotIndexed  = errors.New("Device not found") // the service's own words
 	groupName      = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 )
 

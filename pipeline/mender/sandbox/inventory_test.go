@@ -108,7 +108,7 @@ func TestWebhook(t *testing.T) { overVersions(t, testWebhook) }
 func testWebhook(t *testing.T, v Version) {
 	type event struct {
 		happening
-		signature, body string
+		signature string
 	}
 	events := make(chan event, 10)
 	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

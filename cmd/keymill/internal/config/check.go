@@ -9,6 +9,7 @@ import (
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/say"
 	"keymill/hsm"
+	"keymill/pipeline/mender"
 	"keymill/reports"
 )
 
@@ -21,7 +22,9 @@ type Choice struct {
 // Choices lists the settings that can be a few words only, with what c has.
 func (c *Config) Choices() []Choice {
 	return []Choice{
-		{"server.on_conflict", c.Server.OnConflict, []string{"fail", "replace"}},
+		{"server.on_conflict", c.Server.OnConflict, []string{"fail", "replace-pending", "replace"}},
+		{"server.over_limit", c.Server.OverLimit, []string{"refuse", "allow"}},
+		{"server.tier", c.Server.Tier, mender.Tiers},
 		{"keys.source", c.Keys.Source, []string{"software", "hsm", "hsm-entropy", "token"}},
 		{"keys.algorithm", c.Keys.Algorithm, algorithms()},
 		{"image.format", c.Image.Format, ImageFormats()},
@@ -50,7 +53,10 @@ func (c *Config) check() error {
 			return fault.Usagef("report.formats has %q; it can have %s%s", format, strings.Join(known, ", "), say.DidYouMean(say.Nearest(format, known)))
 		}
 	}
-	if _, err := ParseAge(c.Retention.OlderThan); err != nil {
+	if _, err := parseAge("retention.older_than", c.Retention.OlderThan); err != nil {
+		return err
+	}
+	if _, err := parseAge("server.shelf_life", c.Server.ShelfLife); err != nil {
 		return err
 	}
 	switch {

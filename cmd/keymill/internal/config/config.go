@@ -86,8 +86,19 @@ type ServerConfig struct {
 	// InFlight is the most requests that are under way at once.
 	InFlight int `koanf:"in_flight"`
 	// OnConflict says what to do when the server holds another key for an
-	// identity: fail (record it) or replace (remove the old auth set first).
+	// identity: fail (record it), replace-pending (remove it if it only waits to be
+	// accepted, as after a boot in test) or replace (remove it unless it was
+	// accepted).
 	OnConflict string `koanf:"on_conflict"`
+	// OverLimit says what to do with a lot that is beyond the server's limit of
+	// devices, whose surplus would be refused in the field: refuse or allow.
+	OverLimit string `koanf:"over_limit"`
+	// Tier is the device tier of hosted Mender and Mender Enterprise: standard,
+	// micro or system. It must be the DeviceTier in the image's mender.conf.
+	Tier string `koanf:"tier"`
+	// ShelfLife is how long devices may lie unused before their first boot; what
+	// ends before is warned of.
+	ShelfLife string `koanf:"shelf_life"`
 	// GiveUp is how long the server may be down before a run stops with code 5.
 	// The lot pauses meanwhile and goes on when the server is back.
 	GiveUp time.Duration `koanf:"give_up"`
@@ -331,7 +342,7 @@ func defaultConfig() Config {
 		station = "station"
 	}
 	return Config{
-		Server:    ServerConfig{URL: "https://hosted.mender.io", InFlight: 16, OnConflict: "fail", GiveUp: 15 * time.Minute},
+		Server:    ServerConfig{URL: "https://hosted.mender.io", InFlight: 16, OnConflict: "fail", OverLimit: "refuse", Tier: "standard", ShelfLife: "365d", GiveUp: 15 * time.Minute},
 		Keys:      KeysConfig{Source: "software", Algorithm: "ed25519", Timeout: hsm.DefaultTimeout},
 		Image:     ImageConfig{Format: "raw", Inject: pipeline.DefaultInject()},
 		Report:    ReportConfig{Formats: []string{"csv", "jsonl", "xlsx"}},
@@ -523,9 +534,10 @@ func (c *Config) resolveServer() error {
 	if chosen.GiveUp == 0 {
 		chosen.GiveUp = c.Server.GiveUp
 	}
-	if chosen.OnConflict == "" {
-		chosen.OnConflict = c.Server.OnConflict
-	}
+	chosen.OnConflict = cmp.Or(chosen.OnConflict, c.Server.OnConflict)
+	chosen.OverLimit = cmp.Or(chosen.OverLimit, c.Server.OverLimit)
+	chosen.Tier = cmp.Or(chosen.Tier, c.Server.Tier)
+	chosen.ShelfLife = cmp.Or(chosen.ShelfLife, c.Server.ShelfLife)
 	c.Server, c.Server.name = chosen, name
 	return nil
 }

@@ -23,7 +23,7 @@ func Flags() map[string]Flag {
 		"ca-file":        {Key: "server.ca_file", Usage: "PEM file of a private CA to trust"},
 		"in-flight":      {Key: "server.in_flight", Usage: "most requests under way at once", Count: true},
 		"give-up":        {Key: "server.give_up", Usage: "how long the server may be down before the run stops (default 15m)"},
-		"on-conflict":    {Key: "server.on_conflict", Usage: "when the server holds another key: fail or replace"},
+		"on-conflict":    {Key: "server.on_conflict", Usage: "when the server holds another key: fail, replace-pending or replace"},
 		"golden":         {Key: "image.golden", Usage: "golden image"},
 		"partition":      {Key: "image.partition", Usage: "data partition of the golden image: number, label or PARTUUID"},
 		"format":         {Key: "image.format", Usage: "form of the products: " + strings.Join(ImageFormats(), ", ")},

@@ -50,7 +50,11 @@ func (c checker) checkGolden(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", ImageFault(ctx, c.cfg.Image.Golden, err)
 	}
-	return fmt.Sprintf("%s, data partition is number %d", c.cfg.Image.Golden, data.Number), nil
+	concerns, err := l.tierConcerns(ctx)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s, data partition is number %d", c.cfg.Image.Golden, data.Number) + describeConcerns(concerns), nil
 }
 
 func (c checker) checkDisk(context.Context) (string, error) {
@@ -102,7 +106,7 @@ func (c checker) checkServer(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return viewServer(probe).String(), nil
+	return viewServer(probe).String() + describeConcerns(probe.Concerns(lotPlan(c.cfg, 0, 0), time.Now())), nil
 }
 
 // checkSecrets looks at every file with a secret that the configuration names,

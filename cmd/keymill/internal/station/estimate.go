@@ -9,6 +9,7 @@ import (
 
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/hsm"
+	"keymill/pipeline/mender"
 )
 
 // Estimate is what a lot would take. It is the JSON of `plan --json`.
@@ -24,8 +25,10 @@ type Estimate struct {
 	Algorithm string     `json:"algorithm"`
 	Disk      DiskNeed   `json:"disk"`
 	Server    ServerView `json:"server"`
-	KeyRate   float64    `json:"keys_per_second"`
-	Seconds   float64    `json:"estimated_seconds"`
+	// Concerns are what stands in the lot's way at the server.
+	Concerns []mender.Concern `json:"concerns"`
+	KeyRate  float64          `json:"keys_per_second"`
+	Seconds  float64          `json:"estimated_seconds"`
 }
 
 // EstimateLot does everything that Run does before the first change, and
@@ -81,6 +84,13 @@ func (l *Lot) estimate(ctx context.Context, result *Estimate) (err error) {
 		return err
 	}
 	result.Server = viewServer(probe)
+	adds, err := l.adds(ctx, result.Devices)
+	if err != nil {
+		return err
+	}
+	if result.Concerns, err = l.tierConcerns(ctx); err != nil {
+		return err
+	}
 	if l.keys, err = l.opts.openKeys(ctx, l.Config, l.Log); err != nil {
 		return err
 	}
@@ -88,11 +98,14 @@ func (l *Lot) estimate(ctx context.Context, result *Estimate) (err error) {
 		return err
 	}
 	// A real server takes a few hundred preauthorizations a second at best.
-	rate := 400.0
+	rate := serverRate
 	if result.KeyRate > 0 {
 		rate = min(rate, result.KeyRate)
 	}
 	result.Seconds = float64(result.Devices) / rate
+	plan := lotPlan(l.Config, adds, time.Duration(result.Seconds*float64(time.Second)))
+	plan.Identity = result.Identity
+	result.Concerns = append(result.Concerns, probe.Concerns(plan, time.Now())...)
 	return nil
 }
 

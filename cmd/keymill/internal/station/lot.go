@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
@@ -31,6 +32,7 @@ type Lot struct {
 
 	opts    *Options
 	planned bool
+	opened  time.Time
 	images  *lotImages
 	keys    keySource
 	signer  Signer    // vouches for the evidence
@@ -48,7 +50,7 @@ func Open(ctx context.Context, o Options, name string) (*Lot, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lot{Config: cfg, opts: &o, Lot: pipeline.Lot{Name: name}}
+	l := &Lot{Config: cfg, opts: &o, Lot: pipeline.Lot{Name: name}, opened: time.Now()}
 	if l.Ledger, err = OpenKnown(ctx, cfg.Ledger); err != nil {
 		return nil, err
 	}

@@ -66,6 +66,9 @@ func (l *Lot) Plan(ctx context.Context, path string) (err error) {
 	if err := l.tryGolden(ctx); err != nil {
 		return err
 	}
+	if err := l.warnOfTiers(ctx); err != nil {
+		return err
+	}
 	if l.Lot, err = l.describeLot(l.Name, path, summary.SHA256, summary.Rows); err != nil {
 		return err
 	}

@@ -77,7 +77,6 @@ func Retryable() []pipeline.State {
 // run, and settles the lot.
 func (l *Lot) Work(ctx context.Context, states ...pipeline.State) (Outcome, error) {
 	trace.DescribeLot(ctx, l.Lot)
-	started := time.Now()
 	before, err := l.Ledger.Totals(ctx, l.Name)
 	if err != nil {
 		return Outcome{}, err
@@ -87,12 +86,11 @@ func (l *Lot) Work(ctx context.Context, states ...pipeline.State) (Outcome, erro
 		due += *before.Count(state)
 	}
 	if due == 0 {
-		return l.settle(ctx, before, started)
+		return l.settle(ctx, before)
 	}
 	if err := l.Begin(ctx, due); err != nil {
 		return Outcome{}, err
 	}
-	started = l.run.started
 	carrying, ended := trace.Phase(ctx, "carry")
 	err = l.Carry(carrying, l.Ledger.Records(ctx, l.Name, states...))
 	ended(&err)
@@ -100,7 +98,7 @@ func (l *Lot) Work(ctx context.Context, states ...pipeline.State) (Outcome, erro
 	if err != nil {
 		return Outcome{}, err
 	}
-	return l.settle(ctx, totals, started)
+	return l.settle(ctx, totals)
 }
 
 // Begin opens what devices need, writes down that a run begins, and recovers
@@ -215,10 +213,11 @@ func (l *Lot) openServer(ctx context.Context, due int) (err error) {
 	if err != nil {
 		return err
 	}
-	for _, warning := range viewServer(probe).Warnings(due, 0) {
-		l.Log.Warn(warning)
+	adds, err := l.adds(ctx, due)
+	if err != nil {
+		return err
 	}
-	return nil
+	return l.worry(&probe, adds)
 }
 
 // startRun writes down who begins this run with what, and returns its number.

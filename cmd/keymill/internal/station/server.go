@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"os"
 	"strings"
 	"time"
@@ -25,7 +24,7 @@ func (o *Options) OpenServer(cfg *config.Config, log *slog.Logger) (*mender.Clie
 		return nil, fault.As(fault.Usage, err)
 	}
 	client, err := mender.New(mender.Config{
-		URL: cfg.Server.URL, Token: token, CAFile: cfg.Server.CAFile, InFlight: cfg.Server.InFlight,
+		URL: cfg.Server.URL, Token: token, CAFile: cfg.Server.CAFile, InFlight: cfg.Server.InFlight, Tier: cfg.Server.Tier,
 		UserAgent: "keymill/" + build.Version(), Log: log, GiveUp: cfg.Server.GiveUp,
 		Follow: o.Hooks.FollowRequest,
 	})
@@ -107,21 +106,4 @@ func (v ServerView) String() string {
 		text += ", token valid until " + v.TokenExpires.UTC().Format(time.RFC3339)
 	}
 	return text
-}
-
-// Warnings says what about the server would spoil a lot of that many devices
-// that takes that long.
-func (v ServerView) Warnings(devices int, takes time.Duration) []string {
-	var list []string
-	if v.MaxDevices > 0 && v.Accepted+v.Preauth+devices > v.MaxDevices {
-		list = append(list, fmt.Sprintf("the server's limit is %d devices and %d are accepted or preauthorized: "+
-			"it takes this lot's %d, but refuses the surplus in the field", v.MaxDevices, v.Accepted+v.Preauth, devices))
-	}
-	if v.TokenExpires != nil && time.Now().Add(takes).After(*v.TokenExpires) {
-		list = append(list, "the token expires before the lot is done; renew the token file meanwhile, it is read again")
-	}
-	if skew := math.Abs(v.SkewSeconds); skew > 60 {
-		list = append(list, fmt.Sprintf("this machine's clock is %.0f s off the server's", skew))
-	}
-	return list
 }

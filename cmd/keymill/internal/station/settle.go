@@ -30,7 +30,7 @@ type Outcome struct {
 	Products string        // where the images lie; empty while none is out
 	Report   string        // folder of the report; empty if none is configured
 	Failures string        // path of failures.csv; empty if nothing failed
-	Took     time.Duration // of the run
+	Took     time.Duration // since the lot was opened, preparation included
 	// Verified is what the server was found to hold when the lot was to be
 	// closed, nil if nothing was compared. It is set also where that is not what
 	// it should hold, and the lot stays open.
@@ -52,15 +52,14 @@ func totalFacts(t pipeline.Totals) []pipeline.Attr {
 // Settle brings the lot's files up to date with the ledger and closes a lot that
 // is complete. Its error is fault.Told where the outcome says it all.
 func (l *Lot) Settle(ctx context.Context) (Outcome, error) {
-	started := time.Now()
 	totals, err := l.Ledger.Totals(ctx, l.Name)
 	if err != nil {
 		return Outcome{}, err
 	}
-	return l.settle(ctx, totals, started)
+	return l.settle(ctx, totals)
 }
 
-func (l *Lot) settle(ctx context.Context, totals pipeline.Totals, started time.Time) (Outcome, error) {
+func (l *Lot) settle(ctx context.Context, totals pipeline.Totals) (Outcome, error) {
 	out := Outcome{Lot: l.Lot, Totals: totals}
 	if err := totals.Check(); err != nil {
 		return out, l.investigate(err)
@@ -88,7 +87,7 @@ func (l *Lot) settle(ctx context.Context, totals pipeline.Totals, started time.T
 	if len(l.Config.Report.Formats) > 0 {
 		out.Report = l.reportDir()
 	}
-	out.Settled, out.Took = true, time.Since(started)
+	out.Settled, out.Took = true, time.Since(l.opened)
 	switch {
 	case interrupted:
 		return out, fault.As(fault.Interrupted, context.Canceled)

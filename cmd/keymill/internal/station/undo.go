@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"keymill/cmd/keymill/internal/build"
 	"keymill/cmd/keymill/internal/fault"
@@ -34,16 +35,28 @@ type Undone struct {
 	Failed  int  // devices that could not be taken off the server; their keys are kept
 	Stay    bool // keys were left in their HSM tokens
 	Missing int  // keys that are not in the HSM token
+	// Deleting are devices that the server is still deleting: how many, and the
+	// first of them.
+	Deleting      int
+	DeletingFirst []VerifiedDevice
+}
+
+// UndoOptions say how a lot is taken back.
+type UndoOptions struct {
+	KeysStay bool // leave keys that stay in HSM tokens there
+	// Wait is how long the server is waited for, which deletes devices in its own
+	// time. Waiting is told how many are left; nil is allowed.
+	Wait    time.Duration
+	Waiting func(left int)
 }
 
 // Undo takes every device back that is not yet: server first, so that a key
-// that still opens a door is never destroyed unseen. With stay, keys that stay
-// in HSM tokens are left there.
-func (l *Lot) Undo(ctx context.Context, stay bool) (done Undone, err error) {
+// that still opens a door is never destroyed unseen.
+func (l *Lot) Undo(ctx context.Context, o UndoOptions) (done Undone, err error) {
 	if l.Server, err = l.opts.OpenServer(l.Config, l.Log); err != nil {
 		return done, err
 	}
-	u := &undoing{Lot: l, stay: stay && l.Keys == pipeline.KeysInToken}
+	u := &undoing{Lot: l, stay: o.KeysStay && l.Keys == pipeline.KeysInToken}
 	done.Stay = u.stay
 	if !u.stay {
 		if u.token, err = l.openKept(ctx); err != nil {
@@ -77,8 +90,38 @@ func (l *Lot) Undo(ctx context.Context, stay bool) (done Undone, err error) {
 	if u.token != nil {
 		done.Missing = u.token.missing
 	}
+	if err := l.awaitDeleted(ctx, o, &done); err != nil {
+		return done, err
+	}
 	done.Totals, err = l.Ledger.Totals(ctx, l.Name)
 	return done, err
+}
+
+// awaitDeleted finds the devices that the server is still deleting, and waits
+// for them as long as was asked.
+func (l *Lot) awaitDeleted(ctx context.Context, o UndoOptions, done *Undone) error {
+	var ids []string
+	undone := 0
+	for f, err := range l.Server.Lingering(ctx, undoneOf(ctx, l.Ledger, l.Name, &undone)) {
+		if err != nil {
+			return err
+		}
+		if f.Category != mender.CatDeleting {
+			continue
+		}
+		if ids = append(ids, f.DeviceID); len(done.DeletingFirst) < maxOff {
+			done.DeletingFirst = append(done.DeletingFirst, viewFinding(f))
+		}
+	}
+	done.Deleting = len(ids)
+	if o.Wait <= 0 || len(ids) == 0 {
+		return nil
+	}
+	left, err := l.Server.AwaitDeleted(ctx, ids, o.Wait, o.Waiting)
+	if done.Deleting = left; left == 0 {
+		done.DeletingFirst = nil
+	}
+	return err
 }
 
 func (u *undoing) all(ctx context.Context) (failed int, err error) {

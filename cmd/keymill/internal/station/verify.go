@@ -47,7 +47,7 @@ func (l *Lot) Verify(ctx context.Context, o VerifyOptions) (Verified, error) {
 
 // Compare compares ledger and server, and writes nothing down.
 func (l *Lot) Compare(ctx context.Context, o VerifyOptions) (Verified, error) {
-	result := Verified{Lot: l.Name, OK: true, Counts: map[mender.Category]int{}, Off: []VerifiedDevice{}}
+	result := Verified{Lot: l.Name, OK: true, Counts: map[mender.Category]int{}, Off: []VerifiedDevice{}, Lingering: []VerifiedDevice{}}
 	if l.Server == nil {
 		var err error
 		if l.Server, err = l.opts.OpenServer(l.Config, l.Log); err != nil {
@@ -60,10 +60,13 @@ func (l *Lot) Compare(ctx context.Context, o VerifyOptions) (Verified, error) {
 		}
 		result.Devices++
 		result.Counts[f.Category]++
+		if f.Ours == mender.StatusAccepted && f.Category.OK() {
+			result.Accepted++
+		}
 		if !f.Category.OK() && f.Category != mender.CatUnexpected {
 			result.OK = false
 		}
-		if !f.Category.OK() && len(result.Off) < maxOff {
+		if (!f.Category.OK() || f.Category == mender.CatKnocking) && len(result.Off) < maxOff {
 			result.Off = append(result.Off, viewFinding(f))
 		}
 		if o.Each != nil {
@@ -72,7 +75,41 @@ func (l *Lot) Compare(ctx context.Context, o VerifyOptions) (Verified, error) {
 			}
 		}
 	}
-	return result, nil
+	return result, l.compareUndone(ctx, &result)
+}
+
+// compareUndone looks for keys of devices that were taken back. One that the
+// server is still deleting can't be used any more; all others are off.
+func (l *Lot) compareUndone(ctx context.Context, result *Verified) error {
+	for f, err := range l.Server.Lingering(ctx, undoneOf(ctx, l.Ledger, l.Name, &result.Undone)) {
+		if err != nil {
+			return err
+		}
+		if f.Category != mender.CatDeleting {
+			result.OK = false
+		}
+		if result.Left++; len(result.Lingering) < maxOff {
+			result.Lingering = append(result.Lingering, viewFinding(f))
+		}
+	}
+	return nil
+}
+
+// undoneOf yields the devices of a lot that the server should have forgotten,
+// and counts them.
+func undoneOf(ctx context.Context, known *ledger.Ledger, lot string, n *int) iter.Seq2[mender.Expected, error] {
+	return func(yield func(mender.Expected, error) bool) {
+		for rec, err := range known.Records(ctx, lot, pipeline.Undone) {
+			var e mender.Expected
+			if err == nil {
+				*n++
+				e = mender.Expected{Identity: rec.Identity, SPKI: rec.PublicKey, DeviceID: rec.Auth.DeviceID}
+			}
+			if !yield(e, err) || err != nil {
+				return
+			}
+		}
+	}
 }
 
 // expectedOf yields the devices of a lot that the server should know.
@@ -105,7 +142,7 @@ func (l *Lot) findings(ctx context.Context, o VerifyOptions) iter.Seq2[mender.Fi
 			yield(mender.Finding{}, err)
 			return
 		}
-		for f, err := range l.Server.VerifyEach(ctx, withoutErrors(picked)) {
+		for f, err := range l.Server.Verify(ctx, withoutErrors(picked), mender.VerifyOptions{}) {
 			if !yield(f, err) || err != nil {
 				return
 			}
@@ -129,7 +166,14 @@ type Verified struct {
 	Devices int                     `json:"devices"`
 	OK      bool                    `json:"ok"`
 	Counts  map[mender.Category]int `json:"counts"`
-	Off     []VerifiedDevice        `json:"off"`
+	// Accepted is how many devices have booted with our key, knocking ones included.
+	Accepted int              `json:"accepted"`
+	Off      []VerifiedDevice `json:"off"`
+	// Undone is how many devices were compared that were taken back; Left of
+	// them are still on the server, Lingering are the first of these.
+	Undone    int              `json:"undone,omitempty"`
+	Left      int              `json:"left,omitempty"`
+	Lingering []VerifiedDevice `json:"lingering,omitempty"`
 }
 
 // VerifiedDevice is a device that is not as it should be.
@@ -137,6 +181,7 @@ type VerifiedDevice struct {
 	Category mender.Category   `json:"category"`
 	Identity map[string]string `json:"identity,omitempty"`
 	DeviceID string            `json:"device_id,omitempty"`
+	Ours     string            `json:"ours,omitempty"` // status of our own key, where another one gives the category
 	Since    *time.Time        `json:"since,omitempty"`
 	SPKI     string            `json:"spki_sha256,omitempty"`
 }
@@ -149,6 +194,9 @@ func viewFinding(f mender.Finding) VerifiedDevice {
 	dev := VerifiedDevice{Category: f.Category, DeviceID: f.DeviceID, SPKI: f.Fingerprint, Identity: map[string]string{}}
 	for _, attr := range f.Identity {
 		dev.Identity[attr.Name] = attr.Value
+	}
+	if f.Ours != string(f.Category) {
+		dev.Ours = f.Ours
 	}
 	if !f.Since.IsZero() {
 		since := f.Since.UTC()
