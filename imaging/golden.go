@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,8 +33,11 @@ type Golden struct {
 	state fileState
 	sum   [sha256.Size]byte
 	table *Table
-	data  int // index of the data partition; -1: see dataErr
-	why   error
+	data  int // index of the data partition; -1: see why
+
+	reason string // why that partition
+	named  bool   // a person named it
+	why    error
 
 	blockMap *blockMap // golden's own; nil: there is none
 
@@ -108,7 +110,11 @@ func (g *Golden) open(ctx context.Context, opt GoldenOptions) error {
 	if g.table, err = readTable(g.file, g.state.size, opt.SectorSize); err != nil {
 		return err
 	}
-	g.data, g.why = findData(g.file, g.table, opt.Partition)
+	if err := refuseRootAlone(g.file, g.table); err != nil {
+		return err
+	}
+	g.named = opt.Partition != ""
+	g.data, g.reason, g.why = findData(g.file, g.table, opt.Partition)
 	if opt.Partition != "" && g.why != nil {
 		return g.why
 	}
@@ -144,23 +150,14 @@ func goldenRotted(path string) error {
 		"the golden image %s reads otherwise than when it was hashed, although nobody wrote to it", path)
 }
 
-// findData returns the index of the data partition; see Golden.Data.
-func findData(r io.ReaderAt, t *Table, setting string) (int, error) {
+// findData returns the index of the data partition and why it is that; see
+// Golden.Data.
+func findData(r io.ReaderAt, t *Table, setting string) (index int, reason string, err error) {
 	if setting != "" {
-		return namedPartition(t, setting)
+		index, err = namedPartition(t, setting)
+		return index, "image.partition says so", err
 	}
-	numberFour := slices.IndexFunc(t.Partitions, func(p Partition) bool { return p.Number == 4 })
-	if len(t.Partitions) == 4 && numberFour >= 0 || t.Kind == TableNone {
-		return max(numberFour, 0), nil
-	}
-	if i, n := matching(t, func(p *Partition) bool { return p.Label == "data" || p.FSLabel == "data" }); n == 1 {
-		return i, nil
-	}
-	if i, n := matching(t, func(p *Partition) bool { return holdsMender(r, p) }); n == 1 {
-		return i, nil
-	}
-	return -1, refuse("Set image.partition to the number, label or PARTUUID of the data partition.",
-		"no partition shows itself as the data partition; there are: %s", t.list())
+	return gatherEvidence(r, t).decide()
 }
 
 func matching(t *Table, is func(*Partition) bool) (index, count int) {
@@ -171,18 +168,6 @@ func matching(t *Table, is func(*Partition) bool) (index, count int) {
 		}
 	}
 	return index, count
-}
-
-func holdsMender(r io.ReaderAt, p *Partition) bool {
-	if !strings.HasPrefix(p.FileSystem, "ext") {
-		return false
-	}
-	fs, err := openExt(r, p.Offset, p.Bytes)
-	if err != nil {
-		return false
-	}
-	n, err := fs.find("/mender", dataMount)
-	return err == nil && n.kind() == modeDir
 }
 
 // namedPartition finds a partition by number, label or PARTUUID.
@@ -220,9 +205,26 @@ func (g *Golden) Size() int64 { return g.state.size }
 // Table returns the partition table.
 func (g *Golden) Table() *Table { return g.table }
 
-// Data returns the data partition: the one that GoldenOptions names; else
-// number 4 of exactly 4; else the only one labelled "data"; else the only one
-// that holds a folder /mender. Else the error lists the partitions.
+// refuseRootAlone refuses a root file system without a disk around it.
+func refuseRootAlone(r io.ReaderAt, t *Table) error {
+	if t.Kind != TableNone || !strings.HasPrefix(t.Partitions[0].FileSystem, "ext") {
+		return nil
+	}
+	fs, err := openExt(r, 0, t.Partitions[0].Bytes)
+	if err != nil || !fs.isRoot() {
+		return nil //nolint:nilerr // what cannot be read is judged where files are put into it
+	}
+	return refuse("Take the whole disk's image: .sdimg, .uefiimg, .wic or .img, with partitions.",
+		"this is a root file system alone, not the image of a disk: a key in it would lie below the data partition's mount point")
+}
+
+// DataReason says why Data returns the partition that it returns.
+func (g *Golden) DataReason() string { return g.reason }
+
+// Data returns the data partition: the one that GoldenOptions names, else the one
+// that the image itself shows as such: by the label "data", by the folder /mender,
+// by a root file system's fstab. Only where none of these is there, it is number 4
+// of exactly 4. What contradicts itself is refused; the error lists the partitions.
 func (g *Golden) Data() (*Partition, error) {
 	if g.why != nil {
 		return nil, g.why

@@ -116,7 +116,7 @@ func TestDataPartition(t *testing.T) {
 		"by PARTUUID, upper":  {four, "314C4D4B-03", 3, ""},
 		"unknown number":      {four, "7", 0, "there is no partition \"7\""},
 		"unknown label":       {four, "nope", 0, "4: ext4 \"data\""},
-		"label among six":     {six, "", 5, ""},
+		"5 or 6 of six":       {six, "6", 6, ""},
 		"GPT name":            {six, "persistent", 6, ""},
 		"file system's label": {six, "data", 5, ""},
 	} {

@@ -12,8 +12,8 @@ import (
 type Inspection struct {
 	Bytes int64  `json:"bytes"`
 	Table *Table `json:"table"`
-	// Data is the number of the data partition, 0 if none shows itself as such;
-	// DataReason then says why.
+	// Data is the number of the data partition, 0 if none shows itself as such.
+	// DataReason says why.
 	Data       int        `json:"data_partition"`
 	DataReason string     `json:"data_reason,omitempty"`
 	Volumes    []Volume   `json:"volumes"` // one for each partition
@@ -52,10 +52,10 @@ func Inspect(r io.ReaderAt, size int64, opt GoldenOptions, paths ...string) (*In
 		return nil, err
 	}
 	out := &Inspection{Bytes: size, Table: table}
-	data, err := findData(r, table, opt.Partition)
+	data, reason, err := findData(r, table, opt.Partition)
 	switch {
 	case err == nil:
-		out.Data = table.Partitions[data].Number
+		out.Data, out.DataReason = table.Partitions[data].Number, reason
 	case opt.Partition != "":
 		return nil, err
 	default:
@@ -76,7 +76,7 @@ func Inspect(r io.ReaderAt, size int64, opt GoldenOptions, paths ...string) (*In
 
 func inspectVolume(r io.ReaderAt, p *Partition) Volume {
 	v := Volume{Partition: p.Number, Free: -1, Injection: "ok"}
-	if _, err := newFilesystem(nil, p, "", nil); err != nil {
+	if _, err := newFilesystem(nil, p, "", nil, nil); err != nil {
 		v.Injection = err.Error()
 	}
 	if !strings.HasPrefix(p.FileSystem, "ext") {

@@ -30,6 +30,7 @@ type Plan struct {
 	volumes []*volume
 	tools   tools
 	dir     *workDir
+	boot    BootCheck
 
 	turn chan struct{} // taken by whoever makes a template
 
@@ -134,15 +135,26 @@ func (p *Plan) open(ctx context.Context, targets []Target) error {
 			return fmt.Errorf("partition %d: %w", v.partition.Number, err)
 		}
 	}
+	var err error
+	if p.boot, err = p.golden.bootCheck(targets); err != nil {
+		return err
+	}
 	return p.golden.Unchanged()
 }
 
+// Boot says whether a booted device would find the files that are put into the
+// Mender client's folder.
+func (p *Plan) Boot() BootCheck { return p.boot }
+
 func (p *Plan) prepare(ctx context.Context, v *volume) (err error) {
 	mount := ""
+	var covered []string
 	if data, err := p.golden.Data(); err == nil && data.Number == v.partition.Number {
 		mount = dataMount
+	} else {
+		covered = p.golden.covered(v.partition, err == nil)
 	}
-	if v.fs, err = newFilesystem(&p.tools, v.partition, mount, v.files); err != nil {
+	if v.fs, err = newFilesystem(&p.tools, v.partition, mount, covered, v.files); err != nil {
 		return err
 	}
 	v.base = filepath.Join(p.dir.path, fmt.Sprintf("base-%d", v.partition.Number))

@@ -14,10 +14,10 @@ import (
 
 // newFilesystem returns how files get into the partition, or says why they
 // cannot.
-func newFilesystem(t *tools, p *Partition, mount string, files []volumeFile) (filesystem, error) {
+func newFilesystem(t *tools, p *Partition, mount string, covered []string, files []volumeFile) (filesystem, error) {
 	switch p.FileSystem {
 	case "ext2", "ext3", "ext4":
-		return &extVolume{tools: t, partition: p, mount: mount, files: files}, nil
+		return &extVolume{tools: t, partition: p, mount: mount, covered: covered, files: files}, nil
 	case "vfat":
 		return &fatVolume{tools: t, partition: p, files: files}, nil
 	case "f2fs":
@@ -53,6 +53,7 @@ type extVolume struct {
 	tools     *tools
 	partition *Partition
 	mount     string
+	covered   []string // where the running device mounts something else
 	files     []volumeFile
 
 	sb     *superblock
@@ -103,6 +104,12 @@ func (v *extVolume) place(fs *extFS, name string, kind TargetKind) error {
 	}
 	if slices.Contains(missing, "..") || strings.ContainsAny(real, "\"\n") {
 		return errors.New("a symbolic link leads to a place that does not exist")
+	}
+	for _, at := range v.covered {
+		if real == at || strings.HasPrefix(real, at+"/") {
+			return refuse("Name the file by the partition that is mounted there: "+dataMount+"/.. is the data partition.",
+				"the path leads to %s, but the device mounts another file system at %s, which hides the file", real, at)
+		}
 	}
 	for _, p := range v.places {
 		if p.path == real {

@@ -68,7 +68,9 @@ func readMBR(r io.ReaderAt, size, sector int64) (*Table, error) {
 	extended := -1
 	for i, e := range entries {
 		switch {
-		case e.kind == 0 || e.length == 0:
+		case e.length == 0 || e.kind == 0 && (e.start == 0 || (e.start+e.length)*sector > size):
+			// Type 0 counts, as in the kernel: genimage writes it where none is set. But
+			// a boot sector's text may look like such an entry, too.
 		case isExtended(e.kind):
 			if extended >= 0 {
 				return nil, errors.New("the partition table has two extended partitions")
@@ -114,7 +116,7 @@ func readLogicals(r io.ReaderAt, size, sector int64, extended mbrEntry) ([]mbrEn
 		if err != nil {
 			return nil, err
 		}
-		if e := entries[0]; e.kind != 0 && e.length > 0 {
+		if e := entries[0]; e.length > 0 {
 			e.start += at
 			if e.start+e.length > extended.start+extended.length {
 				return nil, refuse(remedy, "logical partition %d reaches out of the extended partition", 5+len(out))
