@@ -85,10 +85,7 @@ func (f Format) FileName(device, golden string) string {
 	if f.Extension != "" {
 		return device + f.Extension
 	}
-	for _, packed := range []string{".gz", ".xz", ".zst"} {
-		golden = strings.TrimSuffix(golden, packed)
-	}
-	return device + filepath.Ext(golden) + f.Suffix
+	return device + filepath.Ext(trimCompression(golden)) + f.Suffix
 }
 
 // ProductFiles returns the files that a published image at path can consist of: the

@@ -24,6 +24,9 @@ type GoldenOptions struct {
 	Partition string
 	// SectorSize is 512 or 4096 bytes; 0 means that it is found out.
 	SectorSize int
+	// Progress is told how far the step "unpack" or "hash" is, in bytes of the file
+	// that is read; it may be nil.
+	Progress func(step string, done, total int64)
 }
 
 // Golden is an open golden image. It is safe for use by many goroutines.
@@ -64,8 +67,8 @@ func stateOf(info os.FileInfo) (fileState, error) {
 }
 
 // OpenGolden opens the image at path, reads its partition table, finds the
-// data partition and hashes the whole. An image compressed with gzip, xz or zstd
-// is unpacked into the cache first, once. An image without a data partition is
+// data partition and hashes the whole. An image compressed with gzip, xz, zstd or
+// bzip2 is unpacked into the cache first, once. An image without a data partition is
 // accepted as long as nothing asks for that partition.
 func OpenGolden(ctx context.Context, path string, opt GoldenOptions) (*Golden, error) {
 	path, err := filepath.Abs(path)
@@ -79,7 +82,7 @@ func OpenGolden(ctx context.Context, path string, opt GoldenOptions) (*Golden, e
 	if !info.Mode().IsRegular() {
 		return nil, refuse("Copy it to a file first.", "golden image %s: not a regular file", path)
 	}
-	raw, err := unpacked(ctx, path, opt.CacheDir)
+	raw, err := unpacked(ctx, path, opt)
 	if err != nil {
 		return nil, fmt.Errorf("golden image %s: %w", path, err)
 	}
@@ -118,7 +121,7 @@ func (g *Golden) open(ctx context.Context, opt GoldenOptions) error {
 	if opt.Partition != "" && g.why != nil {
 		return g.why
 	}
-	if g.sum, g.proved, err = cachedSum(ctx, g.path, g.state, opt.CacheDir); err != nil {
+	if g.sum, g.proved, err = cachedSum(ctx, g.path, g.state, opt); err != nil {
 		return err
 	}
 	return g.Unchanged()
@@ -133,7 +136,7 @@ func (g *Golden) Prove(ctx context.Context) error {
 	if g.proved {
 		return nil
 	}
-	sum, err := sumFile(ctx, g.path, g.state.size)
+	sum, err := sumFile(ctx, g.path, g.state.size, nil)
 	if err != nil {
 		return err
 	}

@@ -64,7 +64,7 @@ func putTree(t testing.TB, image string, offset int64, p part) {
 // rootfs is a root file system as mender-convert makes it, with changes.
 func rootfs(changes ...string) part {
 	files := map[string]string{
-		"etc/fstab": "/dev/root / auto defaults 1 1\nproc /proc proc defaults 0 0\nLABEL=data /data ext4 defaults 0 0\n",
+		"etc/fstab":    "/dev/root / auto defaults 1 1\nproc /proc proc defaults 0 0\nLABEL=data /data ext4 defaults 0 0\n",
 		"etc/hostname": "x\n", "usr/bin/": "", "data/": "", "var/lib/mender": "->/data/mender",
 	}
 	for i := 0; i < len(changes); i += 2 {

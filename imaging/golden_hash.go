@@ -47,7 +47,7 @@ func dataWithin(file *os.File, from, to int64) ([]Span, error) {
 }
 
 // sumFile hashes a file's first size bytes without reading its holes.
-func sumFile(ctx context.Context, path string, size int64) (sum [sha256.Size]byte, err error) {
+func sumFile(ctx context.Context, path string, size int64, progress func(step string, done, total int64)) (sum [sha256.Size]byte, err error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return sum, err
@@ -74,6 +74,9 @@ func sumFile(ctx context.Context, path string, size int64) (sum [sha256.Size]byt
 			}
 			hash.Write(p)
 			at += int64(len(p))
+			if progress != nil {
+				progress("hash", at, size)
+			}
 		}
 		return nil
 	}
@@ -89,10 +92,14 @@ func sumFile(ctx context.Context, path string, size int64) (sum [sha256.Size]byt
 // cachedSum returns the image's hash, and whether it was computed now. In dir it
 // is kept under a name made from path and state, so that a changed file never
 // finds its old hash.
-func cachedSum(ctx context.Context, path string, state fileState, dir string) (sum [sha256.Size]byte, now bool, err error) {
+func cachedSum(ctx context.Context, path string, state fileState, opt GoldenOptions) (sum [sha256.Size]byte, now bool, err error) {
+	dir := opt.CacheDir
 	if dir == "" {
-		sum, err = sumFile(ctx, path, state.size)
+		sum, err = sumFile(ctx, path, state.size, opt.Progress)
 		return sum, true, err
+	}
+	if sum, ok := unpackedSum(path); ok {
+		return sum, false, nil
 	}
 	key := sha256.Sum256(fmt.Appendf(nil, "%s\x00%+v", path, state))
 	name := filepath.Join(dir, "golden-"+hex.EncodeToString(key[:16])+".sha256")
@@ -101,7 +108,7 @@ func cachedSum(ctx context.Context, path string, state fileState, dir string) (s
 			return [sha256.Size]byte(b), false, nil
 		}
 	}
-	if sum, err = sumFile(ctx, path, state.size); err != nil {
+	if sum, err = sumFile(ctx, path, state.size, opt.Progress); err != nil {
 		return sum, true, err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -11,7 +11,7 @@ import (
 func TestUnpackBesideItsName(t *testing.T) {
 	t.Chdir(t.TempDir())
 	t.Setenv("TMPDIR", filepath.Join(t.TempDir(), "missing"))
-	if err := unpackTo(t.Context(), "image.sdimg", strings.NewReader("image")); err != nil {
+	if err := unpackTo(t.Context(), "image.sdimg", strings.NewReader("image"), func() {}); err != nil {
 		t.Error(err)
 	}
 }

@@ -28,6 +28,7 @@ var goldenForms = map[string]func(t *testing.T, raw, dir string) string{
 	"gz":  packedBy("gzip", "gzip", "golden.img.gz"),
 	"xz":  packedBy("xz", "xz-utils", "golden.img.xz", "-0"),
 	"zst": packedBy("zstd", "zstd", "golden.img.zst"),
+	"bz2": packedBy("bzip2", "bzip2", "golden.wic.bz2"),
 }
 
 func packedBy(name, debianPackage, file string, args ...string) func(*testing.T, string, string) string {
