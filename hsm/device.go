@@ -211,3 +211,6 @@ func (d *device) Origin() Origin { return d.origin }
 
 // Close implements Source. The keys stay.
 func (d *device) Close() error { return d.pool.close() }
+
+// MadeBy implements Maker.
+func (d *device) MadeBy([]byte) string { return d.origin.Name() }

@@ -211,3 +211,6 @@ func (e *entropy) Close() error {
 	Wipe(e.last)
 	return e.pool.close()
 }
+
+// MadeBy implements Maker.
+func (e *entropy) MadeBy([]byte) string { return e.pool.origin(ModeEntropy, e.alg).Name() }

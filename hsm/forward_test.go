@@ -49,6 +49,7 @@ const (
 	readOnly
 	alwaysAuth
 	wrapAs
+	goneSlot
 	crashIn // 1 more than the function's number
 	crashHow
 	callsMade

@@ -130,6 +130,8 @@ type Origin struct {
 	NeverExtractable bool `json:"never_extractable,omitempty"`
 	// Warnings are what an auditor should know, in sentences.
 	Warnings []string `json:"warnings,omitempty"`
+	// Others are the further tokens that the keys are spread over.
+	Others []Origin `json:"others,omitempty"`
 }
 
 // Locator is what sources of ModeToken implement besides Source.

@@ -268,3 +268,6 @@ func (p *pool) origin(mode Mode, alg Algorithm) Origin {
 	o.Firmware = fmt.Sprintf("%d.%d", p.token.FirmwareVersion.Major, p.token.FirmwareVersion.Minor)
 	return o
 }
+
+// MadeBy implements Maker.
+func (w *wrapped) MadeBy([]byte) string { return w.origin.Name() }

@@ -52,6 +52,7 @@ enum {
 	READ_ONLY,     /* the token is write-protected */
 	ALWAYS_AUTH,   /* CKA_ALWAYS_AUTHENTICATE reads as true */
 	WRAP_AS,       /* CKM_AES_KEY_WRAP_PAD goes by this number alone; 0x1054 wraps under an RSA key */
+	GONE_SLOT,     /* the token labelled "factory" alone fails: 1 sessions of its slot, with CKR_DEVICE_REMOVED */
 	CRASH_IN,      /* a function's number in CK_FUNCTION_LIST: its next call .. */
 	CRASH_HOW,     /* .. 0 reads address 0, 1 aborts, 2 exits with 0, 3 jumps to 0, 4 crashes in a thread of its own */
 	CALLS,         /* out: calls so far */
@@ -147,6 +148,15 @@ static CK_ATTRIBUTE_PTR attribute(CK_ATTRIBUTE_PTR t, CK_ULONG n, CK_ATTRIBUTE_T
 static int wanting(CK_ATTRIBUTE_PTR t, CK_ULONG n)
 {
 	return (control[NEED_PRIVATE] && !attribute(t, n, CKA_PRIVATE)) || (control[NEED_PRIVATE] > 1 && !attribute(t, n, CKA_LABEL));
+}
+
+/* the slot of the token that GONE_SLOT takes away, found by its label */
+static CK_SLOT_ID gone_slot = (CK_SLOT_ID)-1;
+
+static int gone(CK_SESSION_HANDLE s)
+{
+	CK_SESSION_INFO info;
+	return control[GONE_SLOT] && real->C_GetSessionInfo(s, &info) == CKR_OK && info.slotID == gone_slot;
 }
 
 static CK_RV misbehave(void)
@@ -274,6 +284,11 @@ static CK_RV bad_C_GetTokenInfo(CK_SLOT_ID slot, CK_TOKEN_INFO_PTR info)
 	crash(IN_TOKEN);
 	if (rv == CKR_OK)
 		rv = real->C_GetTokenInfo(slot, info);
+	if (rv == CKR_OK && !memcmp(info->label, "factory ", 8)) {
+		gone_slot = slot;
+		if (control[GONE_SLOT])
+			return CKR_DEVICE_REMOVED;
+	}
 	if (rv == CKR_OK) {
 		info->flags |= control[TOKEN_FLAGS];
 		info->flags &= ~(CK_FLAGS)control[CLEAR_FLAGS];
@@ -344,6 +359,8 @@ static CK_RV bad_C_GenerateKeyPair(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_A
 	crash(IN_GENERATE);
 	rest_us(ms * 1000LL);
 	meet();
+	if (gone(s))
+		return CKR_DEVICE_REMOVED;
 	if (control[GENERATE_CODE])
 		return control[GENERATE_CODE];
 	if (rv)
@@ -419,6 +436,8 @@ static CK_RV bad_C_GenerateRandom(CK_SESSION_HANDLE s, CK_BYTE_PTR out, CK_ULONG
 {
 	CK_RV rv = misbehave();
 	crash(IN_RANDOM);
+	if (gone(s))
+		return CKR_DEVICE_REMOVED;
 	if (control[RANDOM_MOST] && n > control[RANDOM_MOST])
 		return CKR_DATA_LEN_RANGE;
 	if (n >= 32)
