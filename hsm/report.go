@@ -260,3 +260,13 @@ func (t *table) flush() error {
 	}
 	return t.tw.Flush()
 }
+
+// Add adds the outcome of something else that was tried with the token.
+func (r *TestReport) Add(check string, err error) {
+	c := Check{Name: check, OK: err == nil}
+	if err != nil {
+		c.Detail = explain(err.Error())
+		r.Verdict += " But: " + check + ": " + c.Detail + "."
+	}
+	r.Checks = append(r.Checks, c)
+}

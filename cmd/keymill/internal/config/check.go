@@ -25,6 +25,7 @@ func (c *Config) Choices() []Choice {
 		{"server.on_conflict", c.Server.OnConflict, []string{"fail", "replace-pending", "replace"}},
 		{"server.over_limit", c.Server.OverLimit, []string{"refuse", "allow"}},
 		{"server.tier", c.Server.Tier, mender.Tiers},
+		{"keys.kek_import", c.Keys.KEKImport, []string{"refuse", "allow"}},
 		{"keys.source", c.Keys.Source, []string{"software", "hsm", "hsm-entropy", "token"}},
 		{"keys.algorithm", c.Keys.Algorithm, algorithms()},
 		{"image.format", c.Image.Format, ImageFormats()},

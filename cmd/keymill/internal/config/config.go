@@ -140,10 +140,16 @@ type KeysConfig struct {
 	Source string `koanf:"source"`
 	// Algorithm: ed25519, ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096.
 	Algorithm string `koanf:"algorithm"`
-	// HSM names the token as an RFC 7512 URI with module-path and pin-source.
+	// HSM names the HSM token as an RFC 7512 URI with module-path and pin-source.
+	// A list names several: keys are spread over them, and one that fails is taken
+	// out. In variables and flags, a blank stands between them.
 	//
 	//	hsm: pkcs11:token=factory?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=/run/pin
-	HSM string `koanf:"hsm"`
+	HSM TokenList `koanf:"hsm"`
+	// KEKImport: refuse or allow. Where an HSM token can't give out the key that
+	// wraps device keys on their way, allow makes that key on this host and gives
+	// it to the token in clear; the evidence says so.
+	KEKImport string `koanf:"kek_import"`
 	// Sessions is the most sessions that are opened at the token. 0: what suits
 	// the token; `keymill hsm bench` finds the best number.
 	Sessions int `koanf:"sessions"`
@@ -157,6 +163,48 @@ type KeysConfig struct {
 	Limit int `koanf:"limit"`
 	// Device says how devices reach the tokens that their keys stay in.
 	Device DeviceTokenConfig `koanf:"device"`
+}
+
+// TokenList is one PKCS#11 URI or several, with blanks between them.
+type TokenList string
+
+// URIs returns the list's entries. A blank inside an entry stays in it, so that
+// whoever parses it says how to write it.
+func (l TokenList) URIs() []string {
+	var uris []string
+	for _, field := range strings.Fields(string(l)) {
+		if len(uris) > 0 && !strings.HasPrefix(field, "pkcs11:") {
+			uris[len(uris)-1] += " " + field
+			continue
+		}
+		uris = append(uris, field)
+	}
+	return uris
+}
+
+// First returns the first entry, "" if there is none.
+func (l TokenList) First() string {
+	if all := l.URIs(); len(all) > 0 {
+		return all[0]
+	}
+	return ""
+}
+
+// tokensFromList lets a list in the file name several tokens.
+func tokensFromList(from, to reflect.Type, data any) (any, error) {
+	list, ok := data.([]any)
+	if !ok || to != reflect.TypeFor[TokenList]() {
+		return data, nil
+	}
+	uris := make([]string, len(list))
+	for i, entry := range list {
+		uri, ok := entry.(string)
+		if !ok || len(TokenList(uri).URIs()) != 1 {
+			return nil, fmt.Errorf("%v is no PKCS#11 URI", entry)
+		}
+		uris[i] = uri
+	}
+	return strings.Join(uris, " "), nil
 }
 
 // DeviceTokenConfig says, for keys.source token, how devices reach their tokens.
@@ -343,7 +391,7 @@ func defaultConfig() Config {
 	}
 	return Config{
 		Server:    ServerConfig{URL: "https://hosted.mender.io", InFlight: 16, OnConflict: "fail", OverLimit: "refuse", Tier: "standard", ShelfLife: "365d", GiveUp: 15 * time.Minute},
-		Keys:      KeysConfig{Source: "software", Algorithm: "ed25519", Timeout: hsm.DefaultTimeout},
+		Keys:      KeysConfig{Source: "software", Algorithm: "ed25519", KEKImport: "refuse", Timeout: hsm.DefaultTimeout},
 		Image:     ImageConfig{Format: "raw", Inject: pipeline.DefaultInject()},
 		Report:    ReportConfig{Formats: []string{"csv", "jsonl", "xlsx"}},
 		Audit:     AuditConfig{Station: station},
@@ -394,7 +442,7 @@ func (l Layers) Load() (*Config, error) {
 	var cfg Config
 	err = k.UnmarshalWithConf("", &cfg, koanf.UnmarshalConf{Tag: "koanf", DecoderConfig: &mapstructure.DecoderConfig{
 		Result: &cfg, TagName: "koanf", ErrorUnused: true, WeaklyTypedInput: false,
-		DecodeHook: mapstructure.ComposeDecodeHookFunc(mapstructure.StringToTimeDurationHookFunc(), scalarsFromText, listsFromText),
+		DecodeHook: mapstructure.ComposeDecodeHookFunc(mapstructure.StringToTimeDurationHookFunc(), scalarsFromText, listsFromText, tokensFromList),
 	}})
 	if err != nil {
 		return nil, fault.As(fault.Usage, pipeline.WithHint(

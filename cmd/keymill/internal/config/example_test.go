@@ -200,6 +200,8 @@ func (c comments) schemaType(t reflect.Type, value reflect.Value, prefix string)
 		return c.schemaOf(t, value, prefix)
 	case t.Kind() == reflect.Map:
 		return map[string]any{"type": []string{"object", "null"}, "additionalProperties": c.schemaType(t.Elem(), reflect.Value{}, "")}
+	case t == reflect.TypeFor[TokenList]():
+		s = map[string]any{"type": []string{"string", "array"}, "items": map[string]any{"type": "string"}}
 	case t.Kind() == reflect.Slice:
 		s = map[string]any{"type": "array", "items": c.schemaType(t.Elem(), reflect.Value{}, "")}
 	case t.Kind() == reflect.String:

@@ -1,13 +1,16 @@
 package station
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
 	"keymill/cmd/keymill/internal/say"
 	"keymill/imaging"
 )
@@ -24,7 +27,7 @@ func (o *Options) Checks(cfg *config.Config) []Check {
 	c := checker{o, cfg}
 	return []Check{
 		{"secrets", c.checkSecrets}, {"e2fsprogs", checkTools}, {"golden image", c.checkGolden}, {"disk", c.checkDisk},
-		{"ledger", c.checkLedger}, {"keys", c.checkKeys}, {"server", c.checkServer},
+		{"ledger", c.checkLedger}, {"keys", c.checkKeys}, {"signing key", c.checkSigner}, {"server", c.checkServer},
 	}
 }
 
@@ -96,6 +99,25 @@ func (c checker) checkKeys(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%s, %s, about %.0f a second and core", c.cfg.Keys.Source, c.cfg.Keys.Algorithm, rate), nil
 }
 
+// checkSigner has the station's signing key sign, where there is one yet.
+func (c checker) checkSigner(ctx context.Context) (string, error) {
+	name := cmp.Or(c.cfg.Audit.SigningKey, config.BesideLedger(c.cfg.Ledger, SigningKeyFile))
+	if !strings.HasPrefix(name, "pkcs11:") && !files.Exists(name) {
+		return name + " will be made by the first run", nil
+	}
+	signer, err := c.opts.Signer(ctx, c.cfg, c.opts.log(c.cfg))
+	if err != nil {
+		return "", err
+	}
+	if err := signer.Close(); err != nil {
+		return "", fault.OfHSM(ctx, err)
+	}
+	if custody := signer.Custody; custody != nil {
+		return fmt.Sprintf("%s in the HSM token %s/%s signs", custody.Algorithm, custody.TokenSerial, custody.TokenLabel), nil
+	}
+	return name + " can be read", nil
+}
+
 func (c checker) checkServer(ctx context.Context) (string, error) {
 	server, err := c.opts.OpenServer(c.cfg, c.opts.log(c.cfg))
 	if err != nil {
@@ -124,8 +146,10 @@ func (c checker) checkSecrets(context.Context) (string, error) {
 			return "", err
 		}
 	}
-	if err := c.opts.Settings.Env.GuardPIN("keys.hsm", c.cfg.Keys.HSM); err != nil {
-		return "", err
+	for _, uri := range c.cfg.Keys.HSM.URIs() {
+		if err := c.opts.Settings.Env.GuardPIN("keys.hsm", uri); err != nil {
+			return "", err
+		}
 	}
 	if err := c.opts.Settings.Env.GuardSigningKey(c.cfg.Audit.SigningKey); err != nil {
 		return "", err

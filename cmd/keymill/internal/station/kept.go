@@ -10,10 +10,10 @@ import (
 	"keymill/pipeline"
 )
 
-// kept is the token in which a lot's keys stay. It is nil for lots whose keys
+// kept are the tokens in which a lot's keys stay. It is nil for lots whose keys
 // lie in packs and images.
 type kept struct {
-	token   *hsm.Kept
+	tokens  []*hsm.Kept
 	journal *hsm.FileJournal
 	log     *slog.Logger
 	missing int // keys that the token doesn't have
@@ -24,15 +24,19 @@ func (l *Lot) openKept(ctx context.Context) (*kept, error) {
 	if l.Lot.Keys != pipeline.KeysInToken {
 		return nil, nil
 	}
-	config, journal, err := l.opts.HSMConfig(l.Config, l.Log, hsm.OpenJournal)
+	configs, journal, err := l.opts.HSMConfigs(l.Config, l.Log, hsm.OpenJournal)
 	if err != nil {
 		return nil, err
 	}
-	token, err := hsm.OpenKept(ctx, config)
-	if err != nil {
-		return nil, errors.Join(fault.OfHSM(ctx, err), journal.Close())
+	k := &kept{journal: journal, log: l.Log}
+	for _, config := range configs {
+		token, err := hsm.OpenKept(ctx, config)
+		if err != nil {
+			return nil, errors.Join(fault.OfHSM(ctx, err), k.Close())
+		}
+		k.tokens = append(k.tokens, token)
 	}
-	return &kept{token: token, journal: journal, log: l.Log}, nil
+	return k, nil
 }
 
 // keysMayStay gives advice where the token can't be opened.
@@ -50,21 +54,27 @@ func (k *kept) destroy(ctx context.Context, rec *pipeline.Record) (fate string, 
 	if k == nil || len(rec.PublicKey) == 0 {
 		return pipeline.KeyDestroyed, nil
 	}
-	found, err := k.token.Destroy(ctx, rec.PublicKey)
-	if err != nil {
-		return "", fault.OfHSM(ctx, err)
+	for _, token := range k.tokens {
+		found, err := token.Destroy(ctx, rec.PublicKey)
+		if err != nil {
+			return "", fault.OfHSM(ctx, err)
+		}
+		if found {
+			return pipeline.KeyDestroyed, nil
+		}
 	}
-	if !found {
-		k.missing++
-		k.log.Warn("the device's key is not in this token", "device", rec.Identity.Name(), "row", rec.Row)
-		return "", nil
-	}
-	return pipeline.KeyDestroyed, nil
+	k.missing++
+	k.log.Warn("the device's key is not in this token", "device", rec.Identity.Name(), "row", rec.Row)
+	return "", nil
 }
 
 func (k *kept) Close() error {
 	if k == nil {
 		return nil
 	}
-	return errors.Join(k.token.Close(), k.journal.Close())
+	var problems []error
+	for _, token := range k.tokens {
+		problems = append(problems, token.Close())
+	}
+	return errors.Join(append(problems, k.journal.Close())...)
 }

@@ -32,6 +32,16 @@ func originFacts(o hsm.Origin) map[string]string {
 		"token_label": o.TokenLabel, "token_serial": o.TokenSerial, "token_model": o.TokenModel, "token_firmware": o.Firmware,
 		"key_mechanism": o.Mechanism, "key_transport": o.Transport, "key_warnings": strings.Join(o.Warnings, "; "),
 	}
+	if o.Module != "" {
+		values["key_module_path"], values["key_module_sha256"] = o.ModulePath, o.ModuleSHA256
+	}
+	if len(o.Others) > 0 {
+		names := []string{o.Name()}
+		for _, other := range o.Others {
+			names = append(names, other.Name())
+		}
+		values["tokens"] = strings.Join(names, ", ")
+	}
 	if o.Mode == hsm.ModeHSM || o.Mode == hsm.ModeToken { // the others make no keys in the token
 		values["key_always_sensitive"] = strconv.FormatBool(o.AlwaysSensitive)
 		values["key_never_extractable"] = strconv.FormatBool(o.NeverExtractable)
@@ -66,6 +76,14 @@ func (s *stationKeys) Generate(ctx context.Context, label string) (private, publ
 		err = &pipeline.Outage{Part: pipeline.PartHSM, Err: err, Hint: hsm.Hint(err)}
 	}
 	return private, public, err
+}
+
+// MadeBy names the HSM token that made a key, "" for keys in software.
+func (s *stationKeys) MadeBy(public []byte) string {
+	if maker, ok := s.Source.(hsm.Maker); ok {
+		return maker.MadeBy(public)
+	}
+	return ""
 }
 
 func (s *stationKeys) Close() error {
@@ -129,11 +147,11 @@ func (o *Options) openKeys(ctx context.Context, cfg *config.Config, log *slog.Lo
 		source, err := hsm.Software(algorithm)
 		return &stationKeys{Source: source}, err
 	}
-	config, journal, err := o.HSMConfig(cfg, log, hsm.OpenJournal)
+	configs, journal, err := o.HSMConfigs(cfg, log, hsm.OpenJournal)
 	if err != nil {
 		return nil, err
 	}
-	source, err := hsm.Open(ctx, mode, algorithm, config)
+	source, err := hsm.OpenSpread(ctx, mode, algorithm, configs...)
 	if err != nil {
 		return nil, errors.Join(fault.OfHSM(ctx, err), journal.Close())
 	}
@@ -143,29 +161,34 @@ func (o *Options) openKeys(ctx context.Context, cfg *config.Config, log *slog.Lo
 	return &stationKeys{source, journal}, nil
 }
 
-// HSMConfig names the token. The journal of token objects lies beside the
+// HSMConfigs name the tokens. The journal of token objects lies beside the
 // ledger and is opened by open; the caller closes it. Without open there is none.
-func (o *Options) HSMConfig(cfg *config.Config, log *slog.Logger, open func(path string) (*hsm.FileJournal, error)) (hsm.Config, *hsm.FileJournal, error) {
-	if err := o.checkToken(cfg); err != nil {
-		return hsm.Config{}, nil, err
+func (o *Options) HSMConfigs(cfg *config.Config, log *slog.Logger, open func(path string) (*hsm.FileJournal, error)) ([]hsm.Config, *hsm.FileJournal, error) {
+	if err := o.checkTokens(cfg); err != nil {
+		return nil, nil, err
 	}
-	config := hsm.Config{
-		URI: cfg.Keys.HSM, PIN: o.pin, Log: log, Timeout: cfg.Keys.Timeout, Modules: o.Modules, Tell: o.Hooks.Notice,
-		Limits: hsm.Limits{Sessions: cfg.Keys.Sessions, Objects: cfg.Keys.TokenObjects, Keys: cfg.Keys.Limit},
+	var configs []hsm.Config
+	for _, uri := range cfg.Keys.HSM.URIs() {
+		configs = append(configs, hsm.Config{
+			URI: uri, PIN: o.pin, Log: log, Timeout: cfg.Keys.Timeout, Modules: o.Modules, Tell: o.Hooks.Notice, ImportKEK: cfg.Keys.KEKImport == "allow",
+			Limits: hsm.Limits{Sessions: cfg.Keys.Sessions, Objects: cfg.Keys.TokenObjects, Keys: cfg.Keys.Limit},
+		})
 	}
 	if open == nil {
-		return config, nil, nil
+		return configs, nil, nil
 	}
 	journal, err := open(hsmJournalPath(cfg.Ledger))
 	if errors.Is(err, hsm.ErrJournalInUse) {
-		return hsm.Config{}, nil, fault.As(fault.Usage, pipeline.WithHint(err,
+		return nil, nil, fault.As(fault.Usage, pipeline.WithHint(err,
 			"Let it end: what it makes in the token at this moment looks like what a crash left there."))
 	}
 	if err != nil {
-		return hsm.Config{}, nil, fault.StorageOutage(err)
+		return nil, nil, fault.StorageOutage(err)
 	}
-	config.Journal = journal
-	return config, journal, nil
+	for i := range configs {
+		configs[i].Journal = journal
+	}
+	return configs, journal, nil
 }
 
 func hsmJournalPath(ledger string) string { return config.BesideLedger(ledger, "keymill-hsm-journal") }

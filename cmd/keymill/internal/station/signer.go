@@ -21,6 +21,8 @@ const SigningKeyFile = "keymill-signing-key.pem"
 type Signer struct {
 	crypto.Signer           // nil before it was opened
 	token         io.Closer // nil for keys in files
+	// Custody says what the key's HSM token says of it; nil for keys in files.
+	Custody *hsm.Custody
 }
 
 // Close ends the session with the key's token.
@@ -40,9 +42,9 @@ func (o *Options) Signer(ctx context.Context, cfg *config.Config, log *slog.Logg
 	}
 	if strings.HasPrefix(name, "pkcs11:") {
 		// The module and the PIN's place may be those of the keys' token.
-		if cfg.Keys.HSM != "" {
+		if first := cfg.Keys.HSM.First(); first != "" {
 			var err error
-			if name, err = hsm.Complete(name, cfg.Keys.HSM); err != nil {
+			if name, err = hsm.Complete(name, first); err != nil {
 				return Signer{}, fault.As(fault.Usage, err)
 			}
 		}
@@ -52,7 +54,8 @@ func (o *Options) Signer(ctx context.Context, cfg *config.Config, log *slog.Logg
 		if err != nil {
 			return Signer{}, fault.OfHSM(ctx, err)
 		}
-		return Signer{key, key}, nil
+		custody := key.Custody()
+		return Signer{key, key, &custody}, nil
 	}
 	if name == "" {
 		name = config.BesideLedger(cfg.Ledger, SigningKeyFile)
@@ -64,5 +67,5 @@ func (o *Options) Signer(ctx context.Context, cfg *config.Config, log *slog.Logg
 	if created {
 		o.notice(fmt.Sprintf("Made the station's signing key %s (0600). Hand its public half to the auditor now: keymill audit key", name))
 	}
-	return Signer{key, nil}, nil
+	return Signer{key, nil, nil}, nil
 }
