@@ -265,9 +265,13 @@ func (c *checker) rounded(r *rawRow, i int, v string) bool {
 		return false
 	}
 	col := &c.cols[i]
-	may, sure := scientific(v)
+	may, sure := false, false
+	number, exponent := numeric(v)
+	if exponent {
+		may, sure = scientific(v)
+	}
 	switch {
-	case !may && numeric(v):
+	case number:
 		col.numbers++
 	case !may:
 		col.texts++
@@ -297,14 +301,27 @@ func (c *checker) unique(ctx context.Context, r *rawRow) error {
 		if !col.Unique || c.values[i] == "" {
 			continue
 		}
-		place := Problem{Row: r.number, Column: col.Header, Cell: cellName(i, r.number), Value: shown(c.values[i])}
-		found, err := c.seen.value(ctx, i, pipeline.Attr{Name: col.Attribute, Value: c.values[i]}, place)
-		c.reportAll(found)
-		if err != nil {
-			return err
+		first, full := c.seen.value(place{r.number, i}, pipeline.Attr{Name: col.Attribute, Value: c.values[i]})
+		if first > 0 {
+			c.flaw(r, i, c.values[i], flaw{what: fmt.Sprintf("the %s must be unique, and is the same as in row %d", col.Attribute, first),
+				remedy: "correct one of the rows; manifest.unique lists what must be unique"})
+		}
+		if full {
+			if err := c.askHeld(ctx); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// askHeld reports which of the unique values that wait other devices have.
+func (c *checker) askHeld(ctx context.Context) error {
+	return c.seen.flushValues(ctx, func(at place, attr pipeline.Attr, where string) {
+		c.add(Problem{Row: at.row, Column: c.l.cols[at.col].Header, Cell: cellName(at.col, at.row), Value: shown(attr.Value),
+			What:   fmt.Sprintf("the %s must be unique, and another device has it already: %s", attr.Name, where),
+			Remedy: "find out which of the two is right; manifest.unique lists what must be unique"})
+	})
 }
 
 const keyRemedy = "take keys and certificates out of the manifest: keymill makes the keys, and every value goes to the server and into reports"
@@ -348,8 +365,7 @@ func (c *checker) finish(ctx context.Context) error {
 	last, err := c.seen.flush(ctx)
 	c.reportAll(last)
 	if err == nil {
-		last, err = c.seen.flushValues(ctx)
-		c.reportAll(last)
+		err = c.askHeld(ctx)
 	}
 	c.finishColumns()
 	for i, col := range c.l.cols {

@@ -93,7 +93,19 @@ func scientific(v string) (may, sure bool) {
 }
 
 // numeric reports whether a value is made of digits, perhaps with a sign and
-// separators.
-func numeric(v string) bool {
-	return v != "" && strings.Trim(v, "0123456789.,-+ ") == "" && strings.ContainsAny(v, "0123456789")
+// separators, and whether an e or E is all that is among them.
+func numeric(v string) (number, exponent bool) {
+	digits := false
+	for i := range len(v) {
+		switch c := v[i]; {
+		case '0' <= c && c <= '9':
+			digits = true
+		case c == '.' || c == ',' || c == '-' || c == '+' || c == ' ':
+		case c == 'e' || c == 'E':
+			exponent = true
+		default:
+			return false, false
+		}
+	}
+	return digits && !exponent, digits && exponent
 }

@@ -2,8 +2,8 @@ package sources
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
+	"hash/maphash"
 	"strings"
 
 	"keymill/pipeline"
@@ -27,65 +27,60 @@ type seen struct {
 	taken func(ctx context.Context, ids []pipeline.IdentitySum) (map[pipeline.IdentitySum]string, error)
 	batch []pipeline.IdentitySum
 	rows  []Problem // of the batch, without What
-	// values finds values of unique attributes, by the attribute's column.
-	values map[int]map[halfSum]int32
+	// values finds values of unique attributes, by the attribute's column. Two
+	// hashes with seeds of their own tell them apart as halfSum does.
+	values map[int]map[[2]uint64]int32
+	seeds  [2]maphash.Seed
 	held   func(ctx context.Context, values []pipeline.Attr) (map[pipeline.Attr]string, error)
 	asked  []pipeline.Attr
-	places []Problem // of asked, without What
+	places []place // of asked
 }
+
+// place is a cell's.
+type place struct{ row, col int }
 
 func newSeen(cfg Config, header string) *seen {
 	return &seen{header: header, first: map[halfSum]int32{}, names: map[string]int32{}, macs: map[MAC]int32{}, taken: cfg.Taken,
-		values: map[int]map[halfSum]int32{}, held: cfg.Held}
+		values: map[int]map[[2]uint64]int32{}, seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}, held: cfg.Held}
 }
 
-// value notes the value of a unique attribute; place is the problem that it
-// would be, without What. It returns what is wrong with it and with those that
-// the ledger was now asked about.
-func (s *seen) value(ctx context.Context, col int, attr pipeline.Attr, place Problem) ([]Problem, error) {
-	column := s.values[col]
+// value notes the value of a unique attribute and returns the row in which it
+// occurred before, 0 for a new one. full says that it is time to flushValues.
+func (s *seen) value(at place, attr pipeline.Attr) (first int32, full bool) {
+	column := s.values[at.col]
 	if column == nil {
-		column = map[halfSum]int32{}
-		s.values[col] = column
+		column = map[[2]uint64]int32{}
+		s.values[at.col] = column
 	}
-	sum := sha256.Sum256([]byte(attr.Value))
-	key := halfSum(sum[:16])
+	key := [2]uint64{maphash.String(s.seeds[0], attr.Value), maphash.String(s.seeds[1], attr.Value)}
 	if first, dup := column[key]; dup {
-		place.What = fmt.Sprintf("the %s must be unique, and is the same as in row %d", attr.Name, first)
-		place.Remedy = "correct one of the rows; manifest.unique lists what must be unique"
-		return []Problem{place}, nil
+		return first, false
 	}
-	column[key] = int32(place.Row) //nolint:gosec // see add
+	column[key] = int32(at.row) //nolint:gosec // see add
 	if s.held == nil {
-		return nil, nil
+		return 0, false
 	}
-	s.asked, s.places = append(s.asked, attr), append(s.places, place)
-	if len(s.asked) < takenBatch {
-		return nil, nil
-	}
-	return s.flushValues(ctx)
+	s.asked, s.places = append(s.asked, attr), append(s.places, at)
+	return 0, len(s.asked) >= takenBatch
 }
 
-// flushValues asks the ledger about the values that wait.
-func (s *seen) flushValues(ctx context.Context) ([]Problem, error) {
+// flushValues asks the ledger about the values that wait, and calls found for
+// those that other devices have.
+func (s *seen) flushValues(ctx context.Context, found func(at place, attr pipeline.Attr, where string)) error {
 	if len(s.asked) == 0 {
-		return nil, nil
+		return nil
 	}
 	where, err := s.held(ctx, s.asked)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var found []Problem
 	for i, attr := range s.asked {
-		if at, ok := where[attr]; ok {
-			p := s.places[i]
-			p.What = fmt.Sprintf("the %s must be unique, and another device has it already: %s", attr.Name, at)
-			p.Remedy = "find out which of the two is right; manifest.unique lists what must be unique"
-			found = append(found, p)
+		if holder, ok := where[attr]; ok {
+			found(s.places[i], attr, holder)
 		}
 	}
 	s.asked, s.places = s.asked[:0], s.places[:0]
-	return found, nil
+	return nil
 }
 
 // add notes a device and returns what is wrong with its identity, and with

@@ -87,6 +87,13 @@ func (w *workbook) worksheets() (b bookParts, err error) {
 	b.parts = map[string]string{}
 	for _, r := range rels.Items {
 		target := resolve(dir, r.Target)
+		if _, ok := w.parts[partName(target)]; !ok {
+			// Some writers relate parts from the archive's root.
+			target = w.related("", resolve("", r.Target))
+			if target == "" {
+				target = resolve(dir, r.Target)
+			}
+		}
 		switch {
 		case r.Mode == "External":
 		case strings.HasSuffix(r.Type, "/worksheet"):

@@ -345,9 +345,8 @@ func (s *sheetScan) cellBody(cell *cellInfo, kind string) error {
 		}
 		switch {
 		case !x.start:
-			if cell.formula && values == 0 {
-				cell.pending = true
-			}
+			// An empty text is a result, too; an empty number is none.
+			cell.pending = cell.formula && (values == 0 || kind == "" && cell.kind == kindEmpty)
 			return nil
 		case s.is("v"):
 			empty := x.end

@@ -42,7 +42,8 @@ func book(t testing.TB, rows [][]any, edit func(f *excelize.File, sheet string) 
 	return b.Bytes()
 }
 
-// surgery rewrites parts of a workbook; a nil result removes the part.
+// surgery rewrites parts of a workbook; a nil result removes the part. Parts that
+// it lacks are added.
 func surgery(t testing.TB, xlsx []byte, edit map[string]func([]byte) []byte) []byte {
 	t.Helper()
 	in, err := zip.NewReader(bytes.NewReader(xlsx), int64(len(xlsx)))
@@ -51,6 +52,18 @@ func surgery(t testing.TB, xlsx []byte, edit map[string]func([]byte) []byte) []b
 	}
 	var b bytes.Buffer
 	out := zip.NewWriter(&b)
+	for name, e := range edit {
+		if slices.ContainsFunc(in.File, func(f *zip.File) bool { return f.Name == name }) {
+			continue
+		}
+		w, err := out.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(e(nil)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, f := range in.File {
 		r, err := f.Open()
 		if err != nil {
