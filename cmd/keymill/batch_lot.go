@@ -47,34 +47,25 @@ type lotResult struct {
 // manifest where it belongs. outage says that the next lot would fare as this
 // one; an error, that the folder cannot be worked with.
 func (b *batch) work(ctx context.Context, d dropped) (outage bool, err error) {
-	lotApp := *b.app
-	lotApp.begun, lotApp.json = b.meter.begun, false
-	if b.app.json {
-		lotApp.out = io.Discard
-	} else {
-		b.app.printf("== %s\n", d.name())
-	}
-	b.log.Info("lot begins", "lot", d.lot, "manifest", d.name())
+	b.Begins(d.name())
+	b.Log.Info("lot begins", "lot", d.lot, "manifest", d.name())
 	b.tell(statusLine("lot " + d.lot + " begins"))
-	ended := b.app.telemetry.beginVerb(b.cmd, d.lot)
-	runErr := lotApp.run(b.cmd, d.path, d.lot)
+	working, ended := b.telemetry.beginVerb(ctx, b.Verb, d.lot)
+	runErr := b.Settled(station.Run(working, b.Station, d.path, d.lot))
 	ended(runErr)
 	return outOfOrder(runErr), b.conclude(ctx, d, runErr)
 }
 
 // conclude tells what became of a lot, and puts its manifest where it belongs.
 func (b *batch) conclude(ctx context.Context, d dropped, runErr error) (err error) {
-	says := b.app.stdio
-	if errors.Is(runErr, context.Canceled) {
-		says.err = io.Discard // the batch says so, at its own end
-	}
-	r := lotResult{Lot: d.lot, Manifest: d.name(), kind: report(says, runErr)}
+	r := lotResult{Lot: d.lot, Manifest: d.name(), kind: fault.KindOf(runErr)}
 	r.ExitCode = r.kind.ExitCode()
 	if runErr != nil {
+		b.Fault(runErr)
 		r.Error, r.Hint = runErr.Error(), fault.Hint(runErr)
 	}
 	if r.Outcome = outcomeOf(r.kind); r.Outcome == outcomeFailed {
-		b.retryAt[d.lot] = time.Now().Add(b.cfg.Batch.Retry)
+		b.retryAt[d.lot] = time.Now().Add(b.Config.Batch.Retry)
 	}
 	// What the lot came to is put down also when the batch was told to stop.
 	err = b.settle(context.WithoutCancel(ctx), d, &r)
@@ -83,15 +74,11 @@ func (b *batch) conclude(ctx context.Context, d dropped, runErr error) (err erro
 	if err != nil {
 		return err
 	}
-	if b.app.json {
-		err = b.app.writeJSON(r)
-	} else if r.Moved != "" {
-		b.app.printf("Manifest: %s\n", r.Moved)
-	}
+	err = b.Ended(r)
 	b.flush(ctx)
 	b.show(ctx, false)
 	if pushErr := b.meter.push(ctx, time.Now(), false); pushErr != nil && ctx.Err() == nil {
-		b.log.Warn("metrics", "error", pushErr)
+		b.Log.Warn("metrics", "error", pushErr)
 	}
 	return err
 }
@@ -134,11 +121,11 @@ func (b *batch) settle(ctx context.Context, d dropped, r *lotResult) error {
 		return err
 	}
 	if err != nil {
-		b.log.Warn("the ledger does not tell how the lot stands", "lot", d.lot, "error", err)
+		b.Log.Warn("the ledger does not tell how the lot stands", "lot", d.lot, "error", err)
 	}
 	r.Totals = totals
 	n := &notification{
-		Schema: notificationSchema, Time: time.Now().UTC(), Station: b.cfg.Audit.Station, Lot: d.lot, Manifest: d.name(),
+		Schema: notificationSchema, Time: time.Now().UTC(), Station: b.Config.Audit.Station, Lot: d.lot, Manifest: d.name(),
 		ExitCode: r.ExitCode, Error: r.Error, Hint: r.Hint, Totals: totals,
 	}
 	stamp := strconv.FormatInt(n.Time.UnixMicro(), 10) // x.csv and x.xlsx may both be refused in one second
@@ -188,7 +175,7 @@ func (b *batch) tellFailed(n *notification) error {
 
 // balance returns how a lot stands, nil totals if the ledger does not have it.
 func (b *batch) balance(ctx context.Context, name string) (lot pipeline.Lot, totals *pipeline.Totals, err error) {
-	books, err := station.OpenKnown(ctx, b.cfg.Ledger)
+	books, err := station.OpenKnown(ctx, b.Config.Ledger)
 	if err != nil || books == nil {
 		return lot, nil, err
 	}
@@ -253,7 +240,8 @@ func (b *batch) refuseChanged(ctx context.Context, d dropped, r *lotResult, n no
 		fmt.Errorf("the manifest was changed after it was taken: lot %s was made, and closed, of the %s that it had then", d.lot, say.Count(devices, "device")),
 		"Drop the rows that are missing under another name; write NAME.csv.part and rename it when it is complete."))
 	r.late = true
-	r.kind = report(b.app.stdio, err)
+	b.Fault(err)
+	r.kind = fault.KindOf(err)
 	r.Outcome, r.ExitCode, r.Error, r.Hint = outcomeRefused, r.kind.ExitCode(), err.Error(), fault.Hint(err)
 	n.Time = time.Now().UTC()
 	n.ExitCode, n.Error, n.Hint = r.ExitCode, r.Error, r.Hint
@@ -263,21 +251,21 @@ func (b *batch) refuseChanged(ctx context.Context, d dropped, r *lotResult, n no
 // problems checks a manifest once more, for its report. That it cannot be read
 // is in the report already.
 func (b *batch) problems(ctx context.Context, d dropped, each func(sources.Problem)) (rows int) {
-	books, err := station.OpenKnown(ctx, b.cfg.Ledger)
+	books, err := station.OpenKnown(ctx, b.Config.Ledger)
 	if err != nil {
-		b.log.Warn("the report lacks what other lots hold", "manifest", d.name(), "error", err)
+		b.Log.Warn("the report lacks what other lots hold", "manifest", d.name(), "error", err)
 	}
 	if books != nil {
 		defer books.Close()
 	}
-	manifest, err := station.OpenManifest(d.path, b.cfg, d.lot, books)
+	manifest, err := station.OpenManifest(d.path, b.Config, d.lot, books)
 	if err != nil {
 		return 0
 	}
 	defer manifest.Close()
 	summary, err := manifest.Check(ctx, each)
 	if err != nil && !sources.Refused(err) {
-		b.log.Warn("the report is not complete", "manifest", d.name(), "error", err)
+		b.Log.Warn("the report is not complete", "manifest", d.name(), "error", err)
 	}
 	return summary.Rows
 }

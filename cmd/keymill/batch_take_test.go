@@ -58,7 +58,11 @@ func (n *night) open() *batch {
 	if err := cmd.ParseFlags(n.args()[2:]); err != nil {
 		n.t.Fatal(err)
 	}
-	b, held, err := a.openBatch(cmd, n.drop)
+	o, err := a.batchOptions(cmd, n.drop, false)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	b, held, err := openBatch(n.t.Context(), o)
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -39,8 +39,8 @@ func (a *app) doctor(cmd *cobra.Command) error {
 	findings := []finding{found("configuration", "readable, nothing unknown in it", err)}
 	if err == nil {
 		o := a.options(cmd)
-		checks := append(o.Checks(cfg), station.Check{Name: "told", Run: func(context.Context) (string, error) { return a.checkTold(cfg) }},
-			station.Check{Name: "telemetry", Run: func(ctx context.Context) (string, error) { return a.checkTelemetry(ctx, cfg) }})
+		checks := append(o.Checks(cfg), station.Check{Name: "told", Run: func(context.Context) (string, error) { return checkTold(cfg, a.env) }},
+			station.Check{Name: "telemetry", Run: func(ctx context.Context) (string, error) { return checkTelemetry(ctx, cfg, a.env) }})
 		for _, check := range checks {
 			detail, err := check.Run(ctx)
 			findings = append(findings, found(check.Name, detail, err))

@@ -277,6 +277,9 @@ func writeTextfile(path string, reg *prometheus.Registry) error {
 	return nil
 }
 
+// restAfterFailure is how long a receiver that failed is left alone at first.
+const restAfterFailure = time.Minute
+
 // pushTimeout is the most time for a Pushgateway.
 const pushTimeout = 5 * time.Second
 
@@ -289,7 +292,7 @@ func (m *meter) push(ctx context.Context, now time.Time, last bool) error {
 	}
 	err := pushMetrics(ctx, m.cfg.Pushgateway, "keymill", m.station, m.reg)
 	if err != nil {
-		m.pushRest = now.Add(outboxRest)
+		m.pushRest = now.Add(restAfterFailure)
 	}
 	return err
 }

@@ -107,7 +107,7 @@ func TestPushRests(t *testing.T) {
 		after time.Duration
 		last  bool
 		asked int
-	}{{0, false, 1}, {time.Second, false, 1}, {outboxRest, false, 2}, {outboxRest + time.Second, true, 3}} {
+	}{{0, false, 1}, {time.Second, false, 1}, {restAfterFailure, false, 2}, {restAfterFailure + time.Second, true, 3}} {
 		err := m.push(t.Context(), now.Add(step.after), step.last)
 		if asked != step.asked {
 			t.Errorf("after %v: %v, asked %d times, want %d", step.after, err, asked, step.asked)

@@ -62,8 +62,8 @@ type webhook struct {
 	client *retryablehttp.Client
 }
 
-// webhook returns the configured webhook, nil if there is none.
-func (a *app) webhook(cfg config.NotifyConfig) (*webhook, error) {
+// newWebhook returns the configured webhook, nil if there is none.
+func newWebhook(cfg config.NotifyConfig, env config.Environ) (*webhook, error) {
 	if cfg.URL == "" {
 		return nil, nil
 	}
@@ -72,7 +72,7 @@ func (a *app) webhook(cfg config.NotifyConfig) (*webhook, error) {
 		// The URL is not shown: with some receivers it is the password.
 		return nil, fault.Usagef("notify.url must be an https URL, or http on this machine")
 	}
-	secret, err := a.webhookSecret(cfg.SecretFile)
+	secret, err := webhookSecret(cfg.SecretFile, env)
 	if err != nil {
 		return nil, fault.As(fault.Usage, err)
 	}
@@ -93,15 +93,15 @@ func (a *app) webhook(cfg config.NotifyConfig) (*webhook, error) {
 
 // webhookSecret finds the key that signs: a file that is named, the systemd
 // credential, the environment.
-func (a *app) webhookSecret(file string) ([]byte, error) {
-	text := a.env.Get("KEYMILL_WEBHOOK_SECRET")
+func webhookSecret(file string, env config.Environ) ([]byte, error) {
+	text := env.Get("KEYMILL_WEBHOOK_SECRET")
 	if file == "" {
-		if credential, given := a.env.CredentialFile("webhook-secret"); given {
+		if credential, given := env.CredentialFile("webhook-secret"); given {
 			file = credential
 		}
 	}
 	if file != "" {
-		if err := a.env.GuardSecret("notify.secret_file", file); err != nil {
+		if err := env.GuardSecret("notify.secret_file", file); err != nil {
 			return nil, err
 		}
 		data, err := files.ReadShort(file)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"path/filepath"
 	"strings"
 
@@ -14,16 +15,16 @@ import (
 
 // checkTold looks at what tells people of a batch: whether the webhook's key and
 // the hook's program are there, and metrics can be written. Nobody is called.
-func (a *app) checkTold(cfg *config.Config) (string, error) {
+func checkTold(cfg *config.Config, env config.Environ) (string, error) {
 	var told []string
-	web, err := a.webhook(cfg.Notify)
+	web, err := newWebhook(cfg.Notify, env)
 	if err != nil {
 		return "", err
 	}
 	if web != nil {
 		told = append(told, "webhook")
 	}
-	command, err := a.hook(cfg.Notify, "")
+	command, err := newHook(cfg.Notify, "", env, io.Discard)
 	if err != nil {
 		return "", err
 	}

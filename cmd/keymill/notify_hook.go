@@ -29,8 +29,9 @@ type hook struct {
 // hookEnv lists what a hook gets of our environment: nothing that can be a secret.
 var hookEnv = []string{"PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR"}
 
-// hook returns the configured command, nil if there is none.
-func (a *app) hook(cfg config.NotifyConfig, dir string) (*hook, error) {
+// newHook returns the configured command, nil if there is none. It runs in dir;
+// what it says goes to out.
+func newHook(cfg config.NotifyConfig, dir string, env config.Environ, out io.Writer) (*hook, error) {
 	if len(cfg.Command) == 0 {
 		return nil, nil
 	}
@@ -42,8 +43,8 @@ func (a *app) hook(cfg config.NotifyConfig, dir string) (*hook, error) {
 		return nil, fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("notify.command: %w", err),
 			"Name a program that can be run; arguments are further entries of the list."))
 	}
-	h := &hook{argv: append([]string{program}, cfg.Command[1:]...), dir: dir, out: a.err}
-	for _, pair := range a.env {
+	h := &hook{argv: append([]string{program}, cfg.Command[1:]...), dir: dir, out: out}
+	for _, pair := range env {
 		if name, _, _ := strings.Cut(pair, "="); slices.Contains(hookEnv, name) {
 			h.env = append(h.env, pair)
 		}

@@ -43,22 +43,33 @@ type target struct {
 	deliver func(ctx context.Context, n *notification, body []byte) error
 }
 
-const (
-	outboxLife = 7 * 24 * time.Hour // a receiver that is away for longer is not coming back
-	outboxRest = time.Minute        // between the first round that failed and the next
-)
+// outboxLife is how long a notification waits: a receiver that is away for
+// longer is not coming back.
+const outboxLife = 7 * 24 * time.Hour
+
+// rested puts the rest after a failure to an end: nobody tries again later.
+func (o *outbox) rested() { o.restUntil = time.Time{} }
+
+// outboxPlace says where an outbox lies and what its receivers get.
+type outboxPlace struct {
+	dir     string // of pending notifications
+	hookDir string // that the hook runs in
+	env     config.Environ
+	hookOut io.Writer // what the hook says
+	log     *slog.Logger
+}
 
 // openOutbox prepares the receivers that are configured.
-func (a *app) openOutbox(cfg config.NotifyConfig, folder *dropFolder, log *slog.Logger) (*outbox, error) {
-	o := &outbox{dir: folder.state("outbox"), timeout: cfg.Timeout, log: log, failures: map[string]int{}}
-	web, err := a.webhook(cfg)
+func openOutbox(cfg config.NotifyConfig, p outboxPlace) (*outbox, error) {
+	o := &outbox{dir: p.dir, timeout: cfg.Timeout, log: p.log, failures: map[string]int{}}
+	web, err := newWebhook(cfg, p.env)
 	if err != nil {
 		return nil, err
 	}
 	if web != nil {
 		o.targets = append(o.targets, target{"webhook", web.deliver})
 	}
-	command, err := a.hook(cfg, folder.root)
+	command, err := newHook(cfg, p.hookDir, p.env, p.hookOut)
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +173,7 @@ func (o *outbox) flush(ctx context.Context, now time.Time) {
 	for _, t := range o.targets {
 		if err := o.flushTo(ctx, t, now); err != nil {
 			fails = o.fails + 1
-			o.restUntil = now.Add(outboxRest << min(o.fails, 4))
+			o.restUntil = now.Add(restAfterFailure << min(o.fails, 4))
 			o.log.Warn("a notification was not taken; it will be told again", "receiver", t.name, "error", err)
 		}
 	}

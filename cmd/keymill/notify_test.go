@@ -85,9 +85,9 @@ func testOutbox(t *testing.T, r *receiver, url string, cfg config.NotifyConfig) 
 		t.Fatal(err)
 	}
 	log := &bytes.Buffer{}
-	a := &app{stdio: stdio{err: log}, env: []string{"KEYMILL_WEBHOOK_SECRET=" + r.secret, "PATH=" + os.Getenv("PATH"), "KEYMILL_TOKEN=secret"}}
+	env := []string{"KEYMILL_WEBHOOK_SECRET=" + r.secret, "PATH=" + os.Getenv("PATH"), "KEYMILL_TOKEN=secret"}
 	cfg.URL = url
-	o, err := a.openOutbox(cfg, folder, slog.New(slog.NewTextHandler(log, nil)))
+	o, err := openOutbox(cfg, outboxPlace{dir: folder.state("outbox"), hookDir: folder.root, env: env, hookOut: log, log: slog.New(slog.NewTextHandler(log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,10 +137,10 @@ func TestWebhook(t *testing.T) {
 			if test.left == 0 {
 				return
 			}
-			if o.flush(t.Context(), now.Add(outboxRest/2)); o.count() != test.left {
+			if o.flush(t.Context(), now.Add(restAfterFailure/2)); o.count() != test.left {
 				t.Error("a receiver that failed gets no rest")
 			}
-			if o.flush(t.Context(), now.Add(outboxRest)); o.count() != 0 {
+			if o.flush(t.Context(), now.Add(restAfterFailure)); o.count() != 0 {
 				t.Errorf("%d left after the receiver came back\n%s", o.count(), log)
 			}
 		})
@@ -203,7 +203,7 @@ func TestWebhookConfiguration(t *testing.T) {
 		{"no URL", config.NotifyConfig{URL: "a.example"}, []string{"KEYMILL_WEBHOOK_SECRET=env"}, ""},
 		{"no CA", config.NotifyConfig{URL: "https://a.example", CAFile: filepath.Join(dir, "s1")}, []string{"KEYMILL_WEBHOOK_SECRET=env"}, ""},
 	} {
-		h, err := (&app{env: test.env}).webhook(test.cfg)
+		h, err := newWebhook(test.cfg, test.env)
 		switch {
 		case test.secret == "" && (err == nil || exitCode(err) != exitUsage):
 			t.Errorf("%s: %v", test.name, err)
@@ -233,7 +233,7 @@ func TestHook(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "fail")); err != nil {
 		t.Fatal(err)
 	}
-	if o.flush(t.Context(), now.Add(outboxRest)); o.count() != 0 {
+	if o.flush(t.Context(), now.Add(restAfterFailure)); o.count() != 0 {
 		t.Errorf("%d left\n%s", o.count(), log)
 	}
 	got, err := os.ReadFile(filepath.Join(dir, "got"))
@@ -251,7 +251,7 @@ func TestHook(t *testing.T) {
 	if err := os.WriteFile("talk.sh", []byte("#!/bin/sh\nhead -c 100000 /dev/zero | tr '\\0' x\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	talk, err := (&app{env: []string{"PATH=" + os.Getenv("PATH")}, stdio: stdio{err: log}}).hook(config.NotifyConfig{Command: []string{"./talk.sh"}}, dir)
+	talk, err := newHook(config.NotifyConfig{Command: []string{"./talk.sh"}}, dir, config.Environ{"PATH=" + os.Getenv("PATH")}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,7 +271,7 @@ func TestHook(t *testing.T) {
 	if cmdline, err := os.ReadFile("/proc/" + child + "/cmdline"); err == nil && bytes.HasPrefix(cmdline, []byte("sleep")) {
 		t.Error("the hook's child goes on")
 	}
-	if _, err := (&app{}).hook(config.NotifyConfig{Command: []string{"no-such-program"}}, dir); exitCode(err) != exitUsage {
+	if _, err := newHook(config.NotifyConfig{Command: []string{"no-such-program"}}, dir, nil, io.Discard); exitCode(err) != exitUsage {
 		t.Errorf("a command that is not there: %v", err)
 	}
 }

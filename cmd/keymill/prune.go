@@ -78,7 +78,7 @@ func (a *app) prune(cmd *cobra.Command, accepted, yes bool) error {
 		return err
 	}
 	defer known.Close()
-	all, err := a.pruneLots(cmd, cfg, known, rule, yes)
+	all, err := pruneLots(cmd.Context(), a.options(cmd), cfg, known, rule, yes)
 	if err != nil {
 		return err
 	}
@@ -102,8 +102,7 @@ func retention(cfg *config.Config, accepted bool) (retentionRule, error) {
 
 // pruneLots returns what is left of lots that are done with, up to the error;
 // with yes, it destroys that.
-func (a *app) pruneLots(cmd *cobra.Command, cfg *config.Config, known *ledger.Ledger, rule retentionRule, yes bool) ([]remains, error) {
-	ctx := cmd.Context()
+func pruneLots(ctx context.Context, o station.Options, cfg *config.Config, known *ledger.Ledger, rule retentionRule, yes bool) ([]remains, error) {
 	all := []remains{}
 	lots, err := known.Lots(ctx)
 	if err != nil {
@@ -120,7 +119,7 @@ func (a *app) pruneLots(cmd *cobra.Command, cfg *config.Config, known *ledger.Le
 		if found.Files == 0 {
 			continue
 		}
-		if found.Reason, err = a.doneWith(cmd, lot, rule); err != nil {
+		if found.Reason, err = doneWith(ctx, o, lot, rule); err != nil {
 			return all, err
 		}
 		if found.Reason == "" {
@@ -138,19 +137,19 @@ func (a *app) pruneLots(cmd *cobra.Command, cfg *config.Config, known *ledger.Le
 }
 
 // doneWith says why a closed lot's images are needed no more, "" if they are.
-func (a *app) doneWith(cmd *cobra.Command, lot pipeline.Lot, rule retentionRule) (string, error) {
+func doneWith(ctx context.Context, o station.Options, lot pipeline.Lot, rule retentionRule) (string, error) {
 	if old := time.Since(lot.Closed); rule.byAge && old >= rule.age {
 		return fmt.Sprintf("closed %s ago", say.Count(int(old/(24*time.Hour)), "day")), nil
 	}
 	if !rule.accepted {
 		return "", nil
 	}
-	l, err := station.OpenPlanned(cmd.Context(), a.options(cmd), lot.Name)
+	l, err := station.OpenPlanned(ctx, o, lot.Name)
 	if err != nil {
 		return "", err
 	}
 	defer l.Close()
-	result, err := l.Verify(cmd.Context(), station.VerifyOptions{})
+	result, err := l.Verify(ctx, station.VerifyOptions{})
 	if err != nil {
 		return "", err
 	}

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"keymill/cmd/keymill/internal/config"
 )
 
 // systemd is the service manager that started this process: it takes lines of
@@ -18,10 +20,10 @@ type systemd struct {
 	watchdog time.Duration
 }
 
-// systemd returns the service manager that $NOTIFY_SOCKET names, nil where
+// openSystemd returns the service manager that $NOTIFY_SOCKET names, nil where
 // there is none.
-func (a *app) systemd(ctx context.Context) (*systemd, error) {
-	socket := a.env.Get("NOTIFY_SOCKET") // package net knows that @ means an abstract name
+func openSystemd(ctx context.Context, env config.Environ) (*systemd, error) {
+	socket := env.Get("NOTIFY_SOCKET") // package net knows that @ means an abstract name
 	if socket == "" {
 		return nil, nil
 	}
@@ -31,8 +33,8 @@ func (a *app) systemd(ctx context.Context) (*systemd, error) {
 		return nil, err
 	}
 	s := &systemd{conn: conn}
-	usec, err := strconv.ParseInt(a.env.Get("WATCHDOG_USEC"), 10, 64)
-	pid := a.env.Get("WATCHDOG_PID")
+	usec, err := strconv.ParseInt(env.Get("WATCHDOG_USEC"), 10, 64)
+	pid := env.Get("WATCHDOG_PID")
 	if err == nil && usec > 0 && (pid == "" || pid == strconv.Itoa(os.Getpid())) {
 		s.watchdog = time.Duration(usec) * time.Microsecond
 	}

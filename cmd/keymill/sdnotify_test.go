@@ -58,8 +58,7 @@ func TestSystemd(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			conn := manager(t, test.socket)
-			a := &app{env: append(test.env, "NOTIFY_SOCKET="+test.socket)}
-			s, err := a.systemd(t.Context())
+			s, err := openSystemd(t.Context(), append(test.env, "NOTIFY_SOCKET="+test.socket))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -75,7 +74,7 @@ func TestSystemd(t *testing.T) {
 			}
 		})
 	}
-	none, err := (&app{}).systemd(context.Background())
+	none, err := openSystemd(context.Background(), nil)
 	if none != nil || err != nil || none.tell("READY=1") != nil || none.Close() != nil {
 		t.Error("without a manager, telling is not a matter of course")
 	}

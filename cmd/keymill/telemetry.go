@@ -1,14 +1,12 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
-	"github.com/spf13/cobra"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
@@ -19,8 +17,6 @@ import (
 
 	"keymill/cmd/keymill/internal/build"
 	"keymill/cmd/keymill/internal/config"
-	"keymill/cmd/keymill/internal/files"
-	"keymill/cmd/keymill/internal/logs"
 	"keymill/cmd/keymill/internal/station"
 	"keymill/cmd/keymill/internal/trace"
 	"keymill/pipeline"
@@ -51,19 +47,19 @@ const flushLimit = 3 * time.Second
 
 // openTelemetry starts what the configuration asks for; nil for nothing. books
 // is the meter to send; nil makes one of the ledger and of runs.
-func (a *app) openTelemetry(ctx context.Context, cfg *config.Config, books *meter) (*telemetry, error) {
-	traces, err := a.collector(cfg.Telemetry, signalTraces)
+func openTelemetry(ctx context.Context, cfg *config.Config, env config.Environ, log *slog.Logger, books *meter) (*telemetry, error) {
+	traces, err := newCollector(cfg.Telemetry, env, signalTraces)
 	if err != nil {
 		return nil, err
 	}
-	metrics, err := a.collector(cfg.Telemetry, signalMetrics)
+	metrics, err := newCollector(cfg.Telemetry, env, signalMetrics)
 	if err != nil || traces == nil && metrics == nil {
 		return nil, err
 	}
 	// The SDK's own log can hold what the environment says, headers included.
 	otel.SetLogger(logr.Discard())
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) {})) // what they are about is tallied
-	t := &telemetry{log: logs.New(cfg.Log, a.err), batch: books != nil, station: cfg.Audit.Station, share: cfg.Telemetry.Sample}
+	t := &telemetry{log: log, batch: books != nil, station: cfg.Audit.Station, share: cfg.Telemetry.Sample}
 	about, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithHost(), resource.WithAttributes(
 		semconv.ServiceName("keymill"), semconv.ServiceVersion(build.Version()), semconv.ServiceInstanceID(t.station)),
 		resource.WithFromEnv())
@@ -76,7 +72,7 @@ func (a *app) openTelemetry(ctx context.Context, cfg *config.Config, books *mete
 		}
 	}
 	if metrics != nil {
-		ownInterval := a.env.Get("OTEL_METRIC_EXPORT_INTERVAL") != "" && cfg.Where("telemetry.interval") != config.EnvName("telemetry.interval")
+		ownInterval := env.Get("OTEL_METRIC_EXPORT_INTERVAL") != "" && cfg.Where("telemetry.interval") != config.EnvName("telemetry.interval")
 		if err := t.openMetrics(ctx, metrics, about, cfg, books, ownInterval); err != nil {
 			t.shutdown(ctx)
 			return nil, err
@@ -190,36 +186,4 @@ func (t *telemetry) shutdown(ctx context.Context) {
 	if err := t.meter.Close(); err != nil {
 		t.log.Warn("the ledger was not closed", "error", err)
 	}
-}
-
-// traced makes a verb one that telemetry follows.
-func (a *app) traced(cmd *cobra.Command) *cobra.Command {
-	do := cmd.RunE
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if dry := cmd.Flags().Lookup("dry-run"); dry != nil && dry.Changed {
-			return do(cmd, args)
-		}
-		cfg, err := a.config(cmd, nil)
-		if err != nil {
-			return err
-		}
-		if a.telemetry, err = a.openTelemetry(cmd.Context(), cfg, nil); err != nil {
-			return err
-		}
-		a.begun = a.telemetry.begun(a.begun)
-		ended := a.telemetry.beginVerb(cmd, lotAsked(cmd, args))
-		err = do(cmd, args)
-		ended(err)
-		a.telemetry.close(cmd.Context())
-		return err
-	}
-	return cmd
-}
-
-// lotAsked is the lot that a command line is about.
-func lotAsked(cmd *cobra.Command, args []string) string {
-	if cmd.Name() != "run" {
-		return args[0]
-	}
-	return cmp.Or(cmd.Flag("lot").Value.String(), files.LotName(args[0]))
 }

@@ -39,22 +39,22 @@ type collector struct {
 
 // otlpEnv is a variable of the OpenTelemetry specification: the signal's own,
 // else the one for all signals.
-func (a *app) otlpEnv(signal, name string) string {
-	return cmp.Or(a.env.Get("OTEL_EXPORTER_OTLP_"+strings.ToUpper(signal)+"_"+name), a.env.Get("OTEL_EXPORTER_OTLP_"+name))
+func otlpEnv(env config.Environ, signal, name string) string {
+	return cmp.Or(env.Get("OTEL_EXPORTER_OTLP_"+strings.ToUpper(signal)+"_"+name), env.Get("OTEL_EXPORTER_OTLP_"+name))
 }
 
-// collector returns where a signal goes, nil for nowhere.
-func (a *app) collector(cfg config.TelemetryConfig, signal string) (*collector, error) {
+// newCollector returns where a signal goes, nil for nowhere.
+func newCollector(cfg config.TelemetryConfig, env config.Environ, signal string) (*collector, error) {
 	wanted := cfg.Traces
 	if signal == signalMetrics {
 		wanted = cfg.Metrics
 	}
 	own := "OTEL_EXPORTER_OTLP_" + strings.ToUpper(signal) + "_"
-	endpoint, protocol := a.env.Get(own+"ENDPOINT"), cmp.Or(a.env.Get(own+"PROTOCOL"), cfg.Protocol)
+	endpoint, protocol := env.Get(own+"ENDPOINT"), cmp.Or(env.Get(own+"PROTOCOL"), cfg.Protocol)
 	base := endpoint == ""
 	endpoint = cmp.Or(endpoint, cfg.OTLPEndpoint)
-	disabled, err := strconv.ParseBool(cmp.Or(a.env.Get("OTEL_SDK_DISABLED"), "false"))
-	exporter := a.env.Get("OTEL_" + strings.ToUpper(signal) + "_EXPORTER")
+	disabled, err := strconv.ParseBool(cmp.Or(env.Get("OTEL_SDK_DISABLED"), "false"))
+	exporter := env.Get("OTEL_" + strings.ToUpper(signal) + "_EXPORTER")
 	switch {
 	case disabled && err == nil || !wanted || endpoint == "" || exporter == "none":
 		return nil, nil
@@ -68,13 +68,13 @@ func (a *app) collector(cfg config.TelemetryConfig, signal string) (*collector, 
 	if c.url, err = collectorURL(endpoint, signal, base && !c.grpc); err != nil {
 		return nil, err
 	}
-	if c.headers, err = a.collectorHeaders(cfg, signal); err != nil {
+	if c.headers, err = collectorHeaders(cfg, env, signal); err != nil {
 		return nil, fault.As(fault.Usage, err)
 	}
-	if c.tls, err = a.collectorTLS(cfg, signal); err != nil {
+	if c.tls, err = collectorTLS(cfg, env, signal); err != nil {
 		return nil, fault.As(fault.Usage, err)
 	}
-	millis, err := strconv.Atoi(a.otlpEnv(signal, "TIMEOUT"))
+	millis, err := strconv.Atoi(otlpEnv(env, signal, "TIMEOUT"))
 	if c.timeout = time.Duration(millis) * time.Millisecond; err != nil || millis <= 0 {
 		c.timeout = exportTimeout
 	}
@@ -109,16 +109,16 @@ func collectorURL(raw, signal string, base bool) (string, error) {
 
 // collectorHeaders finds the headers that the collector asks for: a file that
 // is named, the systemd credential, else what the SDK finds in the environment.
-func (a *app) collectorHeaders(cfg config.TelemetryConfig, signal string) (map[string]string, error) {
+func collectorHeaders(cfg config.TelemetryConfig, env config.Environ, signal string) (map[string]string, error) {
 	path := cfg.HeadersFile
 	if path == "" {
-		if dir := a.env.Get("CREDENTIALS_DIRECTORY"); dir != "" && files.Exists(filepath.Join(dir, "otlp-headers")) {
+		if dir := env.Get("CREDENTIALS_DIRECTORY"); dir != "" && files.Exists(filepath.Join(dir, "otlp-headers")) {
 			path = filepath.Join(dir, "otlp-headers")
 		}
 	}
 	if path == "" {
 		// The SDK would log what it cannot read, value and all.
-		for pair := range strings.SplitSeq(a.otlpEnv(signal, "HEADERS"), ",") {
+		for pair := range strings.SplitSeq(otlpEnv(env, signal, "HEADERS"), ",") {
 			if pair != "" && !strings.Contains(pair, "=") {
 				return nil, pipeline.WithHint(errors.New("OTEL_EXPORTER_OTLP_HEADERS has an entry without ="),
 					"It looks like name=value,name=value.")
@@ -126,7 +126,7 @@ func (a *app) collectorHeaders(cfg config.TelemetryConfig, signal string) (map[s
 		}
 		return nil, nil
 	}
-	if err := a.env.GuardSecret("telemetry.headers_file", path); err != nil {
+	if err := env.GuardSecret("telemetry.headers_file", path); err != nil {
 		return nil, err
 	}
 	headers, err := readCollectorHeaders(path)
@@ -164,9 +164,9 @@ func readCollectorHeaders(path string) (map[string]string, error) {
 
 // collectorTLS trusts the system's CAs and the configured one, and shows the
 // client certificate of the specification's variables.
-func (a *app) collectorTLS(cfg config.TelemetryConfig, signal string) (*tls.Config, error) {
+func collectorTLS(cfg config.TelemetryConfig, env config.Environ, signal string) (*tls.Config, error) {
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
-	ca := cmp.Or(a.env.Get("OTEL_EXPORTER_OTLP_"+strings.ToUpper(signal)+"_CERTIFICATE"), cfg.CAFile)
+	ca := cmp.Or(env.Get("OTEL_EXPORTER_OTLP_"+strings.ToUpper(signal)+"_CERTIFICATE"), cfg.CAFile)
 	if ca != "" {
 		roots, err := config.SystemRootsAnd(ca)
 		if err != nil {
@@ -174,8 +174,8 @@ func (a *app) collectorTLS(cfg config.TelemetryConfig, signal string) (*tls.Conf
 		}
 		conf.RootCAs = roots
 	}
-	if cert := a.otlpEnv(signal, "CLIENT_CERTIFICATE"); cert != "" {
-		pair, err := tls.LoadX509KeyPair(cert, a.otlpEnv(signal, "CLIENT_KEY"))
+	if cert := otlpEnv(env, signal, "CLIENT_CERTIFICATE"); cert != "" {
+		pair, err := tls.LoadX509KeyPair(cert, otlpEnv(env, signal, "CLIENT_KEY"))
 		if err != nil {
 			return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE: %w", err)
 		}

@@ -30,11 +30,10 @@ func collectorsOf(t *testing.T, text string, env ...string) (traces, metrics *co
 	if err != nil {
 		return nil, nil, err
 	}
-	a := &app{env: env}
-	if traces, err = a.collector(cfg.Telemetry, signalTraces); err != nil {
+	if traces, err = newCollector(cfg.Telemetry, env, signalTraces); err != nil {
 		return nil, nil, err
 	}
-	metrics, err = a.collector(cfg.Telemetry, signalMetrics)
+	metrics, err = newCollector(cfg.Telemetry, env, signalMetrics)
 	return traces, metrics, err
 }
 
@@ -158,10 +157,10 @@ func TestTelemetryHeaders(t *testing.T) {
 		}
 		return path
 	}
-	a := &app{env: []string{"CREDENTIALS_DIRECTORY=" + dir, "OTEL_EXPORTER_OTLP_HEADERS=a=b"}}
+	env := []string{"CREDENTIALS_DIRECTORY=" + dir, "OTEL_EXPORTER_OTLP_HEADERS=a=b"}
 	check := func(file string, want map[string]string) {
 		t.Helper()
-		got, err := a.collectorHeaders(config.TelemetryConfig{HeadersFile: file}, signalTraces)
+		got, err := collectorHeaders(config.TelemetryConfig{HeadersFile: file}, env, signalTraces)
 		if err != nil || (got == nil) != (want == nil) || !maps.Equal(got, want) {
 			t.Errorf("%v %v, want %v", got, err, want)
 		}

@@ -16,12 +16,12 @@ import (
 )
 
 // checkTelemetry sends nothing to the collector, and looks whether it takes it.
-func (a *app) checkTelemetry(ctx context.Context, cfg *config.Config) (string, error) {
+func checkTelemetry(ctx context.Context, cfg *config.Config, env config.Environ) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, exportTimeout)
 	defer cancel()
 	said := "off; telemetry.otlp_endpoint turns it on"
 	for _, signal := range []string{signalTraces, signalMetrics} {
-		c, err := a.collector(cfg.Telemetry, signal)
+		c, err := newCollector(cfg.Telemetry, env, signal)
 		if err != nil {
 			return "", err
 		}

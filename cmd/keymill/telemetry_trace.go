@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/spf13/cobra"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
@@ -28,24 +27,21 @@ const (
 	attrRequestID = attribute.Key("mender.request_id")
 )
 
-// beginVerb begins the root span of a verb's work, or of a lot in a batch: cmd
-// has it in its context until ended is called.
-func (t *telemetry) beginVerb(cmd *cobra.Command, lot string) (ended func(error)) {
+// beginVerb begins the root span of a verb's work, or of a lot in a batch, in
+// the context that it returns. ended ends it.
+func (t *telemetry) beginVerb(ctx context.Context, verb, lot string) (_ context.Context, ended func(error)) {
 	if t == nil || t.lots == nil {
-		return func(error) {}
+		return ctx, func(error) {}
 	}
-	before := cmd.Context()
-	ctx, span := trace.Of(t.lots).Start(before, cmd.CommandPath(),
+	ctx, span := trace.Of(t.lots).Start(ctx, verb,
 		oteltrace.WithNewRoot(), oteltrace.WithAttributes(trace.Station.String(t.station), trace.Lot.String(lot)))
-	cmd.SetContext(ctx)
-	return func(err error) {
+	return ctx, func(err error) {
 		kind := fault.KindOf(err)
 		span.SetAttributes(trace.ExitCode.Int(kind.ExitCode()))
 		if kind != fault.None && kind != fault.Interrupted {
 			trace.Fail(span, trace.ExitName(err), err)
 		}
 		span.End()
-		cmd.SetContext(before)
 		if t.batch {
 			t.tally.warn(t.log, false)
 		}

@@ -68,7 +68,7 @@ func (a *app) upkeep(cmd *cobra.Command, dry bool) error {
 	}
 	defer known.Close()
 	began := time.Now()
-	done, err := a.keepUp(cmd, cfg, known, dry)
+	done, err := keepUp(ctx, a.options(cmd), cfg, known, dry)
 	if dry {
 		return errors.Join(err, a.printUpkept(done, dry))
 	}
@@ -81,8 +81,7 @@ func (a *app) upkeep(cmd *cobra.Command, dry bool) error {
 }
 
 // keepUp returns what it did, up to the error.
-func (a *app) keepUp(cmd *cobra.Command, cfg *config.Config, known *ledger.Ledger, dry bool) (done upkept, err error) {
-	ctx := cmd.Context()
+func keepUp(ctx context.Context, o station.Options, cfg *config.Config, known *ledger.Ledger, dry bool) (done upkept, err error) {
 	done.Pruned = []remains{}
 	if done.Health, err = checkHealth(ctx, known); err != nil {
 		return done, err
@@ -100,7 +99,7 @@ func (a *app) keepUp(cmd *cobra.Command, cfg *config.Config, known *ledger.Ledge
 	if err != nil || rule == (retentionRule{}) {
 		return done, err
 	}
-	done.Pruned, err = a.pruneLots(cmd, cfg, known, rule, !dry)
+	done.Pruned, err = pruneLots(ctx, o, cfg, known, rule, !dry)
 	return done, err
 }
 
