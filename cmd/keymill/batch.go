@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/dropfolder"
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/logs"
 	"keymill/cmd/keymill/internal/station"
@@ -57,7 +58,7 @@ func (a *app) batch(cmd *cobra.Command, dir string, watch bool) error {
 	if err != nil {
 		return err
 	}
-	kind, err := batchRun(cmd.Context(), o)
+	kind, err := dropfolder.Run(cmd.Context(), o)
 	switch {
 	case err != nil || kind == fault.None:
 		return err
@@ -68,7 +69,7 @@ func (a *app) batch(cmd *cobra.Command, dir string, watch bool) error {
 }
 
 // batchOptions leads what happens in the drop folder to the terminal.
-func (a *app) batchOptions(cmd *cobra.Command, dir string, watch bool) (o BatchOptions, err error) {
+func (a *app) batchOptions(cmd *cobra.Command, dir string, watch bool) (o dropfolder.Options, err error) {
 	if err := a.checkVerifyHow(); err != nil {
 		return o, err
 	}
@@ -80,7 +81,7 @@ func (a *app) batchOptions(cmd *cobra.Command, dir string, watch bool) (o BatchO
 	if a.json {
 		told.json, told.out = false, io.Discard
 	}
-	return BatchOptions{
+	return dropfolder.Options{
 		Dir: dir, Watch: watch, Config: cfg, Station: a.options(cmd), Log: logs.New(cfg.Log, a.err),
 		HookOut: a.err, Verb: cmd.CommandPath(),
 		Begins:  func(manifest string) { told.printf("== %s\n", manifest) },
@@ -90,7 +91,7 @@ func (a *app) batchOptions(cmd *cobra.Command, dir string, watch bool) (o BatchO
 				report(a.stdio, err)
 			}
 		},
-		Ended: func(r lotResult) error {
+		Ended: func(r dropfolder.Result) error {
 			if a.json {
 				return a.writeJSON(r)
 			}

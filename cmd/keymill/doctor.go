@@ -6,7 +6,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/notify"
 	"keymill/cmd/keymill/internal/station"
+	"keymill/cmd/keymill/internal/telemetry"
 )
 
 func (a *app) doctorCmd() *cobra.Command {
@@ -39,8 +41,8 @@ func (a *app) doctor(cmd *cobra.Command) error {
 	findings := []finding{found("configuration", "readable, nothing unknown in it", err)}
 	if err == nil {
 		o := a.options(cmd)
-		checks := append(o.Checks(cfg), station.Check{Name: "told", Run: func(context.Context) (string, error) { return checkTold(cfg, a.env) }},
-			station.Check{Name: "telemetry", Run: func(ctx context.Context) (string, error) { return checkTelemetry(ctx, cfg, a.env) }})
+		checks := append(o.Checks(cfg), station.Check{Name: "told", Run: func(context.Context) (string, error) { return notify.Check(cfg, a.env) }},
+			station.Check{Name: "telemetry", Run: func(ctx context.Context) (string, error) { return telemetry.Check(ctx, cfg, a.env) }})
 		for _, check := range checks {
 			detail, err := check.Run(ctx)
 			findings = append(findings, found(check.Name, detail, err))

@@ -1,15 +1,10 @@
 package main
 
 import (
-	"context"
-	"fmt"
-
 	"github.com/spf13/cobra"
 
-	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/say"
-	"keymill/pipeline"
-	"keymill/pipeline/ledger"
+	"keymill/cmd/keymill/internal/upkeep"
 )
 
 func (a *app) ledgerCmd() *cobra.Command {
@@ -54,15 +49,6 @@ PostgreSQL is backed up with PostgreSQL's own means.`,
 	return cmd
 }
 
-// health is the JSON of `ledger check --json`.
-type health struct {
-	OK       bool     `json:"ok"`
-	Lots     int      `json:"lots"`
-	Devices  int      `json:"devices"`
-	Events   int      `json:"events"`
-	Problems []string `json:"problems"`
-}
-
 func (a *app) ledgerCheckCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
@@ -78,7 +64,7 @@ something is wrong. Lots go on meanwhile.`,
 				return err
 			}
 			defer known.Close()
-			found, err := checkHealth(cmd.Context(), known)
+			found, err := upkeep.Check(cmd.Context(), known)
 			if err != nil {
 				return err
 			}
@@ -90,7 +76,7 @@ something is wrong. Lots go on meanwhile.`,
 	return cmd
 }
 
-func (a *app) printHealth(h health) error {
+func (a *app) printHealth(h upkeep.Health) error {
 	if a.json {
 		if err := a.writeJSON(h); err != nil {
 			return err
@@ -99,12 +85,12 @@ func (a *app) printHealth(h health) error {
 		a.printHealthLines(h)
 	}
 	if !h.OK {
-		return unsound(h)
+		return upkeep.Unsound(h)
 	}
 	return nil
 }
 
-func (a *app) printHealthLines(h health) {
+func (a *app) printHealthLines(h upkeep.Health) {
 	a.printf("%s, %s, %s\n", say.Count(h.Lots, "lot"), say.Count(h.Devices, "device"), say.Count(h.Events, "event"))
 	for _, problem := range h.Problems {
 		a.printf("  WRONG  %s\n", problem)
@@ -112,19 +98,6 @@ func (a *app) printHealthLines(h health) {
 	if h.OK {
 		a.printf("The ledger is sound.\n")
 	}
-}
-
-func unsound(h health) error {
-	return fault.As(fault.Storage, pipeline.WithHint(fmt.Errorf("the ledger is not sound: %s", say.Count(len(h.Problems), "problem")),
-		"Keep the file as it is for an investigation, and go on with the last backup that is sound."))
-}
-
-func checkHealth(ctx context.Context, known *ledger.Ledger) (health, error) {
-	found, err := known.Check(ctx)
-	if err != nil {
-		return health{}, err
-	}
-	return health{len(found.Problems) == 0, found.Lots, found.Devices, found.Events, append([]string{}, found.Problems...)}, nil
 }
 
 func (a *app) ledgerVacuumCmd() *cobra.Command {

@@ -16,6 +16,7 @@ import (
 	"keymill/cmd/keymill/internal/logs"
 	"keymill/cmd/keymill/internal/say"
 	"keymill/cmd/keymill/internal/station"
+	"keymill/cmd/keymill/internal/telemetry"
 	"keymill/hsm"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
@@ -27,7 +28,7 @@ type app struct {
 	stdio
 	brake *brake
 	// telemetry is nil where nothing is sent.
-	telemetry *telemetry
+	telemetry *telemetry.Telemetry
 	// begun is told of each run before its devices move; nil is allowed.
 	begun func(station.Begun)
 	// replaceAccepted lets on_conflict replace reach accepted devices, too.
@@ -177,7 +178,7 @@ func (a *app) options(cmd *cobra.Command) station.Options {
 				fmt.Fprintf(a.err, "%s more; `keymill check` lists all\n", say.Count(n, what))
 			},
 			Progress: a.showProgress,
-			Begun:    a.begun, Follow: a.telemetry.follower(), FollowRequest: a.telemetry.requestFollower(),
+			Begun:    a.begun, Follow: a.telemetry.Follower(), FollowRequest: a.telemetry.RequestFollower(),
 		},
 	}
 }

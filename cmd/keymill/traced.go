@@ -7,6 +7,7 @@ import (
 
 	"keymill/cmd/keymill/internal/files"
 	"keymill/cmd/keymill/internal/logs"
+	"keymill/cmd/keymill/internal/telemetry"
 )
 
 // traced makes a verb one that telemetry follows.
@@ -20,17 +21,17 @@ func (a *app) traced(cmd *cobra.Command) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if a.telemetry, err = openTelemetry(cmd.Context(), cfg, a.env, logs.New(cfg.Log, a.err), nil); err != nil {
+		if a.telemetry, err = telemetry.Open(cmd.Context(), cfg, a.env, logs.New(cfg.Log, a.err), nil); err != nil {
 			return err
 		}
-		a.begun = a.telemetry.begun(a.begun)
+		a.begun = a.telemetry.Begun(a.begun)
 		before := cmd.Context()
-		ctx, ended := a.telemetry.beginVerb(before, cmd.CommandPath(), lotAsked(cmd, args))
+		ctx, ended := a.telemetry.Begin(before, cmd.CommandPath(), lotAsked(cmd, args))
 		cmd.SetContext(ctx)
 		err = do(cmd, args)
 		ended(err)
 		cmd.SetContext(before)
-		a.telemetry.close(cmd.Context())
+		a.telemetry.Close(cmd.Context())
 		return err
 	}
 	return cmd

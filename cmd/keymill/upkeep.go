@@ -12,8 +12,8 @@ import (
 	"keymill/cmd/keymill/internal/logs"
 	"keymill/cmd/keymill/internal/say"
 	"keymill/cmd/keymill/internal/station"
+	"keymill/cmd/keymill/internal/upkeep"
 	"keymill/pipeline"
-	"keymill/pipeline/ledger"
 )
 
 func (a *app) ledgerUpkeepCmd() *cobra.Command {
@@ -41,13 +41,6 @@ With metrics.textfile set to keymill.prom, keymill-upkeep.prom beside it says ho
 	return cmd
 }
 
-// upkept is the JSON of `ledger upkeep --json`.
-type upkept struct {
-	Health health    `json:"health"`
-	Backup *copied   `json:"backup,omitempty"` // nil where none is configured
-	Pruned []remains `json:"pruned"`
-}
-
 func (a *app) upkeep(cmd *cobra.Command, dry bool) error {
 	ctx := cmd.Context()
 	cfg, err := a.config(cmd, nil)
@@ -68,42 +61,19 @@ func (a *app) upkeep(cmd *cobra.Command, dry bool) error {
 	}
 	defer known.Close()
 	began := time.Now()
-	done, err := keepUp(ctx, a.options(cmd), cfg, known, dry)
+	done, err := upkeep.Run(ctx, a.options(cmd), cfg, known, dry)
 	if dry {
 		return errors.Join(err, a.printUpkept(done, dry))
 	}
 	// How it went is shown also where it went wrong, or was interrupted.
-	gauges := newUpkeepMetrics(cfg, done, began, err)
-	if meterErr := gauges.put(context.WithoutCancel(ctx)); meterErr != nil {
+	gauges := upkeep.Metrics(cfg, done, began, err)
+	if meterErr := gauges.Put(context.WithoutCancel(ctx)); meterErr != nil {
 		logs.New(cfg.Log, a.err).Warn("metrics", "error", meterErr)
 	}
 	return errors.Join(err, a.printUpkept(done, dry))
 }
 
-// keepUp returns what it did, up to the error.
-func keepUp(ctx context.Context, o station.Options, cfg *config.Config, known *ledger.Ledger, dry bool) (done upkept, err error) {
-	done.Pruned = []remains{}
-	if done.Health, err = checkHealth(ctx, known); err != nil {
-		return done, err
-	}
-	if !done.Health.OK {
-		return done, unsound(done.Health)
-	}
-	if cfg.Backup.Folder != "" {
-		copies := newCopies(cfg)
-		if done.Backup, err = copies.add(ctx, known, time.Now(), dry); err != nil {
-			return done, err
-		}
-	}
-	rule, err := retention(cfg, cfg.Retention.Accepted)
-	if err != nil || rule == (retentionRule{}) {
-		return done, err
-	}
-	done.Pruned, err = pruneLots(ctx, o, cfg, known, rule, !dry)
-	return done, err
-}
-
-func (a *app) printUpkept(done upkept, dry bool) error {
+func (a *app) printUpkept(done upkeep.Done, dry bool) error {
 	if a.json {
 		return a.writeJSON(done)
 	}

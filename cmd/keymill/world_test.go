@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,11 +14,11 @@ import (
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
 	"keymill/cmd/keymill/internal/station"
+	"keymill/cmd/keymill/internal/trial"
 	"keymill/imaging"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 	"keymill/pipeline/mender/sandbox"
-	"keymill/sources"
 )
 
 // factory is a folder with everything that a lot needs: golden image, manifest,
@@ -34,34 +33,8 @@ type factory struct {
 
 func newFactory(t testing.TB, devices int, cfg sandbox.Config) *factory {
 	t.Helper()
-	f := &factory{t: t, dir: t.TempDir()}
-	if err := imaging.Sample(t.Context(), f.path("golden.sdimg"), imaging.SampleOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	f.write("manifest.csv", func(w io.Writer) error { return sources.Generate(w, devices, 3) })
-	f.ledger = f.path("keymill.db")
-	var err error
-	if f.box, err = sandbox.New(cfg); err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.server = "https://" + ln.Addr().String()
-	ctx, stop := context.WithCancel(context.Background()) // outlives t.Context(), which ends before Cleanup
-	served := make(chan error, 1)
-	go func() { served <- f.box.Serve(ctx, ln) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	})
-	if err := f.box.WriteFiles(f.path("sb")); err != nil {
-		t.Fatal(err)
-	}
-	return f
+	w := trial.New(t, devices, cfg)
+	return &factory{t: t, dir: w.Dir, box: w.Box, server: w.Server, ledger: w.Ledger}
 }
 
 func (f *factory) path(name ...string) string {

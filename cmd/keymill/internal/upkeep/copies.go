@@ -1,4 +1,4 @@
-package main
+package upkeep
 
 import (
 	"context"
@@ -92,9 +92,9 @@ func checkCopy(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	found, err := checkHealth(ctx, read)
+	found, err := Check(ctx, read)
 	if err == nil && !found.OK {
-		err = unsound(found)
+		err = Unsound(found)
 	}
 	return files.Closing(read, err)
 }

@@ -1,4 +1,6 @@
-package main
+// Package dropfolder works on a drop folder: it runs the manifests that it
+// finds, one lot after the other, and puts them where they belong.
+package dropfolder
 
 import (
 	"context"
@@ -13,12 +15,15 @@ import (
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/metrics"
+	"keymill/cmd/keymill/internal/notify"
 	"keymill/cmd/keymill/internal/station"
+	"keymill/cmd/keymill/internal/telemetry"
 	"keymill/pipeline"
 )
 
-// BatchOptions say which drop folder is worked on, and how.
-type BatchOptions struct {
+// Options say which drop folder is worked on, and how.
+type Options struct {
 	Dir     string
 	Watch   bool // go on waiting for manifests
 	Config  *config.Config
@@ -32,17 +37,17 @@ type BatchOptions struct {
 	Begins  func(manifest string)
 	Settled func(station.Outcome, error) error
 	Fault   func(error)
-	Ended   func(lotResult) error
+	Ended   func(Result) error
 }
 
 // batch is one run over a drop folder.
 type batch struct {
-	BatchOptions
+	Options
 	folder    *dropFolder
-	meter     *meter
-	outbox    *outbox
+	meter     *metrics.Meter
+	outbox    *notify.Outbox
 	systemd   *systemd
-	telemetry *telemetry
+	telemetry *telemetry.Telemetry
 	drain     <-chan struct{}
 
 	worst   fault.Kind
@@ -54,9 +59,9 @@ type batch struct {
 // stopLimit is the longest that a batch goes on after it was told to stop.
 const stopLimit = pipeline.Drain + 3*time.Second
 
-// batchRun works on a drop folder, and returns the worst that any lot had. An error
+// Run works on a drop folder, and returns the worst that any lot had. An error
 // is of the folder itself.
-func batchRun(ctx context.Context, o BatchOptions) (fault.Kind, error) {
+func Run(ctx context.Context, o Options) (fault.Kind, error) {
 	b, held, err := openBatch(ctx, o)
 	if err != nil {
 		return fault.KindOf(err), err
@@ -71,19 +76,19 @@ func batchRun(ctx context.Context, o BatchOptions) (fault.Kind, error) {
 	b.tell("READY=1", statusLine("waiting for manifests"))
 	b.flush(ctx)
 	err = b.loop(ctx)
-	b.outbox.rested() // nobody tries again before the next batch
+	b.outbox.Rest(time.Time{}) // nobody tries again before the next batch
 	b.flush(ctx)
 	b.tell("STOPPING=1")
 	stop()
 	<-beat
 	kind, err := b.end(outer, err)
-	b.telemetry.close(outer)
+	b.telemetry.Close(outer)
 	return kind, err
 }
 
 // openBatch takes the folder's lock and opens what a batch needs. held gives
 // everything up.
-func openBatch(ctx context.Context, o BatchOptions) (b *batch, held io.Closer, err error) {
+func openBatch(ctx context.Context, o Options) (b *batch, held io.Closer, err error) {
 	cfg := o.Config
 	if cfg.Out != "" {
 		return nil, nil, fault.As(fault.Usage, pipeline.WithHint(errors.New("out is set, but a batch has many lots"),
@@ -93,13 +98,13 @@ func openBatch(ctx context.Context, o BatchOptions) (b *batch, held io.Closer, e
 		return nil, nil, fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("there is no folder %s", o.Dir),
 			"Make it; batch makes the folders in it: in, work, done, refused."))
 	}
-	b = &batch{BatchOptions: o, retryAt: map[string]time.Time{}, failed: map[string]string{}}
+	b = &batch{Options: o, retryAt: map[string]time.Time{}, failed: map[string]string{}}
 	if b.folder, err = openDropFolder(o.Dir); err != nil {
 		return nil, nil, err
 	}
 	env := o.Station.Settings.Env
-	if b.outbox, err = openOutbox(cfg.Notify, outboxPlace{
-		dir: b.folder.state("outbox"), hookDir: b.folder.root, env: env, hookOut: o.HookOut, log: b.Log,
+	if b.outbox, err = notify.Open(cfg.Notify, notify.Place{
+		Dir: b.folder.state("outbox"), HookDir: b.folder.root, Env: env, HookOut: o.HookOut, Log: b.Log,
 	}); err != nil {
 		return nil, nil, err
 	}
@@ -110,14 +115,14 @@ func openBatch(ctx context.Context, o BatchOptions) (b *batch, held io.Closer, e
 	if b.systemd, err = openSystemd(ctx, env); err != nil {
 		b.Log.Warn("systemd does not listen", "error", err)
 	}
-	b.meter = newMeter(cfg.Metrics, cfg.Audit.Station, time.Now())
-	b.meter.running.Set(1)
-	b.meter.success.Set(seconds(b.folder.lastSuccess()))
-	if b.telemetry, err = openTelemetry(ctx, cfg, env, b.Log, b.meter); err != nil {
+	b.meter = metrics.New(cfg.Metrics, cfg.Audit.Station, time.Now())
+	b.meter.Running.Set(1)
+	b.meter.Success.Set(metrics.Seconds(b.folder.lastSuccess()))
+	if b.telemetry, err = telemetry.Open(ctx, cfg, env, b.Log, b.meter); err != nil {
 		return nil, nil, errors.Join(err, closers{b.meter, b.systemd, lock}.Close())
 	}
-	b.Station.Hooks.Begun = b.meter.begun
-	b.Station.Hooks.Follow, b.Station.Hooks.FollowRequest = b.telemetry.follower(), b.telemetry.requestFollower()
+	b.Station.Hooks.Begun = b.meter.Begun
+	b.Station.Hooks.Follow, b.Station.Hooks.FollowRequest = b.telemetry.Follower(), b.telemetry.RequestFollower()
 	b.drain = o.Station.Drain()
 	return b, closers{b.meter, b.systemd, lock}, nil
 }
@@ -299,12 +304,12 @@ func (b *batch) end(ctx context.Context, err error) (fault.Kind, error) {
 		if err := b.folder.succeeded(); err != nil {
 			b.Log.Warn("the time of this success is not noted", "error", err)
 		}
-		b.meter.success.Set(seconds(b.folder.lastSuccess()))
+		b.meter.Success.Set(metrics.Seconds(b.folder.lastSuccess()))
 	}
-	b.meter.running.Set(0)
-	b.meter.exitCode.Set(float64(kind.ExitCode()))
+	b.meter.Running.Set(0)
+	b.meter.ExitCode.Set(float64(kind.ExitCode()))
 	b.show(ctx, true)
-	if err := b.meter.push(ctx, time.Now(), true); err != nil {
+	if err := b.meter.Push(ctx, time.Now(), true); err != nil {
 		b.Log.Warn("metrics", "error", err)
 	}
 	return kind, err
@@ -334,17 +339,17 @@ func (b *batch) beat(ctx context.Context) {
 
 // show brings metrics and status up to date. all looks at every lot again.
 func (b *batch) show(ctx context.Context, all bool) {
-	b.meter.pending.Set(float64(b.outbox.count()))
+	b.meter.Pending.Set(float64(b.outbox.Count()))
 	if list, err := b.folder.unfinished(); err == nil {
-		b.meter.queue.WithLabelValues("unfinished").Set(float64(len(list)))
+		b.meter.Queue.WithLabelValues("unfinished").Set(float64(len(list)))
 	}
-	b.meter.queue.WithLabelValues("waiting").Set(float64(countManifests(b.folder.in())))
-	b.meter.queue.WithLabelValues("refused").Set(float64(countManifests(b.folder.path("refused"))))
-	err := b.meter.refresh(ctx, b.Config.Ledger, all, time.Now())
-	if err = errors.Join(err, b.meter.write()); err != nil && ctx.Err() == nil {
+	b.meter.Queue.WithLabelValues("waiting").Set(float64(countManifests(b.folder.in())))
+	b.meter.Queue.WithLabelValues("refused").Set(float64(countManifests(b.folder.path("refused"))))
+	err := b.meter.Refresh(ctx, b.Config.Ledger, all, time.Now())
+	if err = errors.Join(err, b.meter.Write()); err != nil && ctx.Err() == nil {
 		b.Log.Warn("metrics are not up to date", "error", err)
 	}
-	b.tell(statusLine(b.meter.progress()), "WATCHDOG=1")
+	b.tell(statusLine(b.meter.Progress()), "WATCHDOG=1")
 }
 
 // tell tells systemd.
@@ -357,6 +362,6 @@ func (b *batch) tell(lines ...string) {
 // flush delivers pending notifications, unless the batch is to stop: they wait.
 func (b *batch) flush(ctx context.Context) {
 	if !b.stopped(ctx) {
-		b.outbox.flush(ctx, time.Now())
+		b.outbox.Flush(ctx, time.Now())
 	}
 }

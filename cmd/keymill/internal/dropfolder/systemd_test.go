@@ -1,4 +1,4 @@
-package main
+package dropfolder
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"keymill/cmd/keymill/internal/fault"
 	"keymill/pipeline/mender/sandbox"
 )
 
@@ -80,15 +81,23 @@ func TestSystemd(t *testing.T) {
 	}
 }
 
-// TestBatchTellsSystemd: ready, alive while it runs, stopping on SIGTERM.
+// TestBatchTellsSystemd: ready, alive while it runs, stopping when it is told to.
 func TestBatchTellsSystemd(t *testing.T) {
 	n := newNight(t, sandbox.Config{})
-	conn := manager(t, n.path("notify"))
-	cmd, log := n.command("--watch")
-	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+n.path("notify"), "WATCHDOG_USEC=600000")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	conn := manager(t, n.Path("notify"))
+	t.Setenv("NOTIFY_SOCKET", n.Path("notify"))
+	t.Setenv("WATCHDOG_USEC", "600000")
+	log := &journal{}
+	o := n.options(log)
+	o.Watch = true
+	ended := make(chan fault.Kind, 1)
+	go func() {
+		kind, err := Run(t.Context(), o)
+		if err != nil {
+			t.Error(err)
+		}
+		ended <- kind
+	}()
 	hear(t, conn, "READY=1")
 	n.manifest("a.csv", 1, 1)
 	n.until("done", func() bool { return n.lies("done", "a", "a.csv") })
@@ -99,8 +108,9 @@ func TestBatchTellsSystemd(t *testing.T) {
 			t.Errorf("told %q", line)
 		}
 	}
-	if code := n.terminate(cmd); code != 0 {
-		t.Fatalf("exit %d:\n%s", code, log())
+	close(n.drain)
+	if kind := <-ended; kind != fault.None {
+		t.Fatalf("kind %d:\n%s", kind, log)
 	}
 	hear(t, conn, "STOPPING=1")
 }

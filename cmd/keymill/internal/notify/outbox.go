@@ -1,4 +1,4 @@
-package main
+package notify
 
 import (
 	"cmp"
@@ -17,12 +17,13 @@ import (
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/metrics"
 )
 
-// outbox keeps notifications on the disk until their receivers have taken
+// Outbox keeps notifications on the disk until their receivers have taken
 // them, so that neither a crash nor a receiver that is away loses one. What is
 // told may be told twice; its ID is the same then.
-type outbox struct {
+type Outbox struct {
 	dir     string
 	targets []target
 	timeout time.Duration // of one round of delivery
@@ -40,36 +41,37 @@ type refusedError struct{ error }
 // target is a receiver: the webhook or the hook command.
 type target struct {
 	name    string
-	deliver func(ctx context.Context, n *notification, body []byte) error
+	deliver func(ctx context.Context, n *Notification, body []byte) error
 }
 
 // outboxLife is how long a notification waits: a receiver that is away for
 // longer is not coming back.
 const outboxLife = 7 * 24 * time.Hour
 
-// rested puts the rest after a failure to an end: nobody tries again later.
-func (o *outbox) rested() { o.restUntil = time.Time{} }
+// Rest leaves all receivers alone until then; the zero time lets them be tried
+// at once.
+func (o *Outbox) Rest(until time.Time) { o.restUntil = until }
 
-// outboxPlace says where an outbox lies and what its receivers get.
-type outboxPlace struct {
-	dir     string // of pending notifications
-	hookDir string // that the hook runs in
-	env     config.Environ
-	hookOut io.Writer // what the hook says
-	log     *slog.Logger
+// Place says where an outbox lies and what its receivers get.
+type Place struct {
+	Dir     string // of pending notifications
+	HookDir string // that the hook runs in
+	Env     config.Environ
+	HookOut io.Writer // what the hook says
+	Log     *slog.Logger
 }
 
-// openOutbox prepares the receivers that are configured.
-func openOutbox(cfg config.NotifyConfig, p outboxPlace) (*outbox, error) {
-	o := &outbox{dir: p.dir, timeout: cfg.Timeout, log: p.log, failures: map[string]int{}}
-	web, err := newWebhook(cfg, p.env)
+// Open prepares the receivers that are configured.
+func Open(cfg config.NotifyConfig, p Place) (*Outbox, error) {
+	o := &Outbox{dir: p.Dir, timeout: cfg.Timeout, log: p.Log, failures: map[string]int{}}
+	web, err := newWebhook(cfg, p.Env)
 	if err != nil {
 		return nil, err
 	}
 	if web != nil {
 		o.targets = append(o.targets, target{"webhook", web.deliver})
 	}
-	command, err := newHook(cfg, p.hookDir, p.env, p.hookOut)
+	command, err := newHook(cfg, p.HookDir, p.Env, p.HookOut)
 	if err != nil {
 		return nil, err
 	}
@@ -79,8 +81,8 @@ func openOutbox(cfg config.NotifyConfig, p outboxPlace) (*outbox, error) {
 	return o, nil
 }
 
-// put makes a notification durable for every receiver.
-func (o *outbox) put(n *notification) error {
+// Put makes a notification durable for every receiver.
+func (o *Outbox) Put(n *Notification) error {
 	for _, t := range o.targets {
 		err := files.Write(filepath.Join(o.dir, files.SafeName(n.ID)+"."+t.name), func(w io.Writer) error {
 			enc := json.NewEncoder(w)
@@ -99,12 +101,12 @@ type letter struct {
 	path string
 	put  time.Time
 	body []byte
-	n    notification
+	n    Notification
 }
 
 // pending lists what waits for a receiver: what failed least first, and then the
 // oldest. What cannot be read is named *.unreadable, and waits no more.
-func (o *outbox) pending(name string) ([]letter, error) {
+func (o *Outbox) pending(name string) ([]letter, error) {
 	paths, err := o.paths(name)
 	if err != nil {
 		return nil, err
@@ -139,7 +141,7 @@ func (o *outbox) pending(name string) ([]letter, error) {
 }
 
 // paths lists the files of what waits for a receiver.
-func (o *outbox) paths(name string) (paths []string, err error) {
+func (o *Outbox) paths(name string) (paths []string, err error) {
 	entries, err := os.ReadDir(o.dir)
 	for _, entry := range entries {
 		if !strings.HasPrefix(entry.Name(), ".") && filepath.Ext(entry.Name()) == "."+name {
@@ -149,8 +151,8 @@ func (o *outbox) paths(name string) (paths []string, err error) {
 	return paths, err
 }
 
-// count returns how many deliveries are pending. It may be called during a flush.
-func (o *outbox) count() int {
+// Count returns how many deliveries are pending. It may be called during a flush.
+func (o *Outbox) Count() int {
 	n := 0
 	for _, t := range o.targets {
 		if paths, err := o.paths(t.name); err == nil {
@@ -160,10 +162,10 @@ func (o *outbox) count() int {
 	return n
 }
 
-// flush delivers what is pending, within the outbox's timeout. What cannot be
+// Flush delivers what is pending, within the outbox's timeout. What cannot be
 // delivered stays, is logged, and is tried again later: telling people about the
 // work must not keep anybody from doing it.
-func (o *outbox) flush(ctx context.Context, now time.Time) {
+func (o *Outbox) Flush(ctx context.Context, now time.Time) {
 	if now.Before(o.restUntil) {
 		return
 	}
@@ -173,14 +175,14 @@ func (o *outbox) flush(ctx context.Context, now time.Time) {
 	for _, t := range o.targets {
 		if err := o.flushTo(ctx, t, now); err != nil {
 			fails = o.fails + 1
-			o.restUntil = now.Add(restAfterFailure << min(o.fails, 4))
+			o.restUntil = now.Add(metrics.Rest << min(o.fails, 4))
 			o.log.Warn("a notification was not taken; it will be told again", "receiver", t.name, "error", err)
 		}
 	}
 	o.fails = fails
 }
 
-func (o *outbox) flushTo(ctx context.Context, t target, now time.Time) error {
+func (o *Outbox) flushTo(ctx context.Context, t target, now time.Time) error {
 	letters, err := o.pending(t.name)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package main
+package upkeep
 
 import (
 	"context"
@@ -11,19 +11,20 @@ import (
 
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/metrics"
 )
 
-// upkeepMetrics say how an upkeep went, in a textfile and a Pushgateway's group
+// Gauges say how an upkeep went, in a textfile and a Pushgateway's group
 // of their own: a batch may be writing its own meanwhile.
-type upkeepMetrics struct {
+type Gauges struct {
 	cfg     config.MetricsConfig
 	station string
 	reg     *prometheus.Registry
 }
 
-func newUpkeepMetrics(cfg *config.Config, done upkept, began time.Time, err error) *upkeepMetrics {
-	m := &upkeepMetrics{cfg.Metrics, cfg.Audit.Station, prometheus.NewRegistry()}
-	m.gauge("upkeep_timestamp_seconds", "When the last upkeep began.", seconds(began))
+func Metrics(cfg *config.Config, done Done, began time.Time, err error) *Gauges {
+	m := &Gauges{cfg.Metrics, cfg.Audit.Station, prometheus.NewRegistry()}
+	m.gauge("upkeep_timestamp_seconds", "When the last upkeep began.", metrics.Seconds(began))
 	m.gauge("upkeep_exit_code", "Exit code of the last upkeep.", float64(fault.KindOf(err).ExitCode()))
 	sound := 0.0
 	if done.Health.OK {
@@ -35,7 +36,7 @@ func newUpkeepMetrics(cfg *config.Config, done upkept, began time.Time, err erro
 		return m
 	}
 	if last, err := newCopies(cfg).newest(); err == nil {
-		m.gauge("last_backup_timestamp_seconds", "When the newest backup of the ledger was made, 0 for never.", seconds(last))
+		m.gauge("last_backup_timestamp_seconds", "When the newest backup of the ledger was made, 0 for never.", metrics.Seconds(last))
 	}
 	if done.Backup != nil {
 		m.gauge("last_backup_bytes", "Size of the newest backup of the ledger.", float64(done.Backup.Bytes))
@@ -43,18 +44,18 @@ func newUpkeepMetrics(cfg *config.Config, done upkept, began time.Time, err erro
 	return m
 }
 
-func (m *upkeepMetrics) gauge(name, help string, value float64) {
+func (m *Gauges) gauge(name, help string, value float64) {
 	g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "keymill", Name: name, Help: help})
 	m.reg.MustRegister(g)
 	g.Set(value)
 }
 
-func (m *upkeepMetrics) put(ctx context.Context) error {
-	return errors.Join(writeTextfile(m.textfile(), m.reg), pushMetrics(ctx, m.cfg.Pushgateway, "keymill-upkeep", m.station, m.reg))
+func (m *Gauges) Put(ctx context.Context) error {
+	return errors.Join(metrics.WriteTextfile(m.textfile(), m.reg), metrics.Push(ctx, m.cfg.Pushgateway, "keymill-upkeep", m.station, m.reg))
 }
 
 // textfile is beside the batch's.
-func (m *upkeepMetrics) textfile() string {
+func (m *Gauges) textfile() string {
 	if m.cfg.Textfile == "" {
 		return ""
 	}

@@ -1,4 +1,4 @@
-package main
+package telemetry
 
 import (
 	"context"
@@ -10,21 +10,22 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"keymill/cmd/keymill/internal/build"
+	"keymill/cmd/keymill/internal/metrics"
 	"keymill/cmd/keymill/internal/trace"
 )
 
 // booksProducer gives OTLP the figures that the textfile has: one meter counts,
 // both show it.
 type booksProducer struct {
-	meter  *meter
+	meter  *metrics.Meter
 	bridge sdkmetric.Producer
 	ledger string // path
 	tally  *tally
 	batch  bool // the verb is batch, whose own figures are sent, too
 }
 
-func newBooksProducer(m *meter, ledger string, tally *tally, batch bool) *booksProducer {
-	return &booksProducer{m, bridge.NewMetricProducer(bridge.WithGatherer(m.reg)), ledger, tally, batch}
+func newBooksProducer(m *metrics.Meter, ledger string, tally *tally, batch bool) *booksProducer {
+	return &booksProducer{m, bridge.NewMetricProducer(bridge.WithGatherer(m.Reg)), ledger, tally, batch}
 }
 
 // otlpMetric is what OTLP calls a figure of the meter.
@@ -61,7 +62,7 @@ func otlpMetrics() map[string]otlpMetric {
 
 // Produce implements sdkmetric.Producer.
 func (p *booksProducer) Produce(ctx context.Context) ([]metricdata.ScopeMetrics, error) {
-	if err := p.meter.refresh(ctx, p.ledger, false, time.Now()); err != nil {
+	if err := p.meter.Refresh(ctx, p.ledger, false, time.Now()); err != nil {
 		p.tally.missed("the ledger could not be read: " + err.Error())
 		return nil, err
 	}

@@ -1,4 +1,6 @@
-package main
+// Package notify tells people and programs what became of lots: by webhook, by
+// a command, from an outbox that survives crashes.
+package notify
 
 import (
 	"bytes"
@@ -24,19 +26,19 @@ import (
 	"keymill/pipeline"
 )
 
-// notificationSchema names the form of a notification's JSON.
-const notificationSchema = "keymill.notification/1"
+// Schema names the form of a notification's JSON.
+const Schema = "keymill.notification/1"
 
 // What notifications tell of.
 const (
-	eventClosed  = "lot-closed"  // every device is released
-	eventFailed  = "lot-failed"  // devices failed or conflict, or the lot was stopped; it will be taken up again
-	eventRefused = "lot-refused" // the manifest was refused, nothing was changed
+	LotClosed  = "lot-closed"  // every device is released
+	LotFailed  = "lot-failed"  // devices failed or conflict, or the lot was stopped; it will be taken up again
+	LotRefused = "lot-refused" // the manifest was refused, nothing was changed
 )
 
-// notification is what a webhook and the hook command get. It says nothing
+// Notification is what a webhook and the hook command get. It says nothing
 // about single devices, and holds no secret.
-type notification struct {
+type Notification struct {
 	Schema string `json:"schema"`
 	// ID is the same each time the same thing is told: a crash may make keymill
 	// tell it twice.
@@ -134,7 +136,7 @@ func (h *webhook) sign(id string, at time.Time, body []byte) string {
 
 // deliver posts one notification until the receiver takes it, says that it
 // never will, or ctx ends.
-func (h *webhook) deliver(ctx context.Context, n *notification, body []byte) error {
+func (h *webhook) deliver(ctx context.Context, n *Notification, body []byte) error {
 	body = bytes.TrimSpace(body) // a shell that checks the signature loses a line end
 	req, err := retryablehttp.NewRequestWithContext(ctx, http.MethodPost, h.url, bytes.NewReader(body))
 	if err != nil {

@@ -1,4 +1,6 @@
-package main
+// Package telemetry sends traces and metrics by OTLP. Whatever the collector
+// does, lots neither wait for it nor fail because of it.
+package telemetry
 
 import (
 	"context"
@@ -17,16 +19,17 @@ import (
 
 	"keymill/cmd/keymill/internal/build"
 	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/metrics"
 	"keymill/cmd/keymill/internal/station"
 	"keymill/cmd/keymill/internal/trace"
 	"keymill/pipeline"
 	"keymill/pipeline/mender"
 )
 
-// telemetry sends traces and metrics by OTLP. A nil one sends nothing and
+// Telemetry sends traces and metrics by OTLP. A nil one sends nothing and
 // costs nothing. Whatever the collector does, a lot neither waits for it nor
 // fails because of it: the queue is bounded, and so is the end.
-type telemetry struct {
+type Telemetry struct {
 	log     *slog.Logger
 	batch   bool // has many lots: what is lost is said at the end of each
 	station string
@@ -36,7 +39,7 @@ type telemetry struct {
 	tracer  oteltrace.Tracer         // of families
 	queue   sdktrace.SpanProcessor
 	metrics *sdkmetric.MeterProvider // nil without metrics
-	meter   *meter
+	meter   *metrics.Meter
 	cutOff  func(context.Context) error // ends exports of spans under way
 
 	tally tally
@@ -45,9 +48,9 @@ type telemetry struct {
 // flushLimit is the most time that the end of a verb waits for the collector.
 const flushLimit = 3 * time.Second
 
-// openTelemetry starts what the configuration asks for; nil for nothing. books
+// Open starts what the configuration asks for; nil for nothing. books
 // is the meter to send; nil makes one of the ledger and of runs.
-func openTelemetry(ctx context.Context, cfg *config.Config, env config.Environ, log *slog.Logger, books *meter) (*telemetry, error) {
+func Open(ctx context.Context, cfg *config.Config, env config.Environ, log *slog.Logger, books *metrics.Meter) (*Telemetry, error) {
 	traces, err := newCollector(cfg.Telemetry, env, signalTraces)
 	if err != nil {
 		return nil, err
@@ -59,7 +62,7 @@ func openTelemetry(ctx context.Context, cfg *config.Config, env config.Environ, 
 	// The SDK's own log can hold what the environment says, headers included.
 	otel.SetLogger(logr.Discard())
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) {})) // what they are about is tallied
-	t := &telemetry{log: log, batch: books != nil, station: cfg.Audit.Station, share: cfg.Telemetry.Sample}
+	t := &Telemetry{log: log, batch: books != nil, station: cfg.Audit.Station, share: cfg.Telemetry.Sample}
 	about, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithHost(), resource.WithAttributes(
 		semconv.ServiceName("keymill"), semconv.ServiceVersion(build.Version()), semconv.ServiceInstanceID(t.station)),
 		resource.WithFromEnv())
@@ -83,7 +86,7 @@ func openTelemetry(ctx context.Context, cfg *config.Config, env config.Environ, 
 
 // openTraces starts sending spans. The queue has the SDK's 2048, or what
 // OTEL_BSP_MAX_QUEUE_SIZE says.
-func (t *telemetry) openTraces(ctx context.Context, c *collector, about *resource.Resource) error {
+func (t *Telemetry) openTraces(ctx context.Context, c *collector, about *resource.Resource) error {
 	client, err := c.tracesClient(&t.tally)
 	if err != nil {
 		return err
@@ -105,13 +108,13 @@ func (t *telemetry) openTraces(ctx context.Context, c *collector, about *resourc
 
 // openMetrics starts sending figures. ownInterval says that the SDK finds the
 // interval in the environment.
-func (t *telemetry) openMetrics(ctx context.Context, c *collector, about *resource.Resource, cfg *config.Config, books *meter, ownInterval bool) error {
+func (t *Telemetry) openMetrics(ctx context.Context, c *collector, about *resource.Resource, cfg *config.Config, books *metrics.Meter, ownInterval bool) error {
 	exporter, err := c.metricsExporter(ctx, &t.tally)
 	if err != nil {
 		return telemetryFault(err, "Correct the endpoint or its certificates.")
 	}
 	if !t.batch {
-		books = newMeter(config.MetricsConfig{}, t.station, time.Now())
+		books = metrics.New(config.MetricsConfig{}, t.station, time.Now())
 		t.meter = books
 	}
 	options := []sdkmetric.PeriodicReaderOption{sdkmetric.WithTimeout(c.timeout), sdkmetric.WithProducer(newBooksProducer(books, cfg.Ledger, &t.tally, t.batch))}
@@ -123,38 +126,38 @@ func (t *telemetry) openMetrics(ctx context.Context, c *collector, about *resour
 	return nil
 }
 
-// begun returns a hook of that name that tells the meter, too.
-func (t *telemetry) begun(next func(station.Begun)) func(station.Begun) {
+// Begun returns a hook of that name that tells the meter, too.
+func (t *Telemetry) Begun(next func(station.Begun)) func(station.Begun) {
 	if t == nil || t.meter == nil {
 		return next
 	}
 	return func(r station.Begun) {
-		t.meter.begun(r)
+		t.meter.Begun(r)
 		if next != nil {
 			next(r)
 		}
 	}
 }
 
-// follower returns what pipeline.Line.Follow gets, nil without traces.
-func (t *telemetry) follower() pipeline.Follower {
+// Follower returns what pipeline.Line.Follow gets, nil without traces.
+func (t *Telemetry) Follower() pipeline.Follower {
 	if t == nil || t.lots == nil {
 		return nil
 	}
 	return t.follow
 }
 
-// requestFollower returns what mender.Config.Follow gets, nil without traces.
-func (t *telemetry) requestFollower() func(context.Context, mender.Attempt) func(mender.Answer) {
+// RequestFollower returns what mender.Config.Follow gets, nil without traces.
+func (t *Telemetry) RequestFollower() func(context.Context, mender.Attempt) func(mender.Answer) {
 	if t == nil || t.lots == nil {
 		return nil
 	}
 	return t.followRequest
 }
 
-// close sends what waits, as far as the collector takes it in time, and says
+// Close sends what waits, as far as the collector takes it in time, and says
 // what was lost. It does so also when the verb was interrupted.
-func (t *telemetry) close(ctx context.Context) {
+func (t *Telemetry) Close(ctx context.Context) {
 	if t == nil {
 		return
 	}
@@ -165,7 +168,7 @@ func (t *telemetry) close(ctx context.Context) {
 // shutdown ends everything within flushLimit. What the SDK says of failed
 // exports repeats the collector's answers, which may hold what it was sent: the
 // tally has it in words of ours.
-func (t *telemetry) shutdown(ctx context.Context) {
+func (t *Telemetry) shutdown(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, flushLimit)
 	defer cancel()
 	var both sync.WaitGroup

@@ -1,4 +1,4 @@
-package main
+package telemetry
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	oteltrace "go.opentelemetry.io/otel/trace"
 
 	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/metrics"
 	"keymill/cmd/keymill/internal/trace"
 	"keymill/pipeline"
 	"keymill/pipeline/mender"
@@ -27,9 +28,9 @@ const (
 	attrRequestID = attribute.Key("mender.request_id")
 )
 
-// beginVerb begins the root span of a verb's work, or of a lot in a batch, in
+// Begin begins the root span of a verb's work, or of a lot in a batch, in
 // the context that it returns. ended ends it.
-func (t *telemetry) beginVerb(ctx context.Context, verb, lot string) (_ context.Context, ended func(error)) {
+func (t *Telemetry) Begin(ctx context.Context, verb, lot string) (_ context.Context, ended func(error)) {
 	if t == nil || t.lots == nil {
 		return ctx, func(error) {}
 	}
@@ -49,7 +50,7 @@ func (t *telemetry) beginVerb(ctx context.Context, verb, lot string) (_ context.
 }
 
 // follow implements pipeline.Follower.
-func (t *telemetry) follow(ctx context.Context, rec *pipeline.Record, from pipeline.State) (context.Context, func(error)) {
+func (t *Telemetry) follow(ctx context.Context, rec *pipeline.Record, from pipeline.State) (context.Context, func(error)) {
 	if from == "" {
 		return t.followDevice(ctx, rec)
 	}
@@ -69,11 +70,11 @@ func (t *telemetry) follow(ctx context.Context, rec *pipeline.Record, from pipel
 
 // stepNames are the steps by the state that they start from.
 var stepNames = map[pipeline.State]string{
-	pipeline.Planned: stages[pipeline.Staged], pipeline.Staged: stages[pipeline.Preauthorized],
-	pipeline.Preauthorized: stages[pipeline.Released],
+	pipeline.Planned: metrics.Stages[pipeline.Staged], pipeline.Staged: metrics.Stages[pipeline.Preauthorized],
+	pipeline.Preauthorized: metrics.Stages[pipeline.Released],
 }
 
-func (t *telemetry) followDevice(ctx context.Context, rec *pipeline.Record) (context.Context, func(error)) {
+func (t *Telemetry) followDevice(ctx context.Context, rec *pipeline.Record) (context.Context, func(error)) {
 	if !oteltrace.SpanContextFromContext(ctx).IsSampled() {
 		return ctx, func(error) {}
 	}
@@ -103,7 +104,7 @@ func errorType(err error) string { return semconv.ErrorType(err).Value.AsString(
 // followRequest follows a request of the Mender client's. Those of a device go
 // with the device; of others, as of a verification, a share is sent, and all
 // that fail.
-func (t *telemetry) followRequest(ctx context.Context, request mender.Attempt) func(mender.Answer) {
+func (t *Telemetry) followRequest(ctx context.Context, request mender.Attempt) func(mender.Answer) {
 	f := familyOf(ctx)
 	alone := f == nil
 	if alone {

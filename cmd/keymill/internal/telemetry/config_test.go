@@ -1,4 +1,4 @@
-package main
+package telemetry
 
 import (
 	"maps"
@@ -12,6 +12,7 @@ import (
 
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/metrics"
 )
 
 func loadText(t *testing.T, text string, env ...string) (*config.Config, error) {
@@ -104,8 +105,8 @@ func TestTelemetryMistakes(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			_, _, err := collectorsOf(t, "", strings.Fields(test.env)...)
-			if err == nil || exitCode(err) != exitUsage || !strings.Contains(err.Error(), test.want) {
-				t.Fatalf("got %v (code %d), want %s", err, exitCode(err), test.want)
+			if err == nil || fault.KindOf(err) != fault.Usage || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("got %v (kind %d), want %s", err, fault.KindOf(err), test.want)
 			}
 			if strings.Contains(err.Error()+fault.Hint(err), "s3cret") {
 				t.Errorf("it repeats a secret: %v", err)
@@ -129,7 +130,7 @@ func TestTelemetryOrigin(t *testing.T) {
 // OTLP, or none on purpose.
 func TestTelemetryNames(t *testing.T) {
 	descs := make(chan *prometheus.Desc)
-	go func() { newMeter(config.MetricsConfig{}, "s", time.Unix(1, 0)).reg.Describe(descs); close(descs) }()
+	go func() { metrics.New(config.MetricsConfig{}, "s", time.Unix(1, 0)).Reg.Describe(descs); close(descs) }()
 	names, seen := otlpMetrics(), map[string]bool{}
 	for desc := range descs {
 		_, after, _ := strings.Cut(desc.String(), `fqName: "`)

@@ -1,4 +1,4 @@
-package main
+package dropfolder
 
 import (
 	"context"
@@ -13,6 +13,8 @@ import (
 
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/metrics"
+	"keymill/cmd/keymill/internal/notify"
 	"keymill/cmd/keymill/internal/say"
 	"keymill/cmd/keymill/internal/station"
 	"keymill/pipeline"
@@ -20,16 +22,8 @@ import (
 	"keymill/sources"
 )
 
-// The outcomes of a lot in a batch.
-const (
-	outcomeClosed  = "closed"  // all is done
-	outcomeFailed  = "failed"  // not all devices, or stopped; it stays in work/
-	outcomeRefused = "refused" // its manifest is
-	outcomeStopped = "stopped" // told to; it stays in work/
-)
-
-// lotResult is what `batch --json` prints of a lot.
-type lotResult struct {
+// Result is what `batch --json` prints of a lot.
+type Result struct {
 	Lot      string           `json:"lot"`
 	Manifest string           `json:"manifest"`
 	Outcome  string           `json:"outcome"`
@@ -50,7 +44,7 @@ func (b *batch) work(ctx context.Context, d dropped) (outage bool, err error) {
 	b.Begins(d.name())
 	b.Log.Info("lot begins", "lot", d.lot, "manifest", d.name())
 	b.tell(statusLine("lot " + d.lot + " begins"))
-	working, ended := b.telemetry.beginVerb(ctx, b.Verb, d.lot)
+	working, ended := b.telemetry.Begin(ctx, b.Verb, d.lot)
 	runErr := b.Settled(station.Run(working, b.Station, d.path, d.lot))
 	ended(runErr)
 	return outOfOrder(runErr), b.conclude(ctx, d, runErr)
@@ -58,26 +52,26 @@ func (b *batch) work(ctx context.Context, d dropped) (outage bool, err error) {
 
 // conclude tells what became of a lot, and puts its manifest where it belongs.
 func (b *batch) conclude(ctx context.Context, d dropped, runErr error) (err error) {
-	r := lotResult{Lot: d.lot, Manifest: d.name(), kind: fault.KindOf(runErr)}
+	r := Result{Lot: d.lot, Manifest: d.name(), kind: fault.KindOf(runErr)}
 	r.ExitCode = r.kind.ExitCode()
 	if runErr != nil {
 		b.Fault(runErr)
 		r.Error, r.Hint = runErr.Error(), fault.Hint(runErr)
 	}
-	if r.Outcome = outcomeOf(r.kind); r.Outcome == outcomeFailed {
+	if r.Outcome = outcomeOf(r.kind); r.Outcome == metrics.Failed {
 		b.retryAt[d.lot] = time.Now().Add(b.Config.Batch.Retry)
 	}
 	// What the lot came to is put down also when the batch was told to stop.
 	err = b.settle(context.WithoutCancel(ctx), d, &r)
 	b.worst = worse(b.worst, r.kind)
-	b.meter.ended(r.Outcome)
+	b.meter.Ended(r.Outcome)
 	if err != nil {
 		return err
 	}
 	err = b.Ended(r)
 	b.flush(ctx)
 	b.show(ctx, false)
-	if pushErr := b.meter.push(ctx, time.Now(), false); pushErr != nil && ctx.Err() == nil {
+	if pushErr := b.meter.Push(ctx, time.Now(), false); pushErr != nil && ctx.Err() == nil {
 		b.Log.Warn("metrics", "error", pushErr)
 	}
 	return err
@@ -86,13 +80,13 @@ func (b *batch) conclude(ctx context.Context, d dropped, runErr error) (err erro
 func outcomeOf(kind fault.Kind) string {
 	switch kind {
 	case fault.None:
-		return outcomeClosed
+		return metrics.Closed
 	case fault.Manifest:
-		return outcomeRefused
+		return metrics.Refused
 	case fault.Interrupted:
-		return outcomeStopped
+		return metrics.Stopped
 	}
-	return outcomeFailed
+	return metrics.Failed
 }
 
 // outOfOrder reports whether server or HSM are, so that the next lot would wait
@@ -115,28 +109,28 @@ func worse(a, b fault.Kind) fault.Kind {
 
 // settle writes down what a lot came to: first the notification, then the
 // manifest's place, so that a crash between the two repeats both.
-func (b *batch) settle(ctx context.Context, d dropped, r *lotResult) error {
+func (b *batch) settle(ctx context.Context, d dropped, r *Result) error {
 	lot, totals, err := b.balance(ctx, d.lot)
-	if err != nil && r.Outcome == outcomeClosed {
+	if err != nil && r.Outcome == metrics.Closed {
 		return err
 	}
 	if err != nil {
 		b.Log.Warn("the ledger does not tell how the lot stands", "lot", d.lot, "error", err)
 	}
 	r.Totals = totals
-	n := &notification{
-		Schema: notificationSchema, Time: time.Now().UTC(), Station: b.Config.Audit.Station, Lot: d.lot, Manifest: d.name(),
+	n := &notify.Notification{
+		Schema: notify.Schema, Time: time.Now().UTC(), Station: b.Config.Audit.Station, Lot: d.lot, Manifest: d.name(),
 		ExitCode: r.ExitCode, Error: r.Error, Hint: r.Hint, Totals: totals,
 	}
 	stamp := strconv.FormatInt(n.Time.UnixMicro(), 10) // x.csv and x.xlsx may both be refused in one second
 	switch r.Outcome {
-	case outcomeClosed:
+	case metrics.Closed:
 		if !lot.Closed.IsZero() {
 			n.Time = lot.Closed
 		}
-		n.Event, n.ID = eventClosed, "closed-"+d.lot
+		n.Event, n.ID = notify.LotClosed, "closed-"+d.lot
 		n.Moved = b.folder.path("done", d.lot)
-		if err := b.outbox.put(n); err != nil {
+		if err := b.outbox.Put(n); err != nil {
 			return err
 		}
 		report := filepath.Join(lot.Out, "report")
@@ -148,10 +142,10 @@ func (b *batch) settle(ctx context.Context, d dropped, r *lotResult) error {
 		}
 		r.Moved, err = b.folder.finish(d, report)
 		return err
-	case outcomeRefused:
+	case metrics.Refused:
 		return b.refuse(ctx, d, r, n, "refused-"+stamp+"-"+d.lot)
-	case outcomeFailed:
-		n.Event, n.ID = eventFailed, "failed-"+stamp+"-"+d.lot
+	case metrics.Failed:
+		n.Event, n.ID = notify.LotFailed, "failed-"+stamp+"-"+d.lot
 		return b.tellFailed(n)
 	}
 	return nil
@@ -159,14 +153,14 @@ func (b *batch) settle(ctx context.Context, d dropped, r *lotResult) error {
 
 // tellFailed tells of a failure, unless it is the one that was told last: a batch
 // that watches meets the same conflict every few minutes.
-func (b *batch) tellFailed(n *notification) error {
+func (b *batch) tellFailed(n *notify.Notification) error {
 	same := *n
 	same.ID, same.Time, same.Error = "", time.Time{}, "" // the text may name a time or a port
 	text, err := json.Marshal(same)
 	if err != nil || b.failed[n.Lot] == string(text) {
 		return err
 	}
-	if err := b.outbox.put(n); err != nil {
+	if err := b.outbox.Put(n); err != nil {
 		return err
 	}
 	b.failed[n.Lot] = string(text)
@@ -208,7 +202,7 @@ type refusal struct {
 const mostReported = 10_000
 
 // refuse puts a refused manifest away, with all that is wrong with it.
-func (b *batch) refuse(ctx context.Context, d dropped, r *lotResult, n *notification, id string) error {
+func (b *batch) refuse(ctx context.Context, d dropped, r *Result, n *notify.Notification, id string) error {
 	report := refusal{
 		Manifest: d.name(), Lot: d.lot, Time: n.Time, Error: r.Error, Hint: r.Hint,
 		Problems: []sources.Problem{}, late: r.late,
@@ -223,9 +217,9 @@ func (b *batch) refuse(ctx context.Context, d dropped, r *lotResult, n *notifica
 			r.problems++
 		}
 	})
-	n.Event, n.ID, n.Problems = eventRefused, id, r.problems
+	n.Event, n.ID, n.Problems = notify.LotRefused, id, r.problems
 	n.Moved = b.folder.refusedAs(d)
-	if err := b.outbox.put(n); err != nil {
+	if err := b.outbox.Put(n); err != nil {
 		return err
 	}
 	var err error
@@ -235,14 +229,14 @@ func (b *batch) refuse(ctx context.Context, d dropped, r *lotResult, n *notifica
 
 // refuseChanged refuses a manifest that was still being written when its lot was
 // planned: what came after that is in no lot.
-func (b *batch) refuseChanged(ctx context.Context, d dropped, r *lotResult, n notification, devices int) error {
+func (b *batch) refuseChanged(ctx context.Context, d dropped, r *Result, n notify.Notification, devices int) error {
 	err := fault.As(fault.Manifest, pipeline.WithHint(
 		fmt.Errorf("the manifest was changed after it was taken: lot %s was made, and closed, of the %s that it had then", d.lot, say.Count(devices, "device")),
 		"Drop the rows that are missing under another name; write NAME.csv.part and rename it when it is complete."))
 	r.late = true
 	b.Fault(err)
 	r.kind = fault.KindOf(err)
-	r.Outcome, r.ExitCode, r.Error, r.Hint = outcomeRefused, r.kind.ExitCode(), err.Error(), fault.Hint(err)
+	r.Outcome, r.ExitCode, r.Error, r.Hint = metrics.Refused, r.kind.ExitCode(), err.Error(), fault.Hint(err)
 	n.Time = time.Now().UTC()
 	n.ExitCode, n.Error, n.Hint = r.ExitCode, r.Error, r.Hint
 	return b.refuse(ctx, d, r, &n, fmt.Sprintf("refused-%d-%s", n.Time.UnixMicro(), d.lot))

@@ -1,4 +1,4 @@
-package main
+package telemetry
 
 import (
 	"cmp"
@@ -15,8 +15,8 @@ import (
 	"keymill/pipeline"
 )
 
-// checkTelemetry sends nothing to the collector, and looks whether it takes it.
-func checkTelemetry(ctx context.Context, cfg *config.Config, env config.Environ) (string, error) {
+// Check sends nothing to the collector, and looks whether it takes it.
+func Check(ctx context.Context, cfg *config.Config, env config.Environ) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, exportTimeout)
 	defer cancel()
 	said := "off; telemetry.otlp_endpoint turns it on"

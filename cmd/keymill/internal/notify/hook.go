@@ -1,4 +1,4 @@
-package main
+package notify
 
 import (
 	"bytes"
@@ -54,7 +54,7 @@ func newHook(cfg config.NotifyConfig, dir string, env config.Environ, out io.Wri
 
 // deliver runs the program with the notification on its standard input. When
 // ctx ends it is killed with all that it started.
-func (h *hook) deliver(ctx context.Context, n *notification, body []byte) error {
+func (h *hook) deliver(ctx context.Context, n *Notification, body []byte) error {
 	cmd := exec.CommandContext(ctx, h.argv[0], h.argv[1:]...)
 	cmd.Env = append(slices.Clone(h.env), "KEYMILL_EVENT="+n.Event, "KEYMILL_LOT="+n.Lot)
 	out := &capped{w: h.out, left: hookSays}

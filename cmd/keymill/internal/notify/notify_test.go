@@ -1,4 +1,4 @@
-package main
+package notify
 
 import (
 	"bytes"
@@ -23,8 +23,9 @@ import (
 	"time"
 
 	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
-	"keymill/pipeline/mender/sandbox"
+	"keymill/cmd/keymill/internal/metrics"
 )
 
 // receiver is a webhook receiver that answers as told and checks signatures.
@@ -35,7 +36,7 @@ type receiver struct {
 	mu      sync.Mutex
 	answers []int          // guarded by mu; then 200
 	calls   int            // guarded by mu
-	taken   []notification // guarded by mu
+	taken   []Notification // guarded by mu
 }
 
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -61,7 +62,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		w.WriteHeader(answer)
 		return
 	}
-	var n notification
+	var n Notification
 	if err := json.Unmarshal(body, &n); err != nil || n.ID != req.Header.Get("webhook-id") {
 		r.t.Errorf("%v: %s", err, body)
 	}
@@ -78,24 +79,25 @@ func (r *receiver) heard() (calls int, taken []string) {
 }
 
 // testOutbox is an outbox whose webhook is r.
-func testOutbox(t *testing.T, r *receiver, url string, cfg config.NotifyConfig) (*outbox, *bytes.Buffer) {
+func testOutbox(t *testing.T, r *receiver, url string, cfg config.NotifyConfig) (*Outbox, *bytes.Buffer) {
 	t.Helper()
-	folder, err := openDropFolder(t.TempDir())
-	if err != nil {
+	root := t.TempDir()
+	dir := filepath.Join(root, "outbox")
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	log := &bytes.Buffer{}
 	env := []string{"KEYMILL_WEBHOOK_SECRET=" + r.secret, "PATH=" + os.Getenv("PATH"), "KEYMILL_TOKEN=secret"}
 	cfg.URL = url
-	o, err := openOutbox(cfg, outboxPlace{dir: folder.state("outbox"), hookDir: folder.root, env: env, hookOut: log, log: slog.New(slog.NewTextHandler(log, nil))})
+	o, err := Open(cfg, Place{Dir: dir, HookDir: root, Env: env, HookOut: log, Log: slog.New(slog.NewTextHandler(log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return o, log
 }
 
-func note(id string, at time.Time) *notification {
-	return &notification{Schema: notificationSchema, ID: id, Event: eventClosed, Time: at, Lot: "a"}
+func note(id string, at time.Time) *Notification {
+	return &Notification{Schema: Schema, ID: id, Event: LotClosed, Time: at, Lot: "a"}
 }
 
 // TestWebhook: what fails for a while is told again, what is refused waits in
@@ -121,15 +123,15 @@ func TestWebhook(t *testing.T) {
 			server := httptest.NewServer(r)
 			defer server.Close()
 			o, log := testOutbox(t, r, server.URL+"/hooks/T0KEN", config.NotifyConfig{Timeout: 20 * time.Second})
-			for _, n := range []*notification{note("two", now), note("one", now.Add(-time.Minute)), note("two", now)} {
-				if err := o.put(n); err != nil {
+			for _, n := range []*Notification{note("two", now), note("one", now.Add(-time.Minute)), note("two", now)} {
+				if err := o.Put(n); err != nil {
 					t.Fatal(err)
 				}
 			}
-			o.flush(t.Context(), now)
+			o.Flush(t.Context(), now)
 			calls, taken := r.heard()
-			if calls != test.calls || strings.Join(taken, " ") != test.taken || o.count() != test.left {
-				t.Errorf("%d calls, taken %v, %d left\n%s", calls, taken, o.count(), log)
+			if calls != test.calls || strings.Join(taken, " ") != test.taken || o.Count() != test.left {
+				t.Errorf("%d calls, taken %v, %d left\n%s", calls, taken, o.Count(), log)
 			}
 			if strings.Contains(log.String(), "T0KEN") || strings.Contains(log.String(), "shared") {
 				t.Errorf("the log shows secrets: %s", log)
@@ -137,11 +139,11 @@ func TestWebhook(t *testing.T) {
 			if test.left == 0 {
 				return
 			}
-			if o.flush(t.Context(), now.Add(restAfterFailure/2)); o.count() != test.left {
+			if o.Flush(t.Context(), now.Add(metrics.Rest/2)); o.Count() != test.left {
 				t.Error("a receiver that failed gets no rest")
 			}
-			if o.flush(t.Context(), now.Add(restAfterFailure)); o.count() != 0 {
-				t.Errorf("%d left after the receiver came back\n%s", o.count(), log)
+			if o.Flush(t.Context(), now.Add(metrics.Rest)); o.Count() != 0 {
+				t.Errorf("%d left after the receiver came back\n%s", o.Count(), log)
 			}
 		})
 	}
@@ -157,14 +159,14 @@ func TestWebhookBounded(t *testing.T) {
 	r := &receiver{t: t, secret: "shared"}
 	o, log := testOutbox(t, r, hang.URL, config.NotifyConfig{Timeout: 50 * time.Millisecond})
 	now := time.Now()
-	if err := o.put(note("one", now)); err != nil {
+	if err := o.Put(note("one", now)); err != nil {
 		t.Fatal(err)
 	}
-	if o.flush(t.Context(), now); o.count() != 1 {
-		t.Errorf("%d left", o.count())
+	if o.Flush(t.Context(), now); o.Count() != 1 {
+		t.Errorf("%d left", o.Count())
 	}
-	if o.flush(t.Context(), now.Add(outboxLife)); o.count() != 0 || !strings.Contains(log.String(), "given up") {
-		t.Errorf("%d left after a week\n%s", o.count(), log)
+	if o.Flush(t.Context(), now.Add(outboxLife)); o.Count() != 0 || !strings.Contains(log.String(), "given up") {
+		t.Errorf("%d left after a week\n%s", o.Count(), log)
 	}
 }
 
@@ -205,7 +207,7 @@ func TestWebhookConfiguration(t *testing.T) {
 	} {
 		h, err := newWebhook(test.cfg, test.env)
 		switch {
-		case test.secret == "" && (err == nil || exitCode(err) != exitUsage):
+		case test.secret == "" && (err == nil || fault.KindOf(err) != fault.Usage):
 			t.Errorf("%s: %v", test.name, err)
 		case test.secret != "" && (err != nil || string(h.secret) != test.secret):
 			t.Errorf("%s: %v", test.name, err)
@@ -219,25 +221,25 @@ func TestHook(t *testing.T) {
 	r := &receiver{t: t, secret: "shared"}
 	now := time.Now()
 	o, log := testOutbox(t, r, "", config.NotifyConfig{Timeout: 30 * time.Second, Command: []string{"sh", "-ec", "test ! -e fail; cat > got; env > env"}})
-	dir := filepath.Dir(filepath.Dir(o.dir))
+	dir := filepath.Dir(o.dir)
 	n := note("one", now)
-	if err := o.put(n); err != nil {
+	if err := o.Put(n); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "fail"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if o.flush(t.Context(), now); o.count() != 1 {
+	if o.Flush(t.Context(), now); o.Count() != 1 {
 		t.Error("a hook that failed has taken its notification")
 	}
 	if err := os.Remove(filepath.Join(dir, "fail")); err != nil {
 		t.Fatal(err)
 	}
-	if o.flush(t.Context(), now.Add(restAfterFailure)); o.count() != 0 {
-		t.Errorf("%d left\n%s", o.count(), log)
+	if o.Flush(t.Context(), now.Add(metrics.Rest)); o.Count() != 0 {
+		t.Errorf("%d left\n%s", o.Count(), log)
 	}
 	got, err := os.ReadFile(filepath.Join(dir, "got"))
-	var back notification
+	var back Notification
 	if err != nil || json.Unmarshal(got, &back) != nil || back.ID != "one" {
 		t.Errorf("%v: the hook got %s", err, got)
 	}
@@ -271,7 +273,7 @@ func TestHook(t *testing.T) {
 	if cmdline, err := os.ReadFile("/proc/" + child + "/cmdline"); err == nil && bytes.HasPrefix(cmdline, []byte("sleep")) {
 		t.Error("the hook's child goes on")
 	}
-	if _, err := newHook(config.NotifyConfig{Command: []string{"no-such-program"}}, dir, nil, io.Discard); exitCode(err) != exitUsage {
+	if _, err := newHook(config.NotifyConfig{Command: []string{"no-such-program"}}, dir, nil, io.Discard); fault.KindOf(err) != fault.Usage {
 		t.Errorf("a command that is not there: %v", err)
 	}
 }
@@ -284,86 +286,12 @@ func TestOutboxUnreadable(t *testing.T) {
 	o, log := testOutbox(t, r, server.URL, config.NotifyConfig{Timeout: 20 * time.Second})
 	now := time.Now()
 	spoilt := filepath.Join(o.dir, "a.webhook")
-	if err := errors.Join(os.WriteFile(spoilt, []byte{0, 0}, 0o600), o.put(note("one", now))); err != nil {
+	if err := errors.Join(os.WriteFile(spoilt, []byte{0, 0}, 0o600), o.Put(note("one", now))); err != nil {
 		t.Fatal(err)
 	}
-	o.flush(t.Context(), now)
-	if _, taken := r.heard(); !slices.Equal(taken, []string{"one"}) || o.count() != 0 || !files.Exists(spoilt+".unreadable") {
-		t.Errorf("taken %v, %d left\n%s", taken, o.count(), log)
-	}
-}
-
-// TestBatchTells: one notification each for a closed lot and a refused
-// manifest; a receiver that was away gets its own with the next batch.
-func TestBatchTells(t *testing.T) {
-	n := newNight(t, sandbox.Config{})
-	r := &receiver{t: t, secret: "shared", answers: []int{403, 403, 403}} // after a, and both at the end
-	server := httptest.NewServer(r)
-	defer server.Close()
-	t.Setenv("KEYMILL_NOTIFY_URL", server.URL)
-	t.Setenv("KEYMILL_WEBHOOK_SECRET", "shared")
-	n.manifest("a.csv", 1, 3)
-	n.manifest("b.csv", 2, 1) // a's
-	if code, log := n.batch(); code != exitManifest {
-		t.Fatalf("exit %d:\n%s", code, log)
-	}
-	text, err := os.ReadFile(filepath.Join(n.drop, "refused", "b.csv.problems.txt"))
-	if err != nil || !strings.Contains(string(text), "lot a, row 3") {
-		t.Errorf("%v: the report says\n%s", err, text)
-	}
-	if _, taken := r.heard(); len(taken) > 0 {
-		t.Errorf("taken: %v", taken)
-	}
-	r.mu.Lock()
-	r.answers = nil
-	r.mu.Unlock()
-	if code, log := n.batch(); code != 0 {
-		t.Fatalf("exit %d:\n%s", code, log)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var told []string
-	for _, n := range r.taken {
-		switch n.Event {
-		case eventClosed:
-			told = append(told, fmt.Sprintf("%s %s %d", n.Event, n.Lot, n.Totals.Released))
-		case eventRefused:
-			told = append(told, fmt.Sprintf("%s %s %d", n.Event, n.Lot, n.Problems))
-			if !files.Exists(n.Moved) || filepath.Base(n.Moved) != "b.csv" {
-				t.Errorf("the refused manifest is said to lie in %s", n.Moved)
-			}
-		}
-	}
-	if !slices.Equal(told, []string{"lot-closed a 3", "lot-refused b 1"}) {
-		t.Errorf("told: %q", told)
-	}
-}
-
-// TestBatchPutsAwayAgain: a crash after a lot was closed, and before its
-// manifest was put away, makes the next batch tell it again, under the same ID.
-func TestBatchPutsAwayAgain(t *testing.T) {
-	n := newNight(t, sandbox.Config{})
-	r := &receiver{t: t, secret: "shared"}
-	server := httptest.NewServer(r)
-	defer server.Close()
-	t.Setenv("KEYMILL_NOTIFY_URL", server.URL)
-	t.Setenv("KEYMILL_WEBHOOK_SECRET", "shared")
-	n.manifest("a.csv", 1, 2)
-	for range 2 {
-		if code, log := n.batch(); code != 0 || !n.lies("done", "a", "a.csv") || n.lies("work", "a") {
-			t.Fatalf("exit %d:\n%s", code, log)
-		}
-		if err := os.Mkdir(filepath.Join(n.drop, "work", "a"), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Rename(filepath.Join(n.drop, "done", "a", "a.csv"), filepath.Join(n.drop, "work", "a", "a.csv")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.taken) != 2 || r.taken[0].ID != r.taken[1].ID || !r.taken[0].Time.Equal(r.taken[1].Time) {
-		t.Errorf("told: %+v", r.taken)
+	o.Flush(t.Context(), now)
+	if _, taken := r.heard(); !slices.Equal(taken, []string{"one"}) || o.Count() != 0 || !files.Exists(spoilt+".unreadable") {
+		t.Errorf("taken %v, %d left\n%s", taken, o.Count(), log)
 	}
 }
 
@@ -374,13 +302,13 @@ func TestOutboxRests(t *testing.T) {
 	defer server.Close()
 	o, _ := testOutbox(t, r, server.URL, config.NotifyConfig{Timeout: 20 * time.Second})
 	now := time.Now()
-	if err := o.put(note("one", now)); err != nil {
+	if err := o.Put(note("one", now)); err != nil {
 		t.Fatal(err)
 	}
 	for minute := range 60 {
-		o.flush(t.Context(), now.Add(time.Duration(minute)*time.Minute))
+		o.Flush(t.Context(), now.Add(time.Duration(minute)*time.Minute))
 	}
-	if calls, _ := r.heard(); calls != 7 || o.count() != 1 { // after 0, 1, 3, 7, 15, 31 and 47 minutes
-		t.Errorf("%d calls in an hour, %d left", calls, o.count())
+	if calls, _ := r.heard(); calls != 7 || o.Count() != 1 { // after 0, 1, 3, 7, 15, 31 and 47 minutes
+		t.Errorf("%d calls in an hour, %d left", calls, o.Count())
 	}
 }

@@ -1,4 +1,6 @@
-package main
+// Package metrics counts what monitoring sees of runs and batches, and writes
+// it for Prometheus.
+package metrics
 
 import (
 	"context"
@@ -18,21 +20,21 @@ import (
 	"keymill/pipeline/mender"
 )
 
-// meter is what monitoring sees of a batch. What can be counted in the ledger
+// Meter is what monitoring sees of a batch. What can be counted in the ledger
 // is, so that it is right whatever was killed when; the rest counts from the
 // start of the process. Its methods may be called by many goroutines at once.
-type meter struct {
+type Meter struct {
 	cfg     config.MetricsConfig
 	station string
-	reg     *prometheus.Registry
+	Reg     *prometheus.Registry
 
-	devices, keys, lots, lotDevices, queue *prometheus.GaugeVec
+	devices, keys, lots, lotDevices, Queue *prometheus.GaugeVec
 	outcomes, server                       *prometheus.CounterVec
 	took                                   *prometheus.HistogramVec
 	rate                                   *prometheus.GaugeVec
-	inFlight, waiting, pending             prometheus.Gauge
-	running, exitCode                      prometheus.Gauge
-	started, heartbeat, success, closed    prometheus.Gauge
+	inFlight, waiting, Pending             prometheus.Gauge
+	Running, ExitCode                      prometheus.Gauge
+	started, heartbeat, Success, closed    prometheus.Gauge
 
 	pushRest time.Time // after a push that failed; pushes come one after the other
 
@@ -56,8 +58,8 @@ type pace struct {
 	stopped time.Duration // 0 while it runs
 }
 
-// stages are the steps by the state that they lead to.
-var stages = map[pipeline.State]string{
+// Stages are the steps by the state that they lead to.
+var Stages = map[pipeline.State]string{
 	pipeline.Staged: "stage", pipeline.Preauthorized: "preauthorize", pipeline.Released: "release",
 }
 
@@ -66,69 +68,69 @@ func counted(s mender.Stats) map[string]int64 {
 	return map[string]int64{"sent": s.Requests, "retry": s.Retries, "failure": s.Failures, "quota": s.Refused}
 }
 
-func newMeter(cfg config.MetricsConfig, station string, now time.Time) *meter {
-	m := &meter{
-		cfg: cfg, station: station, reg: prometheus.NewRegistry(),
+func New(cfg config.MetricsConfig, station string, now time.Time) *Meter {
+	m := &Meter{
+		cfg: cfg, station: station, Reg: prometheus.NewRegistry(),
 		totals: map[string]pipeline.Totals{}, open: map[string]bool{}, ours: map[string]bool{},
 		steps: map[pipeline.State]*atomic.Int64{},
 	}
 	gauges := func(name, help string, labels ...string) *prometheus.GaugeVec {
 		v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "keymill", Name: name, Help: help}, labels)
-		m.reg.MustRegister(v)
+		m.Reg.MustRegister(v)
 		return v
 	}
 	gauge := func(name, help string) prometheus.Gauge { return gauges(name, help).WithLabelValues() }
 	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
 		v := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "keymill", Name: name, Help: help}, labels)
-		m.reg.MustRegister(v)
+		m.Reg.MustRegister(v)
 		return v
 	}
 	m.devices = gauges("devices", "Devices of all lots in the ledger, by state.", "state")
 	m.keys = gauges("keys", "Keys of all lots in the ledger: generated = released + destroyed + held.", "fate")
 	m.lots = gauges("lots", "Lots in the ledger, by whether they are closed.", "state")
 	m.lotDevices = gauges("lot_devices", "Devices of open lots and of this batch's, by state.", "lot", "state")
-	m.queue = gauges("queue_manifests", "Manifests in the drop folder: waiting in in/, unfinished in work/, lying in refused/.", "place")
+	m.Queue = gauges("queue_manifests", "Manifests in the drop folder: waiting in in/, unfinished in work/, lying in refused/.", "place")
 	m.outcomes = counters("batch_lots_total", "Lots that this batch worked on, by outcome.", "outcome")
 	m.server = counters("server_requests_total", "Requests to the Mender server, by what became of them; sent counts all.", "kind")
 	m.took = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Namespace: "keymill", Name: "stage_duration_seconds", Help: "How long a device's steps took.",
 		Buckets: prometheus.ExponentialBuckets(0.0005, 4, 10),
 	}, []string{"stage"})
-	m.reg.MustRegister(m.took)
+	m.Reg.MustRegister(m.took)
 	m.rate = gauges("stage_devices_per_second", "Devices that passed a stage a second, over the run under way or the last one.", "stage")
 	m.inFlight = gauge("server_requests_in_flight", "Requests to the Mender server under way.")
 	m.waiting = gauge("server_requests_waiting", "Requests that wait for their turn.")
-	m.pending = gauge("notifications_pending", "Notifications that no receiver has taken yet.")
-	m.running = gauge("batch_running", "1 while a batch runs. With an old heartbeat: it was killed.")
-	m.exitCode = gauge("batch_exit_code", "Exit code of the batch, 0 while it runs.")
+	m.Pending = gauge("notifications_pending", "Notifications that no receiver has taken yet.")
+	m.Running = gauge("batch_running", "1 while a batch runs. With an old heartbeat: it was killed.")
+	m.ExitCode = gauge("batch_exit_code", "Exit code of the batch, 0 while it runs.")
 	m.started = gauge("batch_start_timestamp_seconds", "When the batch began.")
 	m.heartbeat = gauge("batch_heartbeat_timestamp_seconds", "When these metrics were written.")
-	m.success = gauge("last_success_timestamp_seconds", "When a batch last ended with everything closed, 0 for never.")
+	m.Success = gauge("last_success_timestamp_seconds", "When a batch last ended with everything closed, 0 for never.")
 	m.closed = gauge("last_closed_timestamp_seconds", "When a lot was last closed, 0 for never.")
 	gauges("build_info", "The program.", "version").WithLabelValues(build.Version()).Set(1)
-	m.started.Set(seconds(now))
-	for _, kind := range []string{outcomeClosed, outcomeFailed, outcomeRefused, outcomeStopped} {
+	m.started.Set(Seconds(now))
+	for _, kind := range []string{Closed, Failed, Refused, Stopped} {
 		m.outcomes.WithLabelValues(kind)
 	}
 	for kind := range counted(mender.Stats{}) {
 		m.server.WithLabelValues(kind)
 	}
-	for state, stage := range stages {
+	for state, stage := range Stages {
 		m.took.WithLabelValues(stage)
 		m.steps[state] = &atomic.Int64{}
 	}
 	return m
 }
 
-func seconds(t time.Time) float64 {
+func Seconds(t time.Time) float64 {
 	if t.IsZero() {
 		return 0
 	}
 	return float64(t.UnixMilli()) / 1000
 }
 
-// begun hangs the meter into a run that begins.
-func (m *meter) begun(r station.Begun) {
+// Begun hangs the meter into a run that begins.
+func (m *Meter) Begun(r station.Begun) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.client, m.asked = r.Server, mender.Stats{}
@@ -141,13 +143,13 @@ func (m *meter) begun(r station.Begun) {
 }
 
 // passed counts a step. It takes no lock of ours: it stands in every device's way.
-func (m *meter) passed(to pipeline.State, d time.Duration) {
-	m.took.WithLabelValues(stages[to]).Observe(d.Seconds())
+func (m *Meter) passed(to pipeline.State, d time.Duration) {
+	m.took.WithLabelValues(Stages[to]).Observe(d.Seconds())
 	m.steps[to].Add(1)
 }
 
-// ended stops the clock of the run under way.
-func (m *meter) ended(outcome string) {
+// Ended stops the clock of the run under way.
+func (m *Meter) Ended(outcome string) {
 	m.outcomes.WithLabelValues(outcome).Inc()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -156,8 +158,8 @@ func (m *meter) ended(outcome string) {
 	}
 }
 
-// progress is the run under way in words.
-func (m *meter) progress() string {
+// Progress is the run under way in words.
+func (m *Meter) Progress() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.lot.name == "" || m.lot.stopped > 0 {
@@ -166,14 +168,14 @@ func (m *meter) progress() string {
 	return fmt.Sprintf("lot %s: %d of %d devices released", m.lot.name, m.totals[m.lot.name].Released, m.lot.total)
 }
 
-// refresh reads the ledger at path. all looks at closed lots again, too.
-func (m *meter) refresh(ctx context.Context, path string, all bool, now time.Time) error {
+// Refresh reads the ledger at path. all looks at closed lots again, too.
+func (m *Meter) Refresh(ctx context.Context, path string, all bool, now time.Time) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.readBooks(ctx, path, all); err != nil {
 		return err
 	}
-	m.heartbeat.Set(seconds(now))
+	m.heartbeat.Set(Seconds(now))
 	if m.client != nil {
 		stats := m.client.Stats()
 		before := counted(m.asked)
@@ -192,13 +194,13 @@ func (m *meter) refresh(ctx context.Context, path string, all bool, now time.Tim
 		took = now.Sub(m.lot.began)
 	}
 	for state, n := range m.steps {
-		m.rate.WithLabelValues(stages[state]).Set(float64(n.Load()) / max(took, time.Millisecond).Seconds())
+		m.rate.WithLabelValues(Stages[state]).Set(float64(n.Load()) / max(took, time.Millisecond).Seconds())
 	}
 	return nil
 }
 
 // readBooks sets what comes out of the ledger; m.mu is held.
-func (m *meter) readBooks(ctx context.Context, path string, all bool) error {
+func (m *Meter) readBooks(ctx context.Context, path string, all bool) error {
 	if m.books == nil {
 		var err error
 		if m.books, err = station.OpenKnown(ctx, path); err != nil || m.books == nil {
@@ -229,13 +231,13 @@ func (m *meter) readBooks(ctx context.Context, path string, all bool) error {
 	}
 	m.lots.WithLabelValues("open").Set(float64(open))
 	m.lots.WithLabelValues("closed").Set(float64(len(lots) - open))
-	m.closed.Set(seconds(last))
+	m.closed.Set(Seconds(last))
 	m.sum()
 	return nil
 }
 
 // sum adds up the lots; m.mu is held.
-func (m *meter) sum() {
+func (m *Meter) sum() {
 	states := map[pipeline.State]int{}
 	var keys pipeline.KeyTotals
 	m.lotDevices.Reset()
@@ -262,12 +264,12 @@ func (m *meter) sum() {
 	}
 }
 
-// write puts the metrics into the textfile, at once or not at all.
-func (m *meter) write() error {
-	return writeTextfile(m.cfg.Textfile, m.reg)
+// Write puts the metrics into the textfile, at once or not at all.
+func (m *Meter) Write() error {
+	return WriteTextfile(m.cfg.Textfile, m.Reg)
 }
 
-func writeTextfile(path string, reg *prometheus.Registry) error {
+func WriteTextfile(path string, reg *prometheus.Registry) error {
 	if path == "" {
 		return nil
 	}
@@ -277,27 +279,27 @@ func writeTextfile(path string, reg *prometheus.Registry) error {
 	return nil
 }
 
-// restAfterFailure is how long a receiver that failed is left alone at first.
-const restAfterFailure = time.Minute
+// Rest is how long a receiver that failed is left alone at first.
+const Rest = time.Minute
 
 // pushTimeout is the most time for a Pushgateway.
 const pushTimeout = 5 * time.Second
 
-// push replaces what the Pushgateway holds of this station. One that does not
+// Push replaces what the Pushgateway holds of this station. One that does not
 // answer is left alone for a while, unless these are the last figures: it would
 // cost every lot the timeout.
-func (m *meter) push(ctx context.Context, now time.Time, last bool) error {
+func (m *Meter) Push(ctx context.Context, now time.Time, last bool) error {
 	if now.Before(m.pushRest) && !last {
 		return nil
 	}
-	err := pushMetrics(ctx, m.cfg.Pushgateway, "keymill", m.station, m.reg)
+	err := Push(ctx, m.cfg.Pushgateway, "keymill", m.station, m.Reg)
 	if err != nil {
-		m.pushRest = now.Add(restAfterFailure)
+		m.pushRest = now.Add(Rest)
 	}
 	return err
 }
 
-func pushMetrics(ctx context.Context, url, job, station string, reg *prometheus.Registry) error {
+func Push(ctx context.Context, url, job, station string, reg *prometheus.Registry) error {
 	if url == "" {
 		return nil
 	}
@@ -310,7 +312,7 @@ func pushMetrics(ctx context.Context, url, job, station string, reg *prometheus.
 	return nil
 }
 
-func (m *meter) Close() error {
+func (m *Meter) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.books == nil {

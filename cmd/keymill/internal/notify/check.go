@@ -1,4 +1,4 @@
-package main
+package notify
 
 import (
 	"fmt"
@@ -13,9 +13,9 @@ import (
 	"keymill/pipeline"
 )
 
-// checkTold looks at what tells people of a batch: whether the webhook's key and
+// Check looks at what tells people of a batch: whether the webhook's key and
 // the hook's program are there, and metrics can be written. Nobody is called.
-func checkTold(cfg *config.Config, env config.Environ) (string, error) {
+func Check(cfg *config.Config, env config.Environ) (string, error) {
 	var told []string
 	web, err := newWebhook(cfg.Notify, env)
 	if err != nil {
