@@ -168,6 +168,7 @@ func (r *otlpReceiver) oneTree() *tracepb.Span {
 			r.t.Errorf("%s has a parent that never came", s.Name)
 		case !bytes.Equal(s.TraceId, parent.TraceId):
 			r.t.Errorf("%s is of another trace than its parent", s.Name)
+		case s.Kind == tracepb.Span_SPAN_KIND_CLIENT: // devices share requests, and may end before one that they began
 		case s.StartTimeUnixNano < parent.StartTimeUnixNano || s.EndTimeUnixNano > parent.EndTimeUnixNano:
 			r.t.Errorf("%s does not lie within %s", s.Name, parent.Name)
 		}
