@@ -209,10 +209,11 @@ type fakePress struct {
 	media map[string]*Contents // by path
 	fails map[string]*WriteError
 	keys  map[int][]string // where each row's key went
+	let   chan struct{}    // closed to end writings that take long
 }
 
 func newFakePress(t *testing.T) *fakePress {
-	return &fakePress{t: t, media: map[string]*Contents{}, fails: map[string]*WriteError{}, keys: map[int][]string{}}
+	return &fakePress{t: t, media: map[string]*Contents{}, fails: map[string]*WriteError{}, keys: map[int][]string{}, let: make(chan struct{})}
 }
 
 func (p *fakePress) Need() int64 { return 1 << 20 }
@@ -245,8 +246,12 @@ func (p *fakePress) Write(ctx context.Context, job WriteJob) error {
 	set(HoldsMarker)
 	job.First()
 	for i, step := range []string{"write", "compare", "key"} {
+		p.mu.Lock()
+		takes, let := p.takes, p.let
+		p.mu.Unlock()
 		select {
-		case <-time.After(p.takes / 3):
+		case <-let:
+		case <-time.After(takes / 3):
 		case <-ctx.Done():
 			return &WriteError{Code: "interrupted", Err: ctx.Err(), KeyLeft: i == 2}
 		}
@@ -458,4 +463,42 @@ func (b *bench) wantUnits(states ...string) {
 	if got := b.lot.states(); got != strings.Join(states, ", ") {
 		b.t.Fatalf("units: %s; want %s", got, strings.Join(states, ", "))
 	}
+}
+
+// blank puts a new card into a place.
+func (p *fakePress) blank(path string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.media, path)
+}
+
+// set puts a card that holds something into a place.
+func (p *fakePress) set(path string, c *Contents) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.media[path] = c
+}
+
+// slow makes each writing take a time; free ends those that are waiting.
+func (p *fakePress) slow(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.takes = d
+}
+
+func (p *fakePress) free() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.let)
+	p.let = make(chan struct{})
+}
+
+func (m *fakeMaker) up() {
+	m.lot.mu.Lock()
+	defer m.lot.mu.Unlock()
+	m.down = nil
+}
+
+func serverDown() error {
+	return &pipeline.Outage{Part: pipeline.PartServer, Err: errors.New("no route to the server")}
 }

@@ -246,7 +246,7 @@ func TestManyUnits(t *testing.T) {
 		number := 0
 		for done := 0; done < units; {
 			for _, p := range b.places {
-				delete(b.press.media, "/dev/fake"+p.name)
+				b.press.blank("/dev/fake" + p.name)
 				p.plug()
 			}
 			pass(2 * time.Second)

@@ -2,10 +2,12 @@ package operator
 
 import (
 	"bytes"
+	"cmp"
 	"embed"
 	"fmt"
 	"html/template"
 	"net/http"
+	"time"
 
 	"keymill/reports"
 )
@@ -48,7 +50,10 @@ func (p *Page) render(w http.ResponseWriter, name string, data any) {
 func (p *Page) page(w http.ResponseWriter, _ *http.Request) {
 	http.SetCookie(w, &http.Cookie{Name: cookieName, Value: p.secret, Path: "/", HttpOnly: true, Secure: p.secure, SameSite: http.SameSiteStrictMode})
 	v, _ := p.st.View()
-	p.render(w, "page.html", v)
+	p.render(w, "page.html", struct {
+		*View
+		Silence int64
+	}{v, cmp.Or(p.st.opt.Silence, 80*time.Millisecond).Milliseconds()})
 }
 
 func (p *Page) screen(w http.ResponseWriter, _ *http.Request) {

@@ -27,11 +27,14 @@ type Options struct {
 	// scanning its label.
 	ByOperator    bool
 	Before, After *Hook
-	Largest       int64 // bytes of the largest medium that is taken; 0: any
-	Places        Places
-	Learnt        string            // file that keeps which port is which slot's
-	Work          string            // private folder for images that programs write
-	Call          map[string]string // whom to call, by part: server, hsm, disk, printer
+	// Silence is how long a scanner that sends neither Enter nor Tab is silent after
+	// a scan; 0: 80 ms.
+	Silence time.Duration
+	Largest int64 // bytes of the largest medium that is taken; 0: any
+	Places  Places
+	Learnt  string            // file that keeps which port is which slot's
+	Work    string            // private folder for images that programs write
+	Call    map[string]string // whom to call, by part: server, hsm, disk, printer
 	// Watch calls changed when a block device came or went; WatchBlock does. Slots
 	// are looked at every second anyway.
 	Watch func(ctx context.Context, changed func()) error

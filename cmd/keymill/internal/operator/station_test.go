@@ -508,7 +508,7 @@ func TestSupervisorScraps(t *testing.T) {
 		b.scan("4711")
 		b.scan("REASON 1")
 		b.wantUnits("SN0001 scrapped")
-		delete(b.press.media, "/dev/fake1")
+		b.press.blank("/dev/fake1")
 		b.places[0].plug()
 		pass(2 * time.Second)
 		b.scan("SN0001")

@@ -2,7 +2,7 @@
 // state of its own but the name of its tab.
 "use strict";
 (() => {
-  const silence = 80; // ms after which a scan without Enter or Tab has ended
+  const silence = Number(document.body.dataset.silence); // ms after which a scan without Enter or Tab has ended
   const screen = document.getElementById("screen");
   const lost = document.getElementById("lost");
   const viewer = document.getElementById("viewer");
