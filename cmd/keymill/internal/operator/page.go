@@ -24,14 +24,15 @@ func pages() (*template.Template, error) {
 // shape is the sign of a grade, so that nobody needs its colour.
 func shape(grade string) template.HTML {
 	paths := map[string]string{
-		"ok":   `<circle cx="50" cy="50" r="46"/><path class="ink" d="M27 52l16 17 31-37"/>`,
-		"busy": `<circle cx="50" cy="50" r="46"/><path class="ink" d="M50 24v28l18 14"/>`,
-		"idle": `<circle cx="50" cy="50" r="46"/><path class="ink" d="M30 50h40"/>`,
-		"warn": `<path d="M50 4l48 90H2z"/><path class="ink" d="M50 36v28m0 12v4"/>`,
-		"hold": `<rect x="6" y="6" width="88" height="88" rx="10"/><path class="ink" d="M38 30v40m24-40v40"/>`,
-		"fail": `<rect x="4" y="4" width="92" height="92"/><path class="ink" d="M28 28l44 44m0-44l-44 44"/>`,
-		"stop": `<path d="M30 3h40l27 27v40l-27 27h-40l-27-27v-40z"/><path class="ink" d="M24 50h52"/>`,
-		"info": `<circle cx="50" cy="50" r="46"/><path class="ink" d="M50 46v28m0-46v4"/>`,
+		"ok":    `<circle cx="50" cy="50" r="46"/><path class="ink" d="M27 52l16 17 31-37"/>`,
+		"busy":  `<circle cx="50" cy="50" r="46"/><path class="ink" d="M50 24v28l18 14"/>`,
+		"idle":  `<circle cx="50" cy="50" r="46"/><path class="ink" d="M30 50h40"/>`,
+		"warn":  `<path d="M50 4l48 90H2z"/><path class="ink" d="M50 36v28m0 12v4"/>`,
+		"hold":  `<rect x="6" y="6" width="88" height="88" rx="10"/><path class="ink" d="M38 30v40m24-40v40"/>`,
+		"fail":  `<rect x="4" y="4" width="92" height="92"/><path class="ink" d="M28 28l44 44m0-44l-44 44"/>`,
+		"stop":  `<path d="M30 3h40l27 27v40l-27 27h-40l-27-27v-40z"/><path class="ink" d="M24 50h52"/>`,
+		"ready": `<path d="M6 18h10v64H6zm16 0h5v64h-5zm13 0h14v64H35zm22 0h5v64h-5zm13 0h5v64h-5zm12 0h12v64H82z"/>`,
+		"info":  `<circle cx="50" cy="50" r="46"/><path class="ink" d="M50 46v28m0-46v4"/>`,
 	}
 	return template.HTML(`<svg class="shape" viewBox="0 0 100 100" aria-hidden="true" focusable="false">` + paths[grade] + `</svg>`) //nolint:gosec // the texts are those above
 }

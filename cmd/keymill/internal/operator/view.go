@@ -211,7 +211,7 @@ func (st *Station) focusFree() *slot {
 }
 
 func (st *Station) showReady(v *View) {
-	v.Screen, v.Grade, v.Title, v.Message, v.Action = screenReady, "ok", "READY", st.ask(), ""
+	v.Screen, v.Grade, v.Title, v.Message, v.Action = screenReady, "ready", "READY", st.ask(), ""
 	if s := st.focusFree(); s != nil {
 		v.Slot, v.Action = s.name, "For slot "+s.name+"."
 	}
