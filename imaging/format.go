@@ -35,6 +35,9 @@ type Format struct {
 	Extension string
 	// Suffix comes behind golden's own extension where there is no other.
 	Suffix string
+	// check refuses images of size bytes that the format can't hold; nil: it holds
+	// any.
+	check func(size int64) error
 	// open prepares the writing of many images of one golden image. What the
 	// devices share lies in the folder dir, too.
 	open func(ctx context.Context, g Image, dir string) (Writer, error)
@@ -45,9 +48,9 @@ type Format struct {
 func Formats() []Format {
 	return []Format{
 		{Name: "raw", open: openRaw},
-		{Name: "qcow2", Extension: ".qcow2", open: openQcow2},
+		{Name: "qcow2", Extension: ".qcow2", check: checkQcow2, open: openQcow2},
 		{Name: "bmap", Extension: ".delta", open: openBmap},
-		{Name: "simg", Extension: ".simg", open: openSimg},
+		{Name: "simg", Extension: ".simg", check: checkSimg, open: openSimg},
 		{Name: "gz", Suffix: ".gz", open: openGzip},
 		{Name: "xz", Suffix: ".xz", open: openXz},
 		{Name: "zst", Suffix: ".zst", open: openZstd},
@@ -66,9 +69,21 @@ func FindFormat(name string) (Format, error) {
 	return Format{}, fmt.Errorf("no image format %q; there are %s", name, strings.Join(names, ", "))
 }
 
+// Check refuses a golden image of size bytes that the format can't hold. Ask before
+// the first key is made.
+func (f Format) Check(size int64) error {
+	if f.check == nil {
+		return nil
+	}
+	return f.check(size)
+}
+
 // Open prepares the writing of many images of one golden image into the folder
 // dir, which exists. It reads golden once, and compares its hash.
 func (f Format) Open(ctx context.Context, g Image, dir string) (Writer, error) {
+	if err := f.Check(g.Size()); err != nil {
+		return nil, err
+	}
 	if err := g.Prove(ctx); err != nil {
 		return nil, err
 	}

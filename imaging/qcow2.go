@@ -54,6 +54,15 @@ func openQcow2(_ context.Context, g Image, dir string) (Writer, error) {
 	})
 }
 
+// checkQcow2 refuses what is not whole sectors.
+func checkQcow2(size int64) error {
+	if size%512 != 0 {
+		return refuse("Let the golden image end at a whole sector (truncate -s %512), or use another format.",
+			"a qcow2 file can't hold an image of %d bytes: not whole sectors", size)
+	}
+	return nil
+}
+
 // qcow2Layout says at which cluster of the file everything lies.
 type qcow2Layout struct {
 	refTable, refTables int64 // clusters of the table of blocks of counts
@@ -87,8 +96,8 @@ func layOut(size, l2, data int64) qcow2Layout {
 }
 
 func encodeQcow2(size int64, backing string, blocks []Extent) ([]Extent, int64, error) {
-	if size%512 != 0 {
-		return nil, 0, fmt.Errorf("a qcow2 file can't hold an image of %d bytes: not whole sectors", size)
+	if err := checkQcow2(size); err != nil {
+		return nil, 0, err
 	}
 	var tables []int64 // the L1 entries in use, ascending
 	var clusters int64

@@ -37,10 +37,20 @@ func simgBlock(size int64) int64 {
 	return block
 }
 
+// checkSimg refuses what is not whole blocks of four bytes, or more blocks than
+// the header counts.
+func checkSimg(size int64) error {
+	if block := simgBlock(size); size%block != 0 || size/block >= 1<<32 {
+		return refuse("Let the golden image end at a whole block (truncate -s %4096), or use another format.",
+			"an Android sparse image can't have %d bytes", size)
+	}
+	return nil
+}
+
 func encodeSimg(g Image, blocks []Extent) ([]Extent, int64, error) {
 	size, block := g.Size(), simgBlock(g.Size())
-	if size%block != 0 || size/block >= 1<<32 {
-		return nil, 0, fmt.Errorf("an Android sparse image can't have %d bytes", size)
+	if err := checkSimg(size); err != nil {
+		return nil, 0, err
 	}
 	le := binary.LittleEndian
 	out := make([]byte, simgHeaderSize)

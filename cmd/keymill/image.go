@@ -7,6 +7,7 @@ import (
 
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/station"
+	"keymill/imaging"
 )
 
 func (a *app) imageCmd() *cobra.Command {
@@ -60,6 +61,11 @@ func (a *app) imageWrite(cmd *cobra.Command, lotName, device, output string) err
 		return err
 	}
 	defer golden.Close()
+	if output != "-" {
+		if err := imaging.CheckOutput(output, station.Kept(known.Config, known.Planned, golden)...); err != nil {
+			return fault.As(fault.Usage, err)
+		}
+	}
 	image, err := station.DeviceImage(cmd.Context(), golden, known.Planned, rec)
 	if err != nil {
 		return err

@@ -67,6 +67,9 @@ func (a *app) printPlan(r station.Estimate) {
 	}
 	a.printf("Lot %s %s: %d devices, identity %s, %d warnings\n", r.Lot, verb, r.Devices, strings.Join(r.Identity, ", "), r.Warnings)
 	a.printf("Golden:   %s\n", r.Golden)
+	if r.Data != nil {
+		a.printf("Data:     partition %d, as %s\n          %s\n", r.Data.Number, r.Data.Reason, r.Data.Boot)
+	}
 	a.printf("Keys:     %s, %s, %s\n", r.Algorithm, r.Keys, keySpeed(r))
 	shared := ""
 	if r.Disk.Reflinks {

@@ -52,6 +52,14 @@ func OpenGolden(ctx context.Context, cfg *config.Config, lot pipeline.Lot) (*ima
 	return golden, nil
 }
 
+// Kept lists what a device's image must not be written over.
+func Kept(cfg *config.Config, lot pipeline.Lot, golden *imaging.Golden) []string {
+	return []string{
+		cfg.Image.Golden, golden.Path(), lot.GoldenPath, PackPath(lot), ImagesDir(lot), goldenCache(cfg.Ledger),
+		cfg.Ledger, cfg.Ledger + "-wal", cfg.Ledger + "-shm", cfg.Audit.SigningKey, config.BesideLedger(cfg.Ledger, SigningKeyFile),
+	}
+}
+
 // Image is a device's image, wherever it comes from.
 type Image struct {
 	golden  *imaging.Golden

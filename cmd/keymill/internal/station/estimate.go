@@ -20,6 +20,7 @@ type Estimate struct {
 	Warnings  int        `json:"warnings"`
 	Identity  []string   `json:"identity"`
 	Golden    string     `json:"golden"`
+	Data      *DataView  `json:"data_partition,omitempty"` // nil where nothing is put there
 	Format    string     `json:"format"`
 	Keys      string     `json:"keys"`
 	Algorithm string     `json:"algorithm"`
@@ -54,6 +55,10 @@ func EstimateLot(ctx context.Context, o Options, path, name string) (Estimate, e
 	if err := l.tryGolden(ctx); err != nil {
 		return Estimate{}, err
 	}
+	var data *DataView
+	if view, err := l.dataView(); err == nil {
+		data = &view
+	}
 	asked, err := l.describeLot(name, path, summary.SHA256, summary.Rows)
 	if err != nil {
 		return Estimate{}, err
@@ -66,7 +71,7 @@ func EstimateLot(ctx context.Context, o Options, path, name string) (Estimate, e
 	l.Lot = asked
 	result := Estimate{
 		Lot: name, Resumes: l.planned, Devices: summary.Rows, Warnings: summary.Warnings, Identity: summary.Identity,
-		Golden: l.GoldenPath, Format: l.Format, Keys: l.Keys, Algorithm: l.Algorithm,
+		Golden: l.GoldenPath, Data: data, Format: l.Format, Keys: l.Keys, Algorithm: l.Algorithm,
 	}
 	return result, l.estimate(ctx, &result)
 }

@@ -51,12 +51,41 @@ func (l *Lot) openGolden(ctx context.Context, now time.Time) (err error) {
 		return ImageFault(ctx, l.Config.Image.Golden, err)
 	}
 	l.images = &lotImages{golden: golden, render: render, log: l.Log}
+	if name := l.Config.Image.Format; name != config.FormatPack {
+		format, err := imaging.FindFormat(name)
+		if err != nil {
+			return fault.As(fault.Usage, err)
+		}
+		if err := format.Check(golden.Size()); err != nil {
+			return ImageFault(ctx, l.Config.Image.Golden, err)
+		}
+	}
 	plan, err := imaging.NewPlan(ctx, golden, targets, imaging.PlanOptions{Now: now})
 	if err != nil {
 		return ImageFault(ctx, l.Config.Image.Golden, err)
 	}
 	l.images.plan = plan
+	view, err := l.dataView()
+	if err == nil {
+		l.Log.Info("the data partition", "number", view.Number, "because", view.Reason, "boot", view.Boot)
+	}
 	return nil
+}
+
+// DataView says which partition gets the files of /data, why, and whether a booted
+// device would find its key there.
+type DataView struct {
+	Number int    `json:"number"`
+	Reason string `json:"reason"`
+	Boot   string `json:"boot"`
+}
+
+func (l *Lot) dataView() (DataView, error) {
+	data, err := l.images.golden.Data()
+	if err != nil {
+		return DataView{}, err
+	}
+	return DataView{data.Number, l.images.golden.DataReason(), l.images.plan.Boot().Text}, nil
 }
 
 // goldenCache lies beside the ledger: hashes and unpacked golden images.
