@@ -233,11 +233,11 @@ func (w *world) Record(_ context.Context, _ string, id IdentitySum) (*Record, er
 	return &rec, nil
 }
 
-func (w *world) Packed(context.Context, string) iter.Seq2[PackedRecord, error] {
+func (w *world) Packed(_ context.Context, _, station string) iter.Seq2[PackedRecord, error] {
 	return func(yield func(PackedRecord, error) bool) {
 		var all []PackedRecord
 		for id, rec := range w.records {
-			if !rec.Pack.IsZero() {
+			if !rec.Pack.IsZero() && rec.PackStation == station {
 				all = append(all, PackedRecord{Identity: id, Ref: rec.Pack, State: rec.State})
 			}
 		}

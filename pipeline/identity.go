@@ -37,9 +37,7 @@ func (s IdentitySum) String() string { return hex.EncodeToString(s[:]) }
 
 // JSON returns the identity as the server hashes it: one compact JSON object,
 // names sorted, values as strings.
-func (id Identity) JSON() []byte {
-	return appendAttrs(nil, sortedAttrs(id))
-}
+func (id Identity) JSON() []byte { return MarshalSorted(id) }
 
 // sortedAttrs returns the identity's pairs sorted by name.
 func sortedAttrs(id Identity) []Attr {
@@ -47,8 +45,13 @@ func sortedAttrs(id Identity) []Attr {
 		return id
 	}
 	sorted := slices.Clone(id)
-	slices.SortFunc(sorted, func(a, b Attr) int { return strings.Compare(a.Name, b.Name) })
+	SortAttrs(sorted)
 	return sorted
+}
+
+// SortAttrs sorts attributes by name, as an event's facts must be.
+func SortAttrs(attrs []Attr) {
+	slices.SortFunc(attrs, func(a, b Attr) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // Sum returns the SHA-256 of JSON.
@@ -78,6 +81,9 @@ func (id Identity) String() string {
 // MarshalAttrs returns attributes as one JSON object in their own order, the
 // form in which a ledger keeps them. UnmarshalAttrs is its inverse.
 func MarshalAttrs(attrs []Attr) []byte { return appendAttrs(nil, attrs) }
+
+// MarshalSorted returns attributes as canonical JSON (RFC 8785): sorted by name.
+func MarshalSorted(attrs []Attr) []byte { return appendAttrs(nil, sortedAttrs(attrs)) }
 
 // UnmarshalAttrs reads a JSON object of strings and keeps the order of its
 // members.

@@ -97,8 +97,14 @@ type Change struct {
 	From State
 	// Record is what the ledger shall hold afterwards.
 	Record *Record
-	// Event needs all fields but Seq and Time, which the ledger gives.
+	// Event needs all fields but those that the ledger gives.
 	Event Event
+	// Details says that Record.Details changed, too.
+	Details bool
+	// Scrap, where it isn't empty, says why the device's live unit, if it has one,
+	// becomes scrapped in the same transaction. One that is reserved or being
+	// written refuses the change with ErrUnitBusy.
+	Scrap string
 }
 
 // Ledger is what a line needs of one. All methods may be called by many workers
@@ -110,7 +116,7 @@ type Ledger interface {
 	Committer
 	// Record returns the lot's record of an identity.
 	Record(ctx context.Context, lot string, id IdentitySum) (*Record, error)
-	// Packed yields the records of the lot that have a pack reference, ordered
-	// by its offset.
-	Packed(ctx context.Context, lot string) iter.Seq2[PackedRecord, error]
+	// Packed yields the records of the lot that have a reference into the pack of
+	// the station ("" for all stations), ordered by its offset.
+	Packed(ctx context.Context, lot, station string) iter.Seq2[PackedRecord, error]
 }

@@ -93,10 +93,69 @@ type Record struct {
 	// empty while this record is the identity's live one.
 	Superseded string
 
-	Station string
+	Station string    // that changed it last
 	Lease   string    // empty unless a station works on it
+	Run     int64     // Seq of the run-started event of the last run that changed it
 	Updated time.Time // UTC, of the last state change
+
+	// PackStation is the station in whose pack Pack lies.
+	PackStation string
+
+	// Inventory is changed by the ledger's SetInventory alone.
+	Inventory       Inventory
+	InventoryReason string
+
+	Details
 }
+
+// Details is what few records have, and fewer changes touch.
+type Details struct {
+	HSM  string // the HSM token that made the key: "serial/label"
+	Cert Certificate
+
+	// Stale is a key that was given up and is not destroyed yet.
+	Stale Stale
+
+	// Predecessor and Successor link the devices of a returned unit.
+	Predecessor, Successor DeviceRef
+}
+
+// Certificate is what a device's certificate is known by.
+type Certificate struct {
+	Serial              string // hexadecimal
+	SHA256              string // of its DER, hexadecimal
+	NotBefore, NotAfter time.Time
+	Revoked             time.Time // zero while it holds
+	RevokedReason       string
+}
+
+// Stale is where a key lies that its device has given up: the ledger says so
+// before anything is destroyed, and forgets it when all of it is.
+type Stale struct {
+	Pack        PackRef
+	Output      string // name of its image
+	Fingerprint string
+}
+
+// IsZero reports whether there is none.
+func (s Stale) IsZero() bool { return s == Stale{} }
+
+// DeviceRef names a device of a lot.
+type DeviceRef struct {
+	Lot string
+	Row int
+}
+
+// Inventory is how far the server's inventory knows of a device: "" where it is
+// not asked to, InventoryPending, InventoryDone or InventoryFailed.
+type Inventory string
+
+// The states of the inventory step, which holds no device back.
+const (
+	InventoryPending Inventory = "pending"
+	InventoryDone    Inventory = "done"
+	InventoryFailed  Inventory = "failed"
+)
 
 // Fingerprint returns the SHA-256 of the record's SPKI in hexadecimal, and ""
 // before a key was staged.
@@ -144,6 +203,9 @@ type Lot struct {
 	Server         string // URL
 	Out            string // absolute path of out/LOT
 	Station        string
+	ServerMode     string    // how keys come to the server; "" is preauthorization
+	Unique         []string  // attributes that no two live devices of the ledger may share
+	Settings       string    // canonical JSON of what all stations of the lot must share
 	Created        time.Time // UTC
 	Closed         time.Time // UTC; zero while the lot is open
 }

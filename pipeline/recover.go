@@ -20,7 +20,7 @@ type Recovered struct {
 // pack is not the product, so that entries of released devices must go.
 func (l *Line) Recover(ctx context.Context, settle bool) (Recovered, error) {
 	var found Recovered
-	claims, stop := iter.Pull2(l.Ledger.Packed(ctx, l.Lot.Name))
+	claims, stop := iter.Pull2(l.Ledger.Packed(ctx, l.Lot.Name, l.Station))
 	defer stop()
 	claim, err, more := claims()
 	for entry, entryErr := range l.Images.Entries(ctx) {

@@ -44,7 +44,7 @@ type Transitions struct {
 // staged: key and overlay lie in the pack at ref.
 func (t *Transitions) staged(ctx context.Context, rec *Record, key string, public []byte, algorithm string, ref PackRef) error {
 	return t.commit(ctx, rec, Staged, Event{Action: ActionStage, Key: key}, func(next *Record) {
-		next.PublicKey, next.Algorithm, next.Pack = public, algorithm, ref
+		next.PublicKey, next.Algorithm, next.Pack, next.PackStation = public, algorithm, ref, t.Station
 		next.Auth = AuthSet{}
 		next.KeysGenerated++
 	})
@@ -141,6 +141,9 @@ func (t *Transitions) Flashed(rec *Record, facts []Attr) Event {
 // describe says which device an event is about, and who made it in which run.
 func (t *Transitions) describe(rec *Record, event *Event) {
 	event.Station, event.Lot, event.Run = t.Station, rec.Lot, t.Run
+	if t.Run == 0 && rec.Station == t.Station {
+		event.Run = rec.Run // done outside a run, to what that run made
+	}
 	event.Row, event.Device, event.Attempt = rec.Row, rec.Identity, rec.Attempts
 	event.Serial, _ = rec.Attr("serial")
 }
@@ -151,14 +154,21 @@ func (t *Transitions) describe(rec *Record, event *Event) {
 func (t *Transitions) commit(ctx context.Context, rec *Record, to State, event Event, change func(next *Record)) error {
 	next := *rec
 	next.State, next.Reason, next.Station = to, "", t.Station
+	if t.Run != 0 {
+		next.Run = t.Run
+	}
 	change(&next)
 	t.describe(rec, &event)
 	event.From, event.To = rec.State, to
 	if event.Action != ActionDestroyKey && event.SPKI == "" {
 		event.Algorithm, event.SPKI = next.Algorithm, next.Fingerprint()
 	}
-	err := t.Ledger.Commit(context.WithoutCancel(ctx), Change{From: rec.State, Record: &next, Event: event})
-	if errors.Is(err, ErrLost) {
+	c := Change{From: rec.State, Record: &next, Event: event, Details: next.Details != rec.Details}
+	if event.Action == ActionUndo || event.Action == ActionRekey {
+		c.Scrap = event.Action
+	}
+	err := t.Ledger.Commit(context.WithoutCancel(ctx), c)
+	if errors.Is(err, ErrLost) || errors.Is(err, ErrUnitBusy) {
 		return err
 	}
 	if err != nil {

@@ -98,6 +98,7 @@ func (l *fakeLedger) Append(_ context.Context, e pipeline.Event) error {
 			break
 		}
 	}
+	e.First = true
 	line := e.Canonical()
 	l.events = append(l.events, pipeline.StoredEvent{Station: e.Station, Seq: e.Seq, Lot: e.Lot,
 		Canonical: line, Leaf: pipeline.LeafHash(line)})

@@ -30,7 +30,7 @@ func (l *Ledger) Allocate(ctx context.Context, wanted []Allocation, reuse bool) 
 			return fmt.Errorf("numbers %d to %d of %q can't be allocated to lot %q", w.First, w.Last, w.Name, w.Lot)
 		}
 	}
-	err := l.backend.transact(ctx, func(tx *sql.Tx) error {
+	err := l.transact(ctx, func(tx *sql.Tx) error {
 		if err := l.backend.alone(ctx, tx); err != nil {
 			return err
 		}
@@ -53,7 +53,7 @@ func (l *Ledger) Allocate(ctx context.Context, wanted []Allocation, reuse bool) 
 		}
 		return nil
 	})
-	return l.backend.explain(err)
+	return err
 }
 
 // Allocations returns what was handed out of a name's numbers from first to

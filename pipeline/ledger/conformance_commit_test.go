@@ -21,7 +21,12 @@ func fullRecord(rec *pipeline.Record) {
 	rec.Auth = pipeline.AuthSet{DeviceID: "d", AuthSetID: "a", Status: "preauthorized", RequestID: "r", HTTPStatus: 201, Attempts: 3}
 	rec.Output = pipeline.Output{Name: "n.img", Bytes: 1 << 41, SHA256: "00ff"}
 	rec.Attempts, rec.KeysGenerated, rec.KeysDestroyed = 4, 3, 2
-	rec.Station = "line-2"
+	rec.Station, rec.PackStation, rec.Run = "line-2", "line-3", 7
+	from, to := time.Unix(1, 0).UTC(), time.Unix(2, 5000).UTC()
+	rec.Details = pipeline.Details{HSM: "0123/factory", Cert: pipeline.Certificate{Serial: "1f", SHA256: "aa", NotBefore: from, NotAfter: to,
+		Revoked: to, RevokedReason: "keyCompromise"},
+		Stale:       pipeline.Stale{Pack: pipeline.PackRef{Offset: 7, Length: 8}, Output: "o.img", Fingerprint: "bb"},
+		Predecessor: pipeline.DeviceRef{Lot: "lot", Row: 2}, Successor: pipeline.DeviceRef{Lot: "lot", Row: 3}}
 }
 
 func testEveryField(t *testing.T, open opener) {
@@ -36,23 +41,28 @@ func testEveryField(t *testing.T, open opener) {
 		From: pipeline.Planned, To: pipeline.Failed, Auth: want.Auth, Output: want.Output, Facts: []pipeline.Attr{{Name: "a", Value: "b"}},
 		Seq: 99, // is overwritten
 	}
-	if err := l.Commit(t.Context(), pipeline.Change{From: pipeline.Planned, Record: want, Event: event}); err != nil {
+	if err := l.Commit(t.Context(), pipeline.Change{From: pipeline.Planned, Record: want, Event: event, Details: true}); err != nil {
 		t.Fatal(err)
 	}
 	want.Updated, want.Reason = at, "the server said \"no\"\uFFFD\uFFFD\n"
 	if d := cmp.Diff(want, record(t, l, "lot", 1)); d != "" {
 		t.Error(d)
 	}
-	event.Seq, event.Time = 1, at
+	event.Seq, event.Time, event.First = 1, at, !l.lotLogs
 	events := all(t, l.Events(t.Context(), "lot"))
-	wantEvent := pipeline.StoredEvent{Station: "line-2", Seq: 1, Lot: "lot", Canonical: event.Canonical(), Leaf: pipeline.LeafHash(event.Canonical())}
+	origin := map[bool]string{false: "keymill/line-2", true: "line-2/lot"}[l.lotLogs]
+	wantEvent := pipeline.StoredEvent{Origin: origin, Epoch: 1, Station: "line-2", Seq: 1, Lot: "lot", Canonical: event.Canonical(), Leaf: pipeline.LeafHash(event.Canonical())}
 	if d := cmp.Diff(wantEvent, events[1]); d != "" {
 		t.Error(d)
 	}
 	// Fields that become empty are emptied.
 	rec := record(t, l, "lot", 1)
 	*rec = pipeline.Record{Lot: "lot", Device: rec.Device, State: rec.State}
-	mustMove(t, l, rec, pipeline.Planned)
+	from := rec.State
+	rec.State = pipeline.Planned
+	if err := l.Commit(t.Context(), pipeline.Change{From: from, Record: rec, Event: event, Details: true}); err != nil {
+		t.Fatal(err)
+	}
 	rec.Updated = at
 	if d := cmp.Diff(rec, record(t, l, "lot", 1)); d != "" {
 		t.Error(d)

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -21,10 +22,20 @@ func rows(records []*pipeline.Record) []int {
 	return rows
 }
 
+// clocked is a database whose clock the test sets.
+type clocked struct {
+	backend
+	at *time.Time
+}
+
+func (c clocked) now(context.Context, rower, func() time.Time) (int64, error) {
+	return c.at.UnixMicro(), nil
+}
+
 func testLeases(t *testing.T, open opener) {
 	l := open(t)
 	now := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
-	l.clock = func() time.Time { return now }
+	l.backend = clocked{l.backend, &now}
 	plan(t, l, "lot", 0, 10) // rows 2 to 11
 	plan(t, l, "other", 10, 20)
 	mustMove(t, l, record(t, l, "lot", 1), pipeline.Released)
@@ -83,6 +94,28 @@ func testLeases(t *testing.T, open opener) {
 	}
 	if got := rows(claim(2, 11, "d")); !slices.Equal(got, []int{2, 4, 5, 8, 9, 10, 11}) {
 		t.Errorf("claimed %v", got)
+	}
+	// Keys that lie in a station's pack are for that station.
+	if err := l.Yield(t.Context(), "lot", 2, 11, "d"); err != nil {
+		t.Fatal(err)
+	}
+	packed := record(t, l, "lot", 3)
+	packed.Pack, packed.PackStation = pipeline.PackRef{Offset: 1, Length: 1}, "a"
+	mustMove(t, l, packed, pipeline.Staged)
+	if got := rows(claim(2, 6, "b/1")); !slices.Equal(got, []int{2, 4}) {
+		t.Errorf("claimed %v, of which one's key lies in another station's pack", got)
+	}
+	if got := rows(claim(2, 6, "a/2")); !slices.Equal(got, []int{5}) {
+		t.Errorf("claimed %v of its own pack", got)
+	}
+	if n, err := l.Revoke(t.Context(), "b"); err != nil || n != 4 {
+		t.Errorf("revoked %d, %v", n, err)
+	}
+	if _, err := l.RetireStation(t.Context(), "c", "burnt"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Claim(t.Context(), "lot", 2, 11, "c/7", time.Minute); !errors.Is(err, ErrRetired) {
+		t.Errorf("a retired station claimed devices: %v", err)
 	}
 	if _, err := l.Claim(t.Context(), "none", 1, 2, "x", time.Minute); !errors.Is(err, ErrNoLot) {
 		t.Errorf("got %v", err)
@@ -249,16 +282,26 @@ func testCheck(t *testing.T, open opener) {
 	if h := check(); h.Lots != 2 || h.Devices != 12 || h.Events != 9 || len(h.Problems) != 0 {
 		t.Fatalf("%+v", h)
 	}
+	log := map[bool]string{false: "keymill/line-1", true: "line-1/a"}[l.lotLogs]
+	in := func(query string) string { // whose event ids are those of the one log of a station
+		if l.lotLogs {
+			query = strings.NewReplacer("lot = 1", "lot = 0", "10995116277", "21990232555").Replace(query)
+			for old, id := range map[string]string{"2199023255579": "2199023255555", "2199023255580": "2199023255556", "2199023255582": "2199023255558", "2199023255600": "2199023255576"} {
+				query = strings.ReplaceAll(query, old, id)
+			}
+		}
+		return query
+	}
 	for _, tt := range []struct{ harm, undo, says string }{
 		{`UPDATE events SET canonical = REPLACE(canonical, 'failed', 'staged') WHERE id = 1099511627779`,
 			`UPDATE events SET canonical = REPLACE(REPLACE(canonical, '"to":"staged"', '"to":"failed"'), '"action":"staged"', '"action":"failed"') WHERE id = 1099511627779`,
-			"station line-1: event 3 isn't what its leaf hash was made of"},
+			"log " + log + ": event 3 isn't what its leaf hash was made of"},
 		{`UPDATE events SET lot = 2 WHERE id = 1099511627780`, `UPDATE events SET lot = 1 WHERE id = 1099511627780`,
-			`station line-1: event 4 of lot "b" says that it is event 4 of station line-1 and lot "a"`},
+			"log " + log + `: event 4 of lot "b" says that it is event 4 of station line-1 and lot "a"`},
 		{`UPDATE events SET id = 1099511627800 WHERE id = 1099511627782`, `UPDATE events SET id = 1099511627782 WHERE id = 1099511627800`,
-			"station line-1: event 7 follows event 5"},
-		{`UPDATE stations SET seq = seq + 1 WHERE name = 'line-2'`, `UPDATE stations SET seq = seq - 1 WHERE name = 'line-2'`,
-			"station line-2: its log ends with event 1, but 2 were written"},
+			"log " + log + ": event 7 follows event 5"},
+		{`UPDATE logs SET size = size + 1 WHERE station = 'line-2'`, `UPDATE logs SET size = size - 1 WHERE station = 'line-2'`,
+			map[bool]string{false: "log keymill/line-2", true: "log line-2"}[l.lotLogs] + " ends with event 1, but 2 were written"},
 		{`UPDATE lots SET devices = 11 WHERE id = 1`, `UPDATE lots SET devices = 10 WHERE id = 1`,
 			"lot a was planned with 11 devices, it has 10 with 10 records"},
 		{`UPDATE records SET state = 'gone' WHERE id = 4294967298`, `UPDATE records SET state = 'failed' WHERE id = 4294967298`,
@@ -271,7 +314,7 @@ func testCheck(t *testing.T, open opener) {
 			"1 identities belong to no live record"},
 	} {
 		for i, query := range []string{tt.harm, tt.undo} {
-			if _, err := l.db.ExecContext(t.Context(), query); err != nil {
+			if _, err := l.db.ExecContext(t.Context(), in(query)); err != nil {
 				t.Fatal(err)
 			}
 			h := check()

@@ -1,7 +1,9 @@
 package ledger
 
 import (
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"iter"
 	"testing"
 	"time"
@@ -18,7 +20,7 @@ func testPlan(t *testing.T, open opener) {
 	lot := pipeline.Lot{
 		Name: "night/1", ManifestPath: "/m.csv", ManifestSHA256: "aa", Devices: 3, GoldenPath: "/g", GoldenSHA256: "bb",
 		GoldenBytes: 1 << 40, InjectSHA256: "cc", Format: "raw", Keys: "software", Algorithm: "ed25519",
-		Server: "https://s", Out: "/out", Station: "line-1",
+		Server: "https://s", Out: "/out", Station: "line-1", ServerMode: "x", Unique: []string{"serial", "colour 2"}, Settings: `{"a":1}`,
 	}
 	if err := l.Plan(t.Context(), lot, station("line-1", pipeline.ActionPlan), devices(0, 3)); err != nil {
 		t.Fatal(err)
@@ -42,9 +44,15 @@ func testPlan(t *testing.T, open opener) {
 		t.Error(d)
 	}
 	events := all(t, l.Events(t.Context(), lot.Name))
-	if len(events) != 1 || string(events[0].Canonical) != `{"action":"lot-planned","lot":"night/1","schema":"keymill.event/1","seq":1,`+
-		`"station":"line-1","time":"2026-11-22T01:02:03.456789Z"}` {
-		t.Errorf("events: %v", events)
+	roster := sha256.New()
+	for i := range 3 {
+		fmt.Fprintf(roster, "%d\t{\"mac\":\"02:00:00:00:00:0%d\"}\t{\"colour\":\"grün \\\"matt\\\"\",\"mac\":\"02:00:00:00:00:0%d\",\"serial\":\"SN00000%d\"}\n", i+2, i, i, i)
+	}
+	schema := map[bool]string{false: "1", true: "2"}[l.lotLogs]
+	if len(events) != 1 || string(events[0].Canonical) != fmt.Sprintf(`{"action":"lot-planned","facts":{"roster_sha256":"%x","server_mode":"x",`+
+		`"unique":"serial,colour 2"},"lot":"night/1","schema":"keymill.event/%s","seq":1,"station":"line-1","time":"2026-11-22T01:02:03.456789Z"}`,
+		roster.Sum(nil), schema) {
+		t.Errorf("events: %s", events[0].Canonical)
 	}
 	plan(t, l, "night/2", 10, 12) // its devices were not announced, but counted
 	lots, err := l.Lots(t.Context())

@@ -83,7 +83,7 @@ func testPacked(t *testing.T, open opener) {
 		mustMove(t, l, rec, pipeline.Staged)
 	}
 	last, n := int64(-1), 0
-	for p, err := range l.Packed(t.Context(), "lot") {
+	for p, err := range l.Packed(t.Context(), "lot", "") {
 		if err != nil {
 			t.Fatal(err)
 		}

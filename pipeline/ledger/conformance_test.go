@@ -19,6 +19,21 @@ type opener func(t *testing.T) *Ledger
 
 // conform is what every kind of ledger must hold. fresh makes an empty database.
 func conform(t *testing.T, fresh func(t *testing.T) opener) {
+	for _, lotLogs := range []bool{false, true} {
+		t.Run(map[bool]string{false: "one log a station", true: "a log for each lot"}[lotLogs], func(t *testing.T) {
+			conformWith(t, func(t *testing.T) opener {
+				open := fresh(t)
+				return func(t *testing.T) *Ledger {
+					l := open(t)
+					l.lotLogs = lotLogs
+					return l
+				}
+			})
+		})
+	}
+}
+
+func conformWith(t *testing.T, fresh func(t *testing.T) opener) {
 	for name, test := range map[string]func(t *testing.T, open opener){
 		"plan":                testPlan,
 		"plan refused":        testPlanRefused,
@@ -47,6 +62,15 @@ func conform(t *testing.T, fresh func(t *testing.T) opener) {
 		"allocations race":    testAllocationsRace,
 		"check":               testCheck,
 		"vacuum":              testVacuum,
+		"units":               testUnits,
+		"unit races":          testUnitRaces,
+		"units scrapped":      testUnitsScrapped,
+		"stations":            testStations,
+		"server limit":        testServerLimit,
+		"heads":               testHeads,
+		"restarted log":       testRestart,
+		"unique attributes":   testUniques,
+		"inventory":           testInventory,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, fresh(t)) })
 	}
@@ -123,21 +147,22 @@ func all[T any](t *testing.T, seq iter.Seq2[T, error]) []T {
 	return got
 }
 
-// checkLog fails unless every station's events are numbered from 1 without
-// gaps, in order of time, and hash to their leaves. It returns how many each has.
+// checkLog fails unless every log's events are numbered from 1 without gaps, in
+// order of time, and hash to their leaves. It returns how many each station has.
 func checkLog(t *testing.T, l *Ledger) map[string]int64 {
 	t.Helper()
-	last, times := map[string]int64{}, map[string]time.Time{}
+	last, times, counts := map[string]int64{}, map[string]time.Time{}, map[string]int64{}
 	for e, err := range l.Events(t.Context(), "") {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if e.Seq != last[e.Station]+1 {
-			t.Fatalf("station %s: event %d follows %d", e.Station, e.Seq, last[e.Station])
+		if e.Seq != last[e.Origin]+1 {
+			t.Fatalf("log %s: event %d follows %d", e.Origin, e.Seq, last[e.Origin])
 		}
-		last[e.Station] = e.Seq
+		last[e.Origin] = e.Seq
+		counts[e.Station]++
 		if e.Leaf != pipeline.LeafHash(e.Canonical) {
-			t.Fatalf("station %s, event %d: wrong leaf", e.Station, e.Seq)
+			t.Fatalf("log %s, event %d: wrong leaf", e.Origin, e.Seq)
 		}
 		var body struct {
 			Seq     int64
@@ -149,14 +174,35 @@ func checkLog(t *testing.T, l *Ledger) map[string]int64 {
 			t.Fatal(err)
 		}
 		if body.Seq != e.Seq || body.Station != e.Station || body.Lot != e.Lot {
-			t.Fatalf("%s/%d in lot %q says %+v", e.Station, e.Seq, e.Lot, body)
+			t.Fatalf("%s/%d in lot %q says %+v", e.Origin, e.Seq, e.Lot, body)
 		}
-		if body.Time.Before(times[e.Station]) {
-			t.Fatalf("station %s, event %d is older than the one before", e.Station, e.Seq)
+		if body.Time.Before(times[e.Origin]) {
+			t.Fatalf("log %s, event %d is older than the one before", e.Origin, e.Seq)
 		}
-		times[e.Station] = body.Time
+		times[e.Origin] = body.Time
 	}
-	return last
+	logs, err := l.Logs(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, log := range logs {
+		n := int64(0)
+		for e, err := range l.LogEvents(t.Context(), log, 0) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n++; e.Seq != n || e.Origin != log.Origin {
+				t.Fatalf("log %s yields event %d of %s at %d", log.Origin, e.Seq, e.Origin, n)
+			}
+		}
+		if n != log.Size || n != last[log.Origin] {
+			t.Fatalf("log %s says that it has %d events, it has %d", log.Origin, log.Size, n)
+		}
+		if l.lotLogs && log.Size > 0 && (log.Lot == "") != (log.Kind == pipeline.LogStation) && log.Kind != pipeline.LogLegacy {
+			t.Fatalf("%+v", log)
+		}
+	}
+	return counts
 }
 
 func totals(t *testing.T, l *Ledger, lot string) pipeline.Totals {
@@ -192,7 +238,7 @@ func testRefusedEvents(t *testing.T, open opener) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
-	if seq, err := l.Append(t.Context(), station("line-1", pipeline.ActionExport)); err != nil || seq != 2 {
+	if seq, err := l.Append(t.Context(), station("line-1", pipeline.ActionExport)); err != nil || l.lotLogs && seq != 1 || !l.lotLogs && seq != 2 {
 		t.Errorf("%d %v", seq, err)
 	}
 }
@@ -273,7 +319,7 @@ func testStopIterating(t *testing.T, open opener) {
 			}
 			break
 		}
-		for _, err := range l.Packed(t.Context(), "lot") {
+		for _, err := range l.Packed(t.Context(), "lot", "") {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -301,7 +347,7 @@ func testNoLot(t *testing.T, open opener) {
 	_, findErr := l.Find(ctx, "x", "v")
 	_, recordErr := l.Record(ctx, "x", mac(0).Sum())
 	var packedErr, eventsErr error
-	for _, packedErr = range l.Packed(ctx, "x") {
+	for _, packedErr = range l.Packed(ctx, "x", "") {
 	}
 	for _, eventsErr = range l.Events(ctx, "x") {
 	}

@@ -3,24 +3,41 @@ package ledger
 import (
 	"context"
 	"database/sql"
+	"strings"
 	"time"
 
 	"keymill/pipeline"
 )
 
+// A lease names the station that holds it: "line-3", or "line-3/" and whatever
+// tells its holders there apart. It runs out by the database's clock.
+
+// LeaseStation returns the station that a lease names.
+func LeaseStation(lease string) string {
+	station, _, _ := strings.Cut(lease, "/")
+	return station
+}
+
 // Claim leases the live, unreleased devices of the lot's rows first to last to
 // whoever calls itself lease, and returns the records that it then holds,
 // ordered by row. Devices under another's lease are left out, unless that has
-// run out: its holder's commits are lost from then on. Stations' clocks must
-// agree to within a small part of the duration.
+// run out: its holder's commits are lost from then on. Devices whose keys lie in
+// another station's pack are left to that station. The error is ErrRetired for a
+// retired station.
 func (l *Ledger) Claim(ctx context.Context, lot string, first, last int, lease string, d time.Duration) ([]*pipeline.Record, error) {
 	id, err := l.lotID(ctx, lot)
 	if err != nil {
 		return nil, err
 	}
-	now := l.clock()
 	after, through := deviceID(id, first-1), deviceID(id, last)
-	if _, err := l.change(ctx, sqlClaim, after, through, lease, now.Add(d).UnixMicro(), now.UnixMicro()); err != nil {
+	station := LeaseStation(lease)
+	_, err = l.changeAt(ctx, func(ctx context.Context, tx *sql.Tx, now int64) (sql.Result, error) {
+		if err := notRetired(ctx, tx, station); err != nil {
+			return nil, err
+		}
+		return tx.ExecContext(ctx, sqlClaim, after, through, lease, now+d.Microseconds(), now, station)
+	})
+	if err != nil {
 		return nil, err
 	}
 	found, err := l.records(ctx, sqlClaimed, after, through, lease)
@@ -38,7 +55,9 @@ func (l *Ledger) Renew(ctx context.Context, lot string, first, last int, lease s
 	if err != nil {
 		return 0, err
 	}
-	return l.change(ctx, sqlRenew, deviceID(id, first-1), deviceID(id, last), lease, l.clock().Add(d).UnixMicro())
+	return l.changeAt(ctx, func(ctx context.Context, tx *sql.Tx, now int64) (sql.Result, error) {
+		return tx.ExecContext(ctx, sqlRenew, deviceID(id, first-1), deviceID(id, last), lease, now+d.Microseconds())
+	})
 }
 
 // Yield ends a lease on the rows first to last.
@@ -51,10 +70,16 @@ func (l *Ledger) Yield(ctx context.Context, lot string, first, last int, lease s
 	return err
 }
 
+// Revoke ends all leases of a station, in all lots, and returns how many devices
+// they held.
+func (l *Ledger) Revoke(ctx context.Context, station string) (int, error) {
+	return l.change(ctx, sqlRevoke, station, station+"/")
+}
+
 // change runs one statement and returns how many rows it changed.
 func (l *Ledger) change(ctx context.Context, query string, args ...any) (int, error) {
 	var n int64
-	err := l.backend.transact(ctx, func(tx *sql.Tx) error {
+	err := l.transact(ctx, func(tx *sql.Tx) error {
 		result, err := tx.ExecContext(ctx, query, args...)
 		if err != nil {
 			return err
@@ -62,5 +87,23 @@ func (l *Ledger) change(ctx context.Context, query string, args ...any) (int, er
 		n, err = result.RowsAffected()
 		return err
 	})
-	return int(n), l.backend.explain(err)
+	return int(n), err
+}
+
+// changeAt is change for statements that need the database's time.
+func (l *Ledger) changeAt(ctx context.Context, do func(context.Context, *sql.Tx, int64) (sql.Result, error)) (int, error) {
+	var n int64
+	err := l.transact(ctx, func(tx *sql.Tx) error {
+		now, err := l.backend.now(ctx, tx, l.clock)
+		if err != nil {
+			return err
+		}
+		result, err := do(ctx, tx, now)
+		if err != nil {
+			return err
+		}
+		n, err = result.RowsAffected()
+		return err
+	})
+	return int(n), err
 }

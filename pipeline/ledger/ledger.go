@@ -30,6 +30,10 @@ var ErrLotClosed = errors.New("the lot is closed already")
 
 var _ pipeline.Ledger = (*Ledger)(nil)
 
+// lotLogs says that each lot has a log of its own at each station; else a
+// station's events go into its one log of the first format.
+const lotLogs = false
+
 var errNoStation = errors.New("an event must name its station, whose log it goes to")
 
 // backend is what differs between the databases.
@@ -44,6 +48,9 @@ type backend interface {
 	// alone makes the transaction wait until no other is alone, so that what it
 	// has read and then counts up or compares stays true.
 	alone(ctx context.Context, tx *sql.Tx) error
+	// now returns the time by which leases are judged, in microseconds; q is the
+	// database or a transaction.
+	now(ctx context.Context, q rower, clock func() time.Time) (int64, error)
 	// rewrite returns a query whose placeholders appear once each and in their
 	// order in the form that the driver binds fastest.
 	rewrite(query string) string
@@ -69,14 +76,16 @@ type Ledger struct {
 	db      *sql.DB // the backend's pool
 	writer  *writer
 	clock   func() time.Time
+	lotLogs bool // see the constant
 
 	closing  sync.Once
 	closeErr error // written in closing
 
 	mu       sync.RWMutex
-	lotIDs   map[string]int64 // guarded by mu; lots and stations are never removed or renamed
-	lotNames map[int64]string // guarded by mu
-	stations map[int64]string // guarded by mu
+	lotIDs   map[string]int64       // guarded by mu; lots and stations are never removed or renamed
+	lotNames map[int64]string       // guarded by mu
+	logs     map[int64]pipeline.Log // guarded by mu; what of logs never changes
+	begun    map[logKey]bool        // guarded by mu; logs that are there to take events
 }
 
 // Open opens the ledger at path, and makes it (mode 0600) when there is none. A
@@ -102,8 +111,8 @@ func Open(ctx context.Context, path string) (*Ledger, error) {
 
 func newLedger(ctx context.Context, b backend, clock func() time.Time) *Ledger {
 	return &Ledger{
-		backend: b, db: b.pool(), clock: clock, writer: newWriter(ctx, b, clock),
-		lotIDs: map[string]int64{}, lotNames: map[int64]string{}, stations: map[int64]string{},
+		backend: b, db: b.pool(), clock: clock, writer: newWriter(ctx, b, clock), lotLogs: lotLogs,
+		lotIDs: map[string]int64{}, lotNames: map[int64]string{}, logs: map[int64]pipeline.Log{}, begun: map[logKey]bool{},
 	}
 }
 
@@ -133,13 +142,27 @@ func (l *Ledger) Commit(ctx context.Context, c pipeline.Change) error {
 		return err
 	}
 	p := &pending{
-		id: deviceID(lot, c.Record.Row), lot: lot, from: c.From,
-		record: *c.Record, event: c.Event, done: make(chan struct{}, 1),
+		id: deviceID(lot, c.Record.Row), lot: lot, log: l.logOf(lot), from: c.From,
+		record: *c.Record, event: c.Event, details: c.Details, done: make(chan struct{}, 1),
 	}
 	if by := c.Record.Superseded; by != "" {
 		if p.superseded, err = l.lotID(ctx, by); err != nil {
 			return err
 		}
+	}
+	if c.Details {
+		if p.predecessor, err = l.refID(ctx, c.Record.Predecessor); err != nil {
+			return err
+		}
+		if p.successor, err = l.refID(ctx, c.Record.Successor); err != nil {
+			return err
+		}
+	}
+	if err := l.begin(ctx, c.Event.Station, p.log); err != nil {
+		return err
+	}
+	if c.Scrap != "" {
+		return l.commitScrapping(ctx, p, c.Scrap)
 	}
 	return l.writer.submit(ctx, p)
 }
@@ -158,11 +181,33 @@ func (l *Ledger) Append(ctx context.Context, e pipeline.Event) (int64, error) {
 		if p.lot, err = l.lotID(ctx, e.Lot); err != nil {
 			return 0, err
 		}
+		p.log = l.logOf(p.lot)
+	}
+	if err := l.begin(ctx, e.Station, p.log); err != nil {
+		return 0, err
 	}
 	if err := l.writer.submit(ctx, p); err != nil {
 		return 0, err
 	}
 	return p.event.Seq, nil
+}
+
+// refID returns the id of a device, 0 for none.
+func (l *Ledger) refID(ctx context.Context, ref pipeline.DeviceRef) (int64, error) {
+	if ref.Lot == "" {
+		return 0, nil
+	}
+	lot, err := l.lotID(ctx, ref.Lot)
+	return deviceID(lot, ref.Row), err
+}
+
+// ref is the inverse of refID.
+func (l *Ledger) ref(ctx context.Context, id int64) (pipeline.DeviceRef, error) {
+	if id == 0 {
+		return pipeline.DeviceRef{}, nil
+	}
+	lot, err := l.lotName(ctx, id>>rowBits)
+	return pipeline.DeviceRef{Lot: lot, Row: deviceRow(id)}, err
 }
 
 // lotID returns the number of a lot, or ErrNoLot.
@@ -188,29 +233,26 @@ func (l *Ledger) lotID(ctx context.Context, name string) (int64, error) {
 
 // lotName is the inverse of lotID; 0 is no lot.
 func (l *Ledger) lotName(ctx context.Context, id int64) (string, error) {
-	return l.name(ctx, l.lotNames, sqlLotName, id)
-}
-
-// stationName returns the name of a station.
-func (l *Ledger) stationName(ctx context.Context, id int64) (string, error) {
-	return l.name(ctx, l.stations, sqlStationName, id)
-}
-
-func (l *Ledger) name(ctx context.Context, known map[int64]string, query string, id int64) (string, error) {
 	if id == 0 {
 		return "", nil
 	}
 	l.mu.RLock()
-	name, ok := known[id]
+	name, ok := l.lotNames[id]
 	l.mu.RUnlock()
 	if ok {
 		return name, nil
 	}
-	if err := l.db.QueryRowContext(ctx, query, id).Scan(&name); err != nil {
+	if err := l.db.QueryRowContext(ctx, sqlLotName, id).Scan(&name); err != nil {
 		return "", l.backend.explain(err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	known[id] = name
+	l.lotNames[id] = name
 	return name, nil
+}
+
+// Now returns the database's time, by which leases and heartbeats are judged.
+func (l *Ledger) Now(ctx context.Context) (time.Time, error) {
+	us, err := l.backend.now(ctx, l.db, l.clock)
+	return time.UnixMicro(us).UTC(), l.backend.explain(err)
 }

@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"runtime/debug"
+	"strings"
+	"time"
 
 	"github.com/pressly/goose/v3"
 )
@@ -27,9 +30,13 @@ var (
 
 var errNewer = errors.New("the ledger was made by a newer keymill")
 
-// migrate brings the schema up to date, each step in a transaction of its own.
-// It refuses a schema that is newer than this program with errNewer.
-func migrate(ctx context.Context, db *sql.DB, d dialect) error {
+// keepBefore makes a copy of a ledger that is about to be changed.
+type keepBefore func(ctx context.Context, schema int64) error
+
+// migrate brings the schema up to date, each step in a transaction of its own,
+// after a copy was made of a ledger that holds anything. It refuses a schema that
+// is newer than this program with errNewer.
+func migrate(ctx context.Context, db *sql.DB, d dialect, keep keepBefore) error {
 	files, err := fs.Sub(migrations, d.folder)
 	if err != nil {
 		return err
@@ -46,10 +53,44 @@ func migrate(ctx context.Context, db *sql.DB, d dialect) error {
 	know := sources[len(sources)-1].Version
 	switch {
 	case have > know:
-		return fmt.Errorf("%w: its schema is version %d, this one knows %d", errNewer, have, know)
+		return fmt.Errorf("%w: its schema is version %d, this one knows %d%s", errNewer, have, know, needs(ctx, db))
 	case have == know:
 		return nil
+	case have > 0:
+		if err := keep(ctx, know); err != nil {
+			return err
+		}
 	}
-	_, err = provider.Up(ctx)
+	if _, err = provider.Up(ctx); err != nil {
+		return err
+	}
+	_, err = db.ExecContext(ctx, sqlProgram, know, program(), time.Now().UnixMicro())
 	return err
+}
+
+// needs says which program the ledger needs, as far as that is known.
+func needs(ctx context.Context, db *sql.DB) string {
+	var name string
+	if err := db.QueryRowContext(ctx, sqlLastProgram).Scan(&name); err != nil || name == "" {
+		return ""
+	}
+	return fmt.Sprintf("; it needs %s or newer", name)
+}
+
+// program names this program and its version.
+func program() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "keymill"
+	}
+	version, revision := info.Main.Version, ""
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			revision = s.Value[:min(len(s.Value), 12)]
+		}
+	}
+	if version == "" || version == "(devel)" {
+		version = revision
+	}
+	return strings.TrimSpace("keymill " + version)
 }

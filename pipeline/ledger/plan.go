@@ -2,10 +2,16 @@ package ledger
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"iter"
+	"slices"
+	"strconv"
+	"strings"
 
 	"keymill/pipeline"
 )
@@ -53,6 +59,11 @@ func (l *Ledger) Plan(ctx context.Context, lot pipeline.Lot, event pipeline.Even
 		return errNoStation
 	}
 	event.Lot = lot.Name
+	for _, name := range lot.Unique {
+		if name == "" || strings.Contains(name, ",") {
+			return fmt.Errorf("an attribute named %q can't be unique", name)
+		}
+	}
 	var yielded error // kept from being explained as the database's
 	err := l.backend.transact(ctx, func(tx *sql.Tx) error {
 		if err := l.backend.alone(ctx, tx); err != nil {
@@ -62,16 +73,34 @@ func (l *Ledger) Plan(ctx context.Context, lot pipeline.Lot, event pipeline.Even
 		if lot.Created.IsZero() {
 			lot.Created = now
 		}
-		p := &planner{tx: tx, rewrite: l.backend.rewrite, lotName: l.lotName, now: now.UnixMicro()}
+		p := &planner{tx: tx, rewrite: l.backend.rewrite, lotName: l.lotName, now: now.UnixMicro(), roster: sha256.New()}
 		if err := p.plan(ctx, &lot, untilError(devices, &yielded)); err != nil {
 			return err
 		}
-		return appendEvent(ctx, tx, event, p.lot, now)
+		if err := l.beginIn(ctx, tx, event.Station, l.logOf(p.lot)); err != nil {
+			return err
+		}
+		event := event
+		event.Facts = plannedFacts(event.Facts, &lot, p.roster.Sum(nil))
+		return l.appendIn(ctx, tx, event, p.lot)
 	})
 	if yielded != nil {
 		return yielded
 	}
 	return l.backend.explain(err)
+}
+
+// plannedFacts adds what the ledger knows best of a lot that is planned.
+func plannedFacts(facts []pipeline.Attr, lot *pipeline.Lot, roster []byte) []pipeline.Attr {
+	facts = append(slices.Clone(facts), pipeline.Attr{Name: "roster_sha256", Value: hex.EncodeToString(roster)})
+	if len(lot.Unique) > 0 {
+		facts = append(facts, pipeline.Attr{Name: "unique", Value: strings.Join(lot.Unique, ",")})
+	}
+	if lot.ServerMode != "" {
+		facts = append(facts, pipeline.Attr{Name: "server_mode", Value: lot.ServerMode})
+	}
+	pipeline.SortAttrs(facts)
+	return facts
 }
 
 // untilError yields devices up to the first error, and that error, which it keeps.
@@ -96,8 +125,13 @@ type planner struct {
 
 	count, row int // devices seen, and the last one's row
 
+	// roster is the SHA-256 over the lines "ROW TAB identity TAB attributes LF" of
+	// the devices, both as canonical JSON (RFC 8785).
+	roster hash.Hash
+
 	// What is inserted together, as the rows of one statement.
 	devices, records, names bulk
+	uniques                 uniques
 }
 
 func (p *planner) plan(ctx context.Context, lot *pipeline.Lot, devices iter.Seq2[pipeline.Device, error]) error {
@@ -108,6 +142,10 @@ func (p *planner) plan(ctx context.Context, lot *pipeline.Lot, devices iter.Seq2
 	if err != nil {
 		return err
 	}
+	if err := joinPlanned(ctx, p.tx, p.lot, lot, p.now); err != nil {
+		return err
+	}
+	p.uniques = uniques{planner: p, names: lot.Unique}
 	if err := p.insert(ctx, devices); err != nil {
 		return err
 	}
@@ -138,7 +176,7 @@ func (p *planner) insert(ctx context.Context, devices iter.Seq2[pipeline.Device,
 			return err
 		}
 	}
-	return errors.Join(p.devices.flush(ctx), p.records.flush(ctx), p.names.flush(ctx))
+	return errors.Join(p.devices.flush(ctx), p.records.flush(ctx), p.names.flush(ctx), p.uniques.flush(ctx))
 }
 
 func (p *planner) add(ctx context.Context, d *pipeline.Device) error {
@@ -161,9 +199,20 @@ func (p *planner) add(ctx context.Context, d *pipeline.Device) error {
 		}
 	}
 	if serial, ok := d.Attr("serial"); ok {
-		return p.names.add(ctx, serial, id)
+		if err := p.names.add(ctx, serial, id); err != nil {
+			return err
+		}
 	}
-	return nil
+	p.enroll(d)
+	return p.uniques.add(ctx, d, id)
+}
+
+// enroll adds a device to the roster's hash.
+func (p *planner) enroll(d *pipeline.Device) {
+	line := strconv.AppendInt(nil, int64(d.Row), 10)
+	line = append(append(line, '\t'), pipeline.MarshalSorted(d.Identity)...)
+	line = append(append(line, '\t'), pipeline.MarshalSorted(d.Attrs)...)
+	_, _ = p.roster.Write(append(line, '\n')) // a hash never fails
 }
 
 // identify makes the lot the holder of its devices' identities.

@@ -80,13 +80,21 @@ func (p *postgresDB) prepare(ctx context.Context, schema string) error {
 			return err
 		}
 	}
-	if err := migrate(ctx, p.db, postgresDialect); err != nil {
+	if err := migrate(ctx, p.db, postgresDialect, func(ctx context.Context, version int64) error {
+		return p.keep(ctx, schema, version)
+	}); err != nil {
 		return err
 	}
 	return tx.Commit()
 }
 
 func (p *postgresDB) pool() *sql.DB { return p.db }
+
+// now is the server's clock, whatever this machine's says.
+func (p *postgresDB) now(ctx context.Context, q rower, _ func() time.Time) (us int64, err error) {
+	err = q.QueryRowContext(ctx, `SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint`).Scan(&us)
+	return us, err
+}
 
 // rewrite leaves queries alone: the server prepares them once.
 func (p *postgresDB) rewrite(query string) string { return query }
@@ -112,10 +120,10 @@ func (p *postgresDB) alone(ctx context.Context, tx *sql.Tx) error {
 }
 
 // transient knows deadlocks and serialization failures, and two stations that
-// took the same number when both began their logs.
+// took the same number when both made a new row.
 func (p *postgresDB) transient(err error) bool {
 	e, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && (e.Code == "40001" || e.Code == "40P01" || e.Code == "23505" && e.TableName == "stations")
+	return ok && (e.Code == "40001" || e.Code == "40P01" || e.Code == "23505" && (e.TableName == "stations" || e.TableName == "logs" || e.ConstraintName == "units_pkey"))
 }
 
 func (p *postgresDB) close() error {

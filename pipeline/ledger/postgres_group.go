@@ -38,6 +38,9 @@ func (g *postgresGroup) update(ctx context.Context, changes []*pending, now time
 			p.lost = tag.RowsAffected() == 0
 			return nil
 		})
+		if p.details { // only where the statement before took effect
+			first.Queue(sqlDetails+` AND xmin = pg_current_xact_id()::xid`, p.detailValues()...)
+		}
 	}
 	return g.send(ctx, &first)
 }
@@ -60,28 +63,17 @@ func (g *postgresGroup) send(ctx context.Context, b *pgx.Batch) error {
 	return err
 }
 
-func (g *postgresGroup) reserve(ctx context.Context, station string, n int, now time.Time) (reserved, error) {
-	r, err := g.takeNumbers(ctx, station, n, now)
-	if !errors.Is(err, pgx.ErrNoRows) {
-		return r, err
-	}
-	var b pgx.Batch
-	b.Queue(sqlNewStation, station)
-	if err := g.send(ctx, &b); err != nil {
-		return reserved{}, err
-	}
-	return g.takeNumbers(ctx, station, n, now)
-}
-
-// takeNumbers returns pgx.ErrNoRows for a station that has no log yet.
-func (g *postgresGroup) takeNumbers(ctx context.Context, station string, n int, now time.Time) (reserved, error) {
+func (g *postgresGroup) reserve(ctx context.Context, station string, lot int64, n int, now time.Time) (reserved, error) {
 	var b pgx.Batch
 	var r reserved
 	var last, at int64
-	b.Queue(sqlReserve, station, int64(n), now.UnixMicro()).QueryRow(func(row pgx.Row) error {
-		return row.Scan(&r.station, &last, &at)
+	b.Queue(sqlReserve, station, int64(n), now.UnixMicro(), lot).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&r.log, &last, &at, &r.epoch, &r.kind)
 	})
 	err := g.send(ctx, &b)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = errFrozen
+	}
 	r.next, r.time = last-int64(n)+1, time.UnixMicro(at).UTC()
 	return r, err
 }

@@ -119,6 +119,7 @@ func TestPostgres(t *testing.T) {
 	})
 	t.Run("refuses", func(t *testing.T) { testPostgresRefuses(t, c) })
 	t.Run("shares a database", func(t *testing.T) { testPostgresShares(t, c) })
+	t.Run("migrates", func(t *testing.T) { testMigratePostgres(t, c) })
 	t.Run("deadlock", func(t *testing.T) { testPostgresDeadlock(t, c) })
 	t.Run("backup", func(t *testing.T) {
 		err := openAt(t, c.schema()).Backup(t.Context(), filepath.Join(t.TempDir(), "x"))
@@ -182,7 +183,7 @@ func testPostgresDeadlock(t *testing.T, c *cluster) {
 		t.Fatal(err)
 	}
 	// It waits longer before it looks for deadlocks, so that the group is the one to lose.
-	for _, query := range []string{`SET LOCAL deadlock_timeout = '1h'`, `SELECT * FROM stations FOR UPDATE`} {
+	for _, query := range []string{`SET LOCAL deadlock_timeout = '1h'`, `SELECT * FROM logs FOR UPDATE`} {
 		if _, err := other.Exec(query); err != nil {
 			t.Fatal(err)
 		}

@@ -15,8 +15,10 @@ import (
 // stored is a record as it is read, with what needs a second look.
 type stored struct {
 	pipeline.Record
-	id, superseded, updated int64
-	identity, attrs         []byte
+	id, superseded, updated        int64
+	certBefore, certAfter, revoked int64
+	predecessor, successor         int64
+	identity, attrs                []byte
 }
 
 // scanRecord reads the columns of recordColumns.
@@ -26,7 +28,9 @@ func scanRecord(rows *sql.Rows) (*stored, error) {
 		&s.id, &s.identity, &s.attrs, &s.State, &s.KeysGenerated, &s.KeysDestroyed, &s.superseded, &s.Lease,
 		&s.updated, &s.Attempts, &s.Station, &s.Pack.Offset, &s.Pack.Length, &s.Algorithm, &s.PublicKey, &s.Replaces, &s.Reason,
 		&s.Auth.DeviceID, &s.Auth.AuthSetID, &s.Auth.Status, &s.Auth.RequestID, &s.Auth.HTTPStatus, &s.Auth.Attempts,
-		&s.Output.Name, &s.Output.Bytes, &s.Output.SHA256,
+		&s.Output.Name, &s.Output.Bytes, &s.Output.SHA256, &s.Run, &s.PackStation, &s.Inventory, &s.InventoryReason,
+		&s.HSM, &s.Cert.Serial, &s.Cert.SHA256, &s.certBefore, &s.certAfter, &s.revoked, &s.Cert.RevokedReason,
+		&s.Stale.Pack.Offset, &s.Stale.Pack.Length, &s.Stale.Output, &s.Stale.Fingerprint, &s.predecessor, &s.successor,
 	)
 }
 
@@ -39,7 +43,14 @@ func (l *Ledger) complete(ctx context.Context, s *stored) error {
 	if s.Superseded, err = l.lotName(ctx, s.superseded); err != nil {
 		return err
 	}
+	if s.Predecessor, err = l.ref(ctx, s.predecessor); err != nil {
+		return err
+	}
+	if s.Successor, err = l.ref(ctx, s.successor); err != nil {
+		return err
+	}
 	s.Row, s.Updated = deviceRow(s.id), time.UnixMicro(s.updated).UTC()
+	s.Cert.NotBefore, s.Cert.NotAfter, s.Cert.Revoked = fromMicros(s.certBefore), fromMicros(s.certAfter), fromMicros(s.revoked)
 	if s.Identity, err = pipeline.UnmarshalAttrs(s.identity); err != nil {
 		return fmt.Errorf("lot %s, row %d: identity: %w", s.Lot, s.Row, err)
 	}
@@ -77,7 +88,12 @@ func (l *Ledger) Records(ctx context.Context, lot string, states ...pipeline.Sta
 		}
 		query, args := sqlRecords, []any(nil)
 		if len(states) > 0 {
-			query, args = sqlToDo+placeholders(4, len(states))+`)`, []any{l.clock().UnixMicro()}
+			now, err := l.backend.now(ctx, l.db, l.clock)
+			if err != nil {
+				yield(nil, l.backend.explain(err))
+				return
+			}
+			query, args = sqlToDo+placeholders(4, len(states))+`)`, []any{now}
 			for _, s := range states {
 				args = append(args, string(s))
 			}
@@ -126,24 +142,50 @@ func (l *Ledger) SupersededKeys(ctx context.Context, by string) iter.Seq2[*pipel
 	}
 }
 
-// Packed yields what the ledger believes to lie in the lot's pack, ordered by
-// offset, superseded records included. It reads one snapshot while the caller
+// StaleKeys yields the lot's records whose given-up keys are not destroyed yet.
+func (l *Ledger) StaleKeys(ctx context.Context, lot string) iter.Seq2[*pipeline.Record, error] {
+	return func(yield func(*pipeline.Record, error) bool) {
+		id, err := l.lotID(ctx, lot)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		l.pages(ctx, id, yield, sqlStale)
+	}
+}
+
+// SetInventory records how far the server's inventory knows of a device.
+func (l *Ledger) SetInventory(ctx context.Context, rec *pipeline.Record, state pipeline.Inventory, reason string) error {
+	lot, err := l.lotID(ctx, rec.Lot)
+	if err != nil {
+		return err
+	}
+	if _, err := l.change(ctx, sqlInventory, deviceID(lot, rec.Row), string(state), text(reason)); err != nil {
+		return err
+	}
+	rec.Inventory, rec.InventoryReason = state, reason
+	return nil
+}
+
+// Packed yields what the ledger believes to lie in the pack that the station
+// ("" for all stations) has of the lot, ordered by offset, superseded records
+// included. It reads one snapshot while the caller
 // works: one that takes long keeps the write-ahead log from shrinking.
-func (l *Ledger) Packed(ctx context.Context, lot string) iter.Seq2[pipeline.PackedRecord, error] {
+func (l *Ledger) Packed(ctx context.Context, lot, station string) iter.Seq2[pipeline.PackedRecord, error] {
 	return func(yield func(pipeline.PackedRecord, error) bool) {
-		if err := l.packed(ctx, lot, yield); err != nil {
+		if err := l.packed(ctx, lot, station, yield); err != nil {
 			yield(pipeline.PackedRecord{}, l.backend.explain(err))
 		}
 	}
 }
 
-func (l *Ledger) packed(ctx context.Context, lot string, yield func(pipeline.PackedRecord, error) bool) error {
+func (l *Ledger) packed(ctx context.Context, lot, station string, yield func(pipeline.PackedRecord, error) bool) error {
 	id, err := l.lotID(ctx, lot)
 	if err != nil {
 		return err
 	}
 	after, last := lotRange(id)
-	rows, err := l.db.QueryContext(ctx, sqlPacked, after, last)
+	rows, err := l.db.QueryContext(ctx, sqlPacked, after, last, station)
 	if err != nil {
 		return err
 	}

@@ -74,7 +74,7 @@ func (s *sqliteDB) open(ctx context.Context) error {
 	}
 	s.db = sql.OpenDB(connector)
 	s.db.SetMaxOpenConns(8)
-	if err := migrate(ctx, s.db, sqliteDialect); err != nil {
+	if err := migrate(ctx, s.db, sqliteDialect, s.keep); err != nil {
 		return err
 	}
 	conn, err := connector.Connect(ctx)
@@ -181,6 +181,12 @@ func (s *sqliteDB) intact() error {
 		}
 	}
 	return nil
+}
+
+// now is this process's clock: under the write lock of the one file that is the
+// database's.
+func (s *sqliteDB) now(_ context.Context, _ rower, clock func() time.Time) (int64, error) {
+	return clock().UnixMicro(), nil
 }
 
 func (s *sqliteDB) rewrite(query string) string { return anonymous(query) }

@@ -8,6 +8,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"keymill/pipeline"
 )
 
 // statement is a prepared statement of the driver.
@@ -25,8 +27,8 @@ type sqliteGroup struct {
 	conn   driver.Conn
 	open   bool // a transaction is
 
-	startTx, commitTx, undoTx                   statement
-	updateRow, takeSeq, newStation, insertEvent statement
+	startTx, commitTx, undoTx                    statement
+	updateRow, moreDetails, takeSeq, insertEvent statement
 
 	args []driver.NamedValue // reused by bind
 }
@@ -40,7 +42,7 @@ func newSQLiteGroup(ctx context.Context, parent *sqliteDB, conn driver.Conn) (*s
 	for sql, to := range map[string]*statement{
 		"BEGIN IMMEDIATE": &g.startTx, "COMMIT": &g.commitTx, "ROLLBACK": &g.undoTx,
 		anonymous(sqlUpdate): &g.updateRow, anonymous(sqlNewEvent): &g.insertEvent,
-		sqlReserve: &g.takeSeq, sqlNewStation: &g.newStation,
+		sqlReserve: &g.takeSeq, anonymous(sqlDetails): &g.moreDetails,
 	} {
 		prepared, err := preparer.PrepareContext(ctx, sql)
 		if err != nil {
@@ -82,6 +84,11 @@ func (g *sqliteGroup) update(ctx context.Context, changes []*pending, now time.T
 			return err
 		}
 		p.lost = n == 0
+		if !p.lost && p.details {
+			if _, err := g.moreDetails.ExecContext(ctx, g.bind(p.detailValues()...)); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -104,35 +111,29 @@ func anonymous(query string) string {
 	return b.String()
 }
 
-func (g *sqliteGroup) reserve(ctx context.Context, station string, n int, now time.Time) (reserved, error) {
-	r, err := g.takeNumbers(ctx, station, n, now)
-	if !errors.Is(err, io.EOF) {
-		return r, err
-	}
-	if _, err := g.newStation.ExecContext(ctx, g.bind(station)); err != nil {
-		return reserved{}, err
-	}
-	return g.takeNumbers(ctx, station, n, now)
-}
-
-// takeNumbers returns io.EOF for a station that has no log yet.
-func (g *sqliteGroup) takeNumbers(ctx context.Context, station string, n int, now time.Time) (reserved, error) {
-	rows, err := g.takeSeq.QueryContext(ctx, g.bind(station, int64(n), now.UnixMicro()))
+func (g *sqliteGroup) reserve(ctx context.Context, station string, lot int64, n int, now time.Time) (reserved, error) {
+	rows, err := g.takeSeq.QueryContext(ctx, g.bind(station, int64(n), now.UnixMicro(), lot))
 	if err != nil {
 		return reserved{}, err
 	}
 	defer rows.Close()
-	dest := make([]driver.Value, 3)
+	dest := make([]driver.Value, 5)
 	if err := rows.Next(dest); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = errFrozen
+		}
 		return reserved{}, err
 	}
 	id, ok1 := dest[0].(int64)
 	last, ok2 := dest[1].(int64)
 	at, ok3 := dest[2].(int64)
-	if !ok1 || !ok2 || !ok3 {
-		return reserved{}, fmt.Errorf("the log of station %q has a head that is no number", station)
+	epoch, ok4 := dest[3].(int64)
+	kind, ok5 := dest[4].(string)
+	if !ok1 || !ok2 || !ok3 || !ok4 || !ok5 {
+		return reserved{}, fmt.Errorf("the log of station %q has a head that can't be read", station)
 	}
-	return reserved{station: id, next: last - int64(n) + 1, time: time.UnixMicro(at).UTC()}, nil
+	return reserved{log: id, next: last - int64(n) + 1, time: time.UnixMicro(at).UTC(),
+		epoch: int(epoch), kind: pipeline.LogKind(kind)}, nil
 }
 
 func (g *sqliteGroup) insert(ctx context.Context, events []eventRow) error {
@@ -170,7 +171,7 @@ func (g *sqliteGroup) release() {
 
 func (g *sqliteGroup) close() error {
 	var errs []error
-	for _, s := range []statement{g.startTx, g.commitTx, g.undoTx, g.updateRow, g.takeSeq, g.newStation, g.insertEvent} {
+	for _, s := range []statement{g.startTx, g.commitTx, g.undoTx, g.updateRow, g.moreDetails, g.takeSeq, g.insertEvent} {
 		errs = append(errs, s.Close())
 	}
 	return errors.Join(append(errs, g.conn.Close())...)

@@ -12,6 +12,9 @@ import (
 
 var faultBackup = fault{"the backup can't be written", "Check that LEDGER doesn't exist yet, and that its folder does, may be written and has room."}
 
+var faultKeep = fault{"the copy that is made before a ledger is brought up to date can't be written",
+	"Free some space for LEDGER, or make its folder writable" + again}
+
 func (s *sqliteDB) backup(ctx context.Context, path string) error {
 	err := s.copyTo(ctx, path)
 	if err == nil || passes(err) {
@@ -42,6 +45,24 @@ func (s *sqliteDB) copyTo(ctx context.Context, path string) error {
 		return err
 	}
 	return syncFolder(filepath.Dir(path))
+}
+
+// keep copies the ledger beside itself before a newer schema is applied: to
+// LEDGER.before-4, or with a further number where there is one already.
+func (s *sqliteDB) keep(ctx context.Context, schema int64) error {
+	for n := 1; ; n++ {
+		path := fmt.Sprintf("%s.before-%d", s.path, schema)
+		if n > 1 {
+			path = fmt.Sprintf("%s.%d", path, n)
+		}
+		err := s.copyTo(ctx, path)
+		switch {
+		case err == nil:
+			return nil
+		case !errors.Is(err, fs.ErrExist):
+			return faultKeep.outage(path, err)
+		}
+	}
 }
 
 func syncFolder(path string) error {

@@ -41,7 +41,7 @@ func (h *Health) problem(format string, args ...any) {
 	}
 }
 
-// Check reads the whole ledger: the database's own structure, every station's
+// Check reads the whole ledger: the database's own structure, every
 // log (numbered without gaps up to its head, in order of time, each leaf the
 // hash of its event, each event where it says it belongs), every lot's balance,
 // and that each identity has exactly one live record. Commits go on meanwhile.
@@ -60,20 +60,10 @@ func (l *Ledger) Check(ctx context.Context) (Health, error) {
 	return h, nil
 }
 
-// head is where a station's log should end.
-type head struct {
-	id, seq int64
-	name    string
-}
-
-func scanHead(rows *sql.Rows) (h head, err error) {
-	return h, rows.Scan(&h.id, &h.name, &h.seq)
-}
-
 // checkLogs reads the heads first: events that are written meanwhile may be
 // beyond them, none may be missing before.
 func (l *Ledger) checkLogs(ctx context.Context, h *Health) error {
-	heads, err := collect(ctx, l.db, scanHead, sqlHeads)
+	logs, err := l.Logs(ctx, "")
 	if err != nil {
 		return err
 	}
@@ -84,18 +74,18 @@ func (l *Ledger) checkLogs(ctx context.Context, h *Health) error {
 			return err
 		}
 		h.Events++
-		if seqs[e.Station] == 0 {
+		if seqs[e.Origin] == 0 {
 			last = time.Time{}
 		}
-		if want := seqs[e.Station] + 1; e.Seq != want {
-			h.problem("station %s: event %d follows event %d", e.Station, e.Seq, want-1)
+		if want := seqs[e.Origin] + 1; e.Seq != want {
+			h.problem("log %s: event %d follows event %d", e.Origin, e.Seq, want-1)
 		}
-		seqs[e.Station] = e.Seq
+		seqs[e.Origin] = e.Seq
 		last = h.checkEvent(e, last)
 	}
-	for _, head := range heads {
-		if seqs[head.name] < head.seq {
-			h.problem("station %s: its log ends with event %d, but %d were written", head.name, seqs[head.name], head.seq)
+	for _, log := range logs {
+		if seqs[log.Origin] < log.Size {
+			h.problem("log %s ends with event %d, but %d were written", log.Origin, seqs[log.Origin], log.Size)
 		}
 	}
 	return nil
@@ -105,23 +95,24 @@ func (l *Ledger) checkLogs(ctx context.Context, h *Health) error {
 // not be before the one before.
 func (h *Health) checkEvent(e pipeline.StoredEvent, before time.Time) time.Time {
 	if e.Leaf != pipeline.LeafHash(e.Canonical) {
-		h.problem("station %s: event %d isn't what its leaf hash was made of", e.Station, e.Seq)
+		h.problem("log %s: event %d isn't what its leaf hash was made of", e.Origin, e.Seq)
 	}
 	var body struct {
 		Seq          int64
+		Epoch        int
 		Station, Lot string
 		Time         time.Time
 	}
 	if err := json.Unmarshal(e.Canonical, &body); err != nil {
-		h.problem("station %s: event %d is no event: %v", e.Station, e.Seq, err)
+		h.problem("log %s: event %d is no event: %v", e.Origin, e.Seq, err)
 		return before
 	}
-	if body.Seq != e.Seq || body.Station != e.Station || body.Lot != e.Lot {
-		h.problem("station %s: event %d of lot %q says that it is event %d of station %s and lot %q",
-			e.Station, e.Seq, e.Lot, body.Seq, body.Station, body.Lot)
+	if body.Seq != e.Seq || body.Station != e.Station || body.Lot != e.Lot || max(body.Epoch, 1) != e.Epoch {
+		h.problem("log %s: event %d of lot %q says that it is event %d of station %s and lot %q",
+			e.Origin, e.Seq, e.Lot, body.Seq, body.Station, body.Lot)
 	}
 	if body.Time.Before(before) {
-		h.problem("station %s: event %d is older than the one before it", e.Station, e.Seq)
+		h.problem("log %s: event %d is older than the one before it", e.Origin, e.Seq)
 	}
 	return body.Time
 }

@@ -24,10 +24,14 @@ const groupCap = 512
 type pending struct {
 	id         int64 // of the record, 0 for an event without a change
 	lot        int64
+	log        int64 // the lot whose log takes the event, 0 for the station's own
 	superseded int64 // lot
 	from       pipeline.State
 	record     pipeline.Record
 	event      pipeline.Event
+
+	details                bool  // record.Details changed, too
+	predecessor, successor int64 // of record.Details, as ids
 
 	lost bool
 	err  error
@@ -42,9 +46,34 @@ func (p *pending) values(now time.Time) []any {
 		now.UnixMicro(), int64(r.Attempts), r.Station, r.Pack.Offset, r.Pack.Length,
 		r.Algorithm, blob(r.PublicKey), blob(r.Replaces), text(r.Reason),
 		text(r.Auth.DeviceID), text(r.Auth.AuthSetID), text(r.Auth.Status), text(r.Auth.RequestID), int64(r.Auth.HTTPStatus), int64(r.Auth.Attempts),
-		r.Output.Name, r.Output.Bytes, r.Output.SHA256,
+		r.Output.Name, r.Output.Bytes, r.Output.SHA256, r.Run, r.PackStation,
 		p.id, string(p.from), r.Lease, p.superseded,
 	}
+}
+
+// detailValues returns the arguments of sqlDetails.
+func (p *pending) detailValues() []any {
+	d := &p.record.Details
+	return []any{
+		text(d.HSM), d.Cert.Serial, d.Cert.SHA256, micros(d.Cert.NotBefore), micros(d.Cert.NotAfter),
+		micros(d.Cert.Revoked), text(d.Cert.RevokedReason), d.Stale.Pack.Offset, d.Stale.Pack.Length, d.Stale.Output, d.Stale.Fingerprint,
+		p.predecessor, p.successor, p.id,
+	}
+}
+
+// micros and fromMicros translate times; 0 is the zero time.
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func fromMicros(us int64) time.Time {
+	if us == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(us).UTC()
 }
 
 // blob returns what stands for b in the database: NULL for none.
@@ -77,9 +106,10 @@ type group interface {
 	// lost whose records are not what the changes start from. now becomes the
 	// time of their change.
 	update(ctx context.Context, changes []*pending, now time.Time) error
-	// reserve takes n sequence numbers of the station's log; their time is now,
-	// or that of the last event when the clock went back.
-	reserve(ctx context.Context, station string, n int, now time.Time) (reserved, error)
+	// reserve takes n sequence numbers of the log that the station has for a lot;
+	// their time is now, or that of the last event when the clock went back. It is
+	// errFrozen where there is no such log any more.
+	reserve(ctx context.Context, station string, lot int64, n int, now time.Time) (reserved, error)
 	insert(ctx context.Context, events []eventRow) error
 	// commit returns when the group is durable.
 	commit(ctx context.Context) error
@@ -87,19 +117,24 @@ type group interface {
 	rollback(ctx context.Context)
 }
 
-// reserved is a run of sequence numbers of one station.
+// reserved is a run of sequence numbers of one log.
 type reserved struct {
-	station int64
-	next    int64
-	time    time.Time
+	log   int64
+	next  int64
+	time  time.Time
+	epoch int
+	kind  pipeline.LogKind
 }
 
 // row gives e the next number and returns the row to insert.
 func (r *reserved) row(e *pipeline.Event, lot int64) eventRow {
-	e.Seq, e.Time = r.next, r.time
+	e.Seq, e.Time, e.Epoch, e.First = r.next, r.time, r.epoch, r.kind == pipeline.LogLegacy
+	if !e.First {
+		lot = 0 // its log says it
+	}
 	r.next++
 	canonical := e.Canonical()
-	return eventRow{id: r.station<<seqBits | e.Seq, lot: lot, canonical: canonical, leaf: pipeline.LeafHash(canonical)}
+	return eventRow{id: r.log<<seqBits | e.Seq, lot: lot, canonical: canonical, leaf: pipeline.LeafHash(canonical)}
 }
 
 // writer gathers changes into groups. One goroutine writes; whatever arrives
@@ -175,6 +210,13 @@ func (w *writer) close() {
 	w.nudge()
 	w.mu.Unlock()
 	<-w.quit
+}
+
+// ended says that the ledger was closed.
+func (w *writer) ended() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.closed
 }
 
 func (w *writer) run(ctx context.Context) {
@@ -262,30 +304,35 @@ func (w *writer) transact(ctx context.Context, batch []*pending) error {
 	return g.commit(ctx)
 }
 
-// number gives the events of a group their sequence numbers and time, station
-// by station, and leaves their rows in w.rows. Lost changes get no number, so
-// that there are no gaps.
+// number gives the events of a group their sequence numbers and time, log by
+// log, and leaves their rows in w.rows. Lost changes get no number, so that there
+// are no gaps.
 func (w *writer) number(ctx context.Context, g group, batch []*pending, now time.Time) error {
 	w.rows = w.rows[:0]
 	for i, p := range batch {
 		if p.lost || p.event.Seq != 0 {
 			continue
 		}
-		station, n := p.event.Station, 0
+		n := 0
 		for _, q := range batch[i:] {
-			if !q.lost && q.event.Station == station {
+			if q.shares(p) {
 				n++
 			}
 		}
-		r, err := g.reserve(ctx, station, n, now)
+		r, err := g.reserve(ctx, p.event.Station, p.log, n, now)
 		if err != nil {
 			return err
 		}
 		for _, q := range batch[i:] {
-			if !q.lost && q.event.Station == station {
+			if q.shares(p) {
 				w.rows = append(w.rows, r.row(&q.event, q.lot))
 			}
 		}
 	}
 	return nil
+}
+
+// shares says that the event goes into the same log as another's.
+func (p *pending) shares(other *pending) bool {
+	return !p.lost && p.log == other.log && p.event.Station == other.event.Station
 }

@@ -61,7 +61,7 @@ func (l *Lot) packStillThere(ctx context.Context, path string) error {
 	if _, err := os.Stat(path); !l.resumed() || !errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	for packed, err := range l.Ledger.Packed(ctx, l.Lot.Name) {
+	for packed, err := range l.Ledger.Packed(ctx, l.Lot.Name, l.Config.Audit.Station) {
 		if err != nil {
 			return err
 		}
