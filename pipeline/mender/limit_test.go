@@ -65,8 +65,13 @@ func (s *station) attach(f *fake) {
 // than twice the latency that the best fixed limit has.
 func TestLimitFollowsTheServer(t *testing.T) {
 	exponential := func(mean time.Duration) func() time.Duration {
-		rng := rand.New(rand.NewPCG(3, 4)) // one line works: nobody else calls
-		return func() time.Duration { return time.Duration(float64(mean) * rng.ExpFloat64()) }
+		rng := rand.New(rand.NewPCG(3, 4))
+		var mu sync.Mutex
+		return func() time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
+			return time.Duration(float64(mean) * rng.ExpFloat64())
+		}
 	}
 	tests := []struct {
 		name    string
@@ -80,6 +85,13 @@ func TestLimitFollowsTheServer(t *testing.T) {
 		{"the real service", func() *station {
 			return newStation(1, always(2*time.Millisecond), exponential(2400*time.Microsecond))
 		}, 8, 0.95, 5000},
+		// A busy server: its requests cost CPU time, on so many cores.
+		{"2 ms on one core", func() *station { return newStation(1, always(100*time.Microsecond), always(2*time.Millisecond)) }, 16, 0.95, 3000},
+		{"2 ms on two cores", func() *station { return newStation(2, always(100*time.Microsecond), exponential(2*time.Millisecond)) }, 16, 0.95, 3000},
+		{"5 ms on two cores", func() *station { return newStation(2, always(100*time.Microsecond), exponential(5*time.Millisecond)) }, 16, 0.95, 3000},
+		{"5 ms on sixteen cores", func() *station {
+			return newStation(16, always(100*time.Microsecond), exponential(5*time.Millisecond))
+		}, 64, 0.95, 12000},
 		{"no limit but latency", func() *station { return newStation(0, always(50*time.Millisecond), nil) }, 64, 0.9, 12000},
 		{"no limit, spread latency", func() *station {
 			return newStation(0, logNormal(50*time.Millisecond, 200*time.Millisecond), nil)
