@@ -29,6 +29,7 @@ func (c *Config) Choices() []Choice {
 		{"keys.source", c.Keys.Source, []string{"software", "hsm", "hsm-entropy", "token"}},
 		{"keys.algorithm", c.Keys.Algorithm, algorithms()},
 		{"image.format", c.Image.Format, ImageFormats()},
+		{"station.confirm", c.Station.Confirm, []string{"label", "operator"}},
 		{"log.format", c.Log.Format, []string{"text", "json"}},
 		{"log.level", c.Log.Level, []string{"debug", "info", "warn", "error"}},
 	}

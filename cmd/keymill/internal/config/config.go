@@ -56,6 +56,8 @@ type Config struct {
 	Allocate  AllocateConfig          `koanf:"allocate"`
 	Retention RetentionConfig         `koanf:"retention"`
 	Backup    BackupConfig            `koanf:"backup"`
+	Station   StationConfig           `koanf:"station"`
+	Label     LabelConfig             `koanf:"label"`
 
 	// Ledger is the database of lots, device records and events.
 	Ledger string `koanf:"ledger"`
@@ -401,6 +403,8 @@ func defaultConfig() Config {
 		Telemetry: TelemetryConfig{Protocol: OTLPHTTP, Traces: true, Metrics: true, Sample: 0.01, Interval: time.Minute},
 		Allocate:  AllocateConfig{MACAttributes: []string{"mac"}, SerialFirst: 1},
 		Backup:    BackupConfig{Keep: 14},
+		Station:   defaultStation(),
+		Label:     LabelConfig{Size: "50x25", Symbol: "datamatrix", DPI: 203},
 		Ledger:    "keymill.db",
 		Workers:   256,
 	}

@@ -25,7 +25,7 @@ var update = flag.Bool("update", false, "write init.yaml and keymill.schema.json
 // TestConfigFiles: what init writes and what editors read is what the comments
 // say. `go generate` runs it with -update.
 func TestConfigFiles(t *testing.T) {
-	docs := structComments(t, "config.go", "../../../../pipeline/inject.go")
+	docs := structComments(t, "config.go", "station.go", "../../../../pipeline/inject.go")
 	schema, err := json.MarshalIndent(docs.schema(), "", "  ")
 	if err != nil {
 		t.Fatal(err)
