@@ -66,6 +66,16 @@ var tokens = map[string]conformance{
 			ModeToken: {Ed25519: "hsm test"},
 		},
 	},
+	"opencryptoki": {
+		token:     newOpenCryptoki,
+		mechanism: "CKM_AES_CBC_PAD",
+		works: map[Mode]map[Algorithm]int{
+			ModeHSM:     {RSA2048: 3, RSA3072: 1},
+			ModeEntropy: {Ed25519: 100, ECDSAP256: 100},
+			ModeToken:   {RSA2048: 2},
+		},
+		refuse: map[Mode]map[Algorithm]string{ModeHSM: {Ed25519: "hsm-entropy"}},
+	},
 }
 
 func TestConformance(t *testing.T) {
