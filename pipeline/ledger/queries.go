@@ -152,9 +152,10 @@ const (
 	// Of a lot: its own, those of the first format that have events of it, and the
 	// station logs of their stations.
 	sqlLogsOfLot = sqlLogs + `WHERE lot = $1
-	OR kind = 'legacy' AND EXISTS (SELECT 1 FROM events e WHERE e.lot = $1 AND e.lot > 0
+	OR lot = 0 AND kind = 'legacy' AND EXISTS (SELECT 1 FROM events e WHERE e.lot = $1 AND e.lot > 0
 		AND e.id > logs.id * 1099511627776 AND e.id < (logs.id + 1) * 1099511627776)
-	OR kind = 'station' AND station IN (SELECT s.station FROM logs s WHERE s.lot = $1) ORDER BY id`
+	OR lot = 0 AND kind = 'station' AND (station IN (SELECT s.station FROM logs s WHERE s.lot = $1)
+		OR station IN (SELECT s.station FROM lot_stations s WHERE s.lot = $1)) ORDER BY id`
 	sqlByOrigin = sqlLogs + `WHERE origin = $1`
 
 	sqlNewLog = `INSERT INTO logs (id, origin, kind, station, lot, epoch, size, last)

@@ -403,11 +403,18 @@ func TestQueryPlans(t *testing.T) {
 		args  int
 		want  []string
 	}{
-		"update":     {sqlUpdate, 25, []string{"SEARCH records USING INTEGER PRIMARY KEY (rowid=?)"}},
+		"update":     {sqlUpdate, 27, []string{"SEARCH records USING INTEGER PRIMARY KEY (rowid=?)"}},
 		"find":       {sqlFind, 4, []string{"SEARCH n USING PRIMARY KEY (value=? AND id>? AND id<?)", "SEARCH r USING INTEGER PRIMARY KEY", "SEARCH d USING INTEGER PRIMARY KEY"}},
 		"page":       {sqlRecords + sqlPage, 2, []string{"SEARCH r USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)", "SEARCH d USING INTEGER PRIMARY KEY (rowid=?)"}},
 		"superseded": {sqlSupersededKeys + sqlPage, 4, []string{"SEARCH r USING INDEX records_superseded"}},
 		"lot events": {sqlLotEvents, 2, []string{"SEARCH events USING INDEX events_lot (lot=? AND id>?)"}},
+		"log events": {sqlLogEvents, 2, []string{"SEARCH events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"}},
+		"reserve":    {sqlReserve, 4, []string{"SEARCH logs USING INDEX logs_open (station=? AND lot=?)"}},
+		"lot's logs": {sqlLogsOfLot, 1, []string{"SEARCH logs USING INDEX logs_lot (lot=?)", "SEARCH e USING COVERING INDEX events_lot (lot=? AND id>? AND id<?)"}},
+		"live unit":  {sqlLiveUnit, 1, []string{"SEARCH u USING INDEX units_live (device=?)"}},
+		"stale keys": {sqlStale + sqlPage, 2, []string{"SEARCH r USING INDEX records_stale"}},
+		"claim":      {sqlClaim, 6, []string{"SEARCH records USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"}},
+		"uniques":    {sqlUniqueHolders + "$2)", 2, []string{"SEARCH u USING PRIMARY KEY (attr=? AND value=?)"}},
 		"holders":    {sqlHolders + "$1)", 1, []string{"SEARCH i USING PRIMARY KEY (sum=?)", "SEARCH r USING INTEGER PRIMARY KEY (rowid=?)"}},
 		"identities": {sqlNewIdentities, 2, []string{"SEARCH devices USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)", "USE TEMP B-TREE FOR ORDER BY"}},
 		"clashes":    {sqlClashes, 2, []string{"SEARCH d USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)", "SEARCH i USING PRIMARY KEY (sum=?)", "SEARCH r USING INTEGER PRIMARY KEY (rowid=?)"}},
@@ -447,7 +454,7 @@ func TestAnonymous(t *testing.T) {
 			t.Errorf("%s: %s", query, got)
 		}
 	}
-	for _, query := range []string{sqlUpdate, sqlNewEvent} {
+	for _, query := range []string{sqlUpdate, sqlDetails, sqlNewEvent} {
 		for i := 1; i <= strings.Count(query, "$"); i++ {
 			if n := strings.Count(query, fmt.Sprintf("$%d", i)); n == 0 || strings.Index(query, fmt.Sprintf("$%d", i)) < strings.Index(query, fmt.Sprintf("$%d", i-1)) {
 				t.Errorf("$%d is out of order in %s", i, query)
