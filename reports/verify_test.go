@@ -227,11 +227,17 @@ func TestExportRefusesAChangedLedger(t *testing.T) {
 // changed files: what a dishonest factory can do.
 func resign(t testing.TB, dir string, key crypto.Signer, change func(st *Statement)) {
 	t.Helper()
+	resignBy(t, dir, key, key, change)
+}
+
+// resignBy signs a bundle of was anew with key.
+func resignBy(t testing.TB, dir string, was, key crypto.Signer, change func(st *Statement)) {
+	t.Helper()
 	data, err := os.ReadFile(filepath.Join(dir, fileStatement))
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, _, err := openStatement(t.Context(), data, trusted(key).Keys)
+	st, _, err := openStatement(t.Context(), data, trusted(was).Keys)
 	if err != nil {
 		t.Fatal(err)
 	}
