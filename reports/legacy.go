@@ -21,6 +21,13 @@ func (v *verifier) checkpoints(context.Context) error {
 			return err
 		}
 	}
+	for _, head := range v.trust.seen {
+		root, err := parseRoot(head.Root)
+		if err != nil {
+			return err
+		}
+		v.wants[head.Origin] = append(v.wants[head.Origin], want{size: head.Size, root: root, what: "the checkpoint that was cosigned last"})
+	}
 	for _, signed := range v.trust.Since {
 		c, err := openCheckpoint(signed, v.trust.Keys, nil)
 		if err != nil {

@@ -13,6 +13,11 @@ import (
 	"keymill/pipeline"
 )
 
+// VerifyDevice checks a proof alone.
+func VerifyDevice(proof []byte, trust Trust, spki []byte) (*Device, error) {
+	return VerifyUnit(context.Background(), &DeviceProof{Proof: proof}, Unit{SPKI: spki}, trust)
+}
+
 func TestProofOfADevice(t *testing.T) {
 	l, key := newLedger(t), stationKey("a")
 	l.fill("lot-0", 11)

@@ -6,87 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
-	"time"
-
-	"golang.org/x/mod/sumdb/tlog"
 
 	"keymill/pipeline"
 )
-
-// Device is what a proof says about one returned unit.
-type Device struct {
-	Lot        string            `json:"lot"`
-	Row        int               `json:"row"`
-	Identity   map[string]string `json:"identity"`
-	Serial     string            `json:"serial,omitempty"`
-	Station    string            `json:"station"`
-	Released   time.Time         `json:"released"`
-	SPKISHA256 string            `json:"spki_sha256"`
-	LogSize    int64             `json:"log_size"`
-	Problems   []Problem         `json:"problems"`
-}
-
-// OK reports whether nothing is wrong.
-func (d *Device) OK() bool { return len(d.Problems) == 0 }
-
-// VerifyDevice checks one unit against its proof: the checkpoint is signed by a
-// trusted key (and cosigned by every given witness), the event is in the log,
-// and the key found in the unit's image, as SPKI in DER, is the one that was
-// recorded. An empty spki leaves the last check out. Trust.Since is not used.
-func VerifyDevice(proof []byte, trust Trust, spki []byte) (*Device, error) {
-	if len(trust.Keys) == 0 {
-		return nil, pipeline.WithHint(errors.New("no public key to verify with"), "give the station's public key")
-	}
-	d := &Device{}
-	problem := func(format string, args ...any) (*Device, error) {
-		d.Problems = append(d.Problems, Problem{Text: fmt.Sprintf(format, args...)})
-		return d, nil
-	}
-	p, err := ParseProof(proof)
-	if err != nil {
-		return problem("the proof cannot be read: %v", err)
-	}
-	c, err := openCheckpoint(p.Checkpoint, trust.Keys, trust.Witnesses)
-	if err != nil {
-		return problem("the checkpoint: %v", err)
-	}
-	for _, w := range trust.Witnesses {
-		if !cosignedBy(c, w) {
-			return problem("witness %s has not cosigned the checkpoint", w.name)
-		}
-	}
-	if err := tlog.CheckRecord(p.Hashes, c.size, c.root, p.Index, tlog.Hash(pipeline.LeafHash(p.Event))); err != nil {
-		return problem("the event is not in the log that the checkpoint vouches for")
-	}
-	e, err := parseEvent(p.Event)
-	if err != nil || e.Schema != eventSchema1 && e.Schema != eventSchema2 {
-		return problem("what is in the log is not an event of a device")
-	}
-	*d = Device{Lot: e.Lot, Row: e.Row, Identity: attrMap(e.Device), Serial: e.Serial, Station: e.Station, Released: e.Time,
-		SPKISHA256: e.SPKISHA256, LogSize: c.size}
-	switch {
-	case Origin(e.Station) != c.origin || e.Seq != p.Index+1:
-		return problem("the event is of station %s, seq %d, but lies elsewhere in the log of %s", e.Station, e.Seq, c.origin)
-	case e.Action != pipeline.ActionRelease:
-		return problem("the event says %q: the device was not released by it", e.Action)
-	case len(spki) > 0 && pipeline.Fingerprint(spki) != e.SPKISHA256:
-		return problem("the image's key is another one (sha256 %.16s..) than was recorded (%.16s..)",
-			pipeline.Fingerprint(spki), e.SPKISHA256)
-	}
-	return d, nil
-}
-
-func cosignedBy(c *checkpoint, w *Witness) bool {
-	for _, s := range c.note.Sigs {
-		if s.Name == w.name && s.Hash == w.id {
-			return true
-		}
-	}
-	return false
-}
 
 // findRow finds a device in devices.jsonl by an identity value or its serial.
 func findRow(dir, device string) (int, error) {
@@ -138,17 +61,9 @@ func (d *deviceLine) is(name string) bool {
 // bundleHeads reads the statement's heads without verifying anything: what is
 // made from them is checked against a signed checkpoint.
 func bundleHeads(dir string) ([]LogHead, error) {
-	data, err := os.ReadFile(filepath.Join(dir, fileStatement))
+	st, err := bundleStatement(dir)
 	if err != nil {
 		return nil, err
-	}
-	payload, err := envelopePayload(data)
-	if err != nil {
-		return nil, flawed(fileStatement, "%v", err)
-	}
-	st, err := parseStatement(payload)
-	if err != nil {
-		return nil, flawed(fileStatement, "%v", err)
 	}
 	return st.Predicate.Logs, nil
 }

@@ -50,6 +50,7 @@ type bookLog struct {
 	named  namedHead // the last head that a station log names, zero if none does
 	signed []byte    // checkpoint of the log as it stands
 	own    int64     // events of the lot
+	ended  bool      // another epoch follows
 	by     string    // another station, which signed for this one
 }
 
@@ -79,6 +80,9 @@ func readLogs(ctx context.Context, src LogSource, lot string, s Signing) (*books
 		return nil, fmt.Errorf("logs of lot %s: %w", lot, err)
 	}
 	p := &books{signing: s, lot: lot}
+	ended := func(l Log) bool {
+		return slices.ContainsFunc(all, func(o Log) bool { return o.Kind == l.Kind && o.Station == l.Station && o.Epoch > l.Epoch })
+	}
 	if !slices.ContainsFunc(all, func(l Log) bool { return l.Kind == KindStation && l.Station == s.Station }) {
 		all = append(all, Log{Kind: KindStation, Station: s.Station, Epoch: 1, Origin: StationOrigin(s.Station, 1)})
 	}
@@ -86,14 +90,14 @@ func readLogs(ctx context.Context, src LogSource, lot string, s Signing) (*books
 		if l.Kind != KindStation {
 			continue
 		}
-		b := &stationBook{bookLog: bookLog{log: l, walk: walk{name: logName(l)}}, frozen: map[string]namedHead{}, adopted: map[string]string{}}
+		b := &stationBook{bookLog: bookLog{log: l, walk: walk{name: logName(l)}, ended: ended(l)}, frozen: map[string]namedHead{}, adopted: map[string]string{}}
 		if err := p.recall(ctx, src, &b.bookLog); err != nil {
 			return nil, err
 		}
 		p.stations = append(p.stations, b)
 	}
 	for _, l := range all {
-		b := &bookLog{log: l, walk: walk{name: logName(l)}}
+		b := &bookLog{log: l, walk: walk{name: logName(l)}, ended: ended(l)}
 		switch l.Kind {
 		case KindLot:
 			p.lots = append(p.lots, b)
@@ -125,8 +129,12 @@ func readLogs(ctx context.Context, src LogSource, lot string, s Signing) (*books
 }
 
 // recall notes the heads of a log that were signed: in the heads file for the
-// station's own logs, in the ledger for all.
+// station's own logs, in the ledger for all. Of an epoch that ended the next one
+// says what was kept.
 func (p *books) recall(ctx context.Context, src LogSource, b *bookLog) error {
+	if b.ended {
+		return nil
+	}
 	if b.log.Station == p.signing.Station {
 		if size, root, ok := p.signing.Heads.Last(b.log.Origin); ok {
 			if err := b.walk.want(namedHead{b.log.Origin, root, size}, "the head in "+p.signing.Heads.path); err != nil {
@@ -332,7 +340,7 @@ func (p *books) append(ctx context.Context, e pipeline.Event) error {
 
 // signLot signs one lot log, if it is the station's own and has grown.
 func (p *books) signLot(ctx context.Context, l *bookLog) error {
-	if l.log.Station != p.signing.Station || l.walk.tree.size == 0 {
+	if l.log.Station != p.signing.Station || l.walk.tree.size == 0 || l.ended {
 		return nil
 	}
 	head := l.walk.head(l.log.Origin)

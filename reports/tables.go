@@ -73,8 +73,24 @@ func (v *verifier) summary() (*Summary, error) {
 	return s, nil
 }
 
-// eachDevice reads devices.jsonl, which was verified.
+// eachDevice yields the listed devices, which were verified, as the formats want
+// them.
 func (v *verifier) eachDevice(yield func(*pipeline.Record, error) bool) {
+	for d, err := range v.listed {
+		var r *pipeline.Record
+		if err == nil {
+			if r, err = v.record(d); err != nil {
+				err = flawed(fileDevices, "row %d %v", d.Row, err)
+			}
+		}
+		if !yield(r, err) || err != nil {
+			return
+		}
+	}
+}
+
+// listed yields the lines of devices.jsonl.
+func (v *verifier) listed(yield func(*deviceLine, error) bool) {
 	lines, err := openLines(v.dir, fileDevices)
 	if err != nil {
 		yield(nil, err)
@@ -88,17 +104,9 @@ func (v *verifier) eachDevice(yield func(*pipeline.Record, error) bool) {
 		}
 		var d *deviceLine
 		if err == nil {
-			d, err = parseDevice(line, true)
+			d, err = parseDevice(line, false)
 		}
-		if err != nil {
-			yield(nil, err)
-			return
-		}
-		r, err := v.record(d)
-		if err != nil {
-			err = flawed(fileDevices, "line %d: %v", lines.number, err)
-		}
-		if !yield(r, err) || err != nil {
+		if !yield(d, err) || err != nil {
 			return
 		}
 	}

@@ -26,6 +26,7 @@ type Trust struct {
 	// Authorities are the roots of RFC 3161 authorities; if given, each station
 	// log must have a time stamp by one of them.
 	Authorities *x509.CertPool
+	seen        []namedHead // what a witness has signed before
 }
 
 // of returns the keys that may sign for a station: those without a name, and those

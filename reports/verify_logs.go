@@ -474,6 +474,15 @@ const earlier = "the earlier checkpoint"
 
 // since wants the earlier checkpoints that the auditor brought along.
 func (v *verifier) since() error {
+	for _, head := range v.trust.seen {
+		if w, ok := v.view.walks[head.Origin]; ok {
+			if err := w.want(head, "the checkpoint that was cosigned last"); err != nil {
+				return err
+			}
+			continue
+		}
+		v.view.since = append(v.view.since, head)
+	}
 	for _, signed := range v.trust.Since {
 		c, err := openCheckpoint(signed, v.trust.Keys, nil)
 		if err != nil {

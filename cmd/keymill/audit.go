@@ -265,7 +265,7 @@ func (a *app) auditVerifyDeviceCmd() *cobra.Command {
 			if err != nil {
 				return auditFault(cmd.Context(), err)
 			}
-			device, err := reports.VerifyDevice(data, trust, spki)
+			device, err := reports.VerifyUnit(cmd.Context(), &reports.DeviceProof{Proof: data}, reports.Unit{SPKI: spki}, trust)
 			if err != nil {
 				return auditFault(cmd.Context(), err)
 			}

@@ -352,9 +352,9 @@ class Bundle:
                     self.want(head, e)
             elif e.get("action") in ("log-continued", "log-restarted"):
                 self.begins(e)
-        for h in self.p["logs"]:
-            if h["kind"] == "station":
-                self.station_log(h)
+        stations = [(h, *self.station_log(h)) for h in self.p["logs"] if h["kind"] == "station"]
+        for h, named, custody in stations:
+            self.station_head(h, named, custody)
         for h in self.p["logs"]:
             if h["kind"] == "legacy":
                 want(self.frozen.get(h["origin"]) == (h["size"], h["root"]), "no station log names the old log", h["origin"])
@@ -391,7 +391,7 @@ class Bundle:
         return key
 
     def station_log(self, h):
-        tree, named = self.trees[h["origin"]], None
+        tree, named, custody = self.trees[h["origin"]], None, {}
         for line in self.lines(self.folder_of(h) + "/leaves.jsonl"):
             e = event(line)
             f, action = e.get("facts", {}), e.get("action")
@@ -420,8 +420,16 @@ class Bundle:
                     self.named[head["origin"]] = (head["size"], head["root"])
                     self.want(head, e, tree.time)
             tree.add(leaf(line))
-        want(tree.size == h["size"] and not tree.wants, h["origin"], "was rolled back, or lacks leaves")
+        lost = [w for w in tree.wants if not (w[2] == "the earlier checkpoint" and self.later_epoch(h))]
+        want(tree.size == h["size"] and not lost, h["origin"], "was rolled back, or lacks leaves")
+        return named, custody
+
+    def later_epoch(self, h):
+        return any(o["kind"] == h["kind"] and o["station"] == h["station"] and o.get("epoch", 0) > h.get("epoch", 0) for o in self.p["logs"])
+
+    def station_head(self, h, named, custody):
         if h["origin"] in self.kept and self.folder_of(h) + "/checkpoint" not in self.files:
+            want(self.kept[h["origin"]] == (h["size"], h["root"]), "an epoch that is not what was kept of it")
             return
         want(key_id(self.checkpoint_of(h)) == named, h["origin"], "is signed by another key than it names")
         if h["station"] == self.p["station"]:
@@ -448,7 +456,7 @@ class Bundle:
                 tree.add(leaf(line))
             for node in nodes:
                 self.subtree(tree, node)
-            want(tree.size == h["size"] and not [w for w in tree.wants if w[2] != "the earlier checkpoint" or h["kind"] != "legacy" or w[0] > tree.size],
+            want(tree.size == h["size"] and not [w for w in tree.wants if w[2] != "the earlier checkpoint" or not (self.later_epoch(h) or h["kind"] == "legacy" and w[0] <= tree.size)],
                  h["origin"], "was rolled back, or lacks events")
             parts.append([h, self.events[start:start + n]])
             start += n

@@ -1,0 +1,58 @@
+package reports
+
+import (
+	"context"
+	"errors"
+	"strconv"
+
+	"keymill/pipeline"
+)
+
+// Restart is a log that must go on under its next epoch.
+type Restart struct {
+	Log    Log
+	Signed int64          // events at the last head that was signed
+	Event  pipeline.Event // with which the epoch begins
+}
+
+// Restarts compares a ledger that was put back with the heads that its station
+// signed, and returns what must begin its next epoch because events that were
+// signed are lost: of the station log, and of a lot's log ("" for none).
+func Restarts(ctx context.Context, src LogSource, heads *Heads, station, lot string) ([]Restart, error) {
+	all, err := src.Logs(ctx, lot)
+	if err != nil {
+		return nil, err
+	}
+	last := map[string]Log{}
+	for _, l := range all {
+		if l.Station == station && l.Kind != KindLegacy && last[l.Kind].Epoch < l.Epoch {
+			last[l.Kind] = l
+		}
+	}
+	var restarts []Restart
+	for _, kind := range []string{KindStation, KindLot} {
+		l, ok := last[kind]
+		if !ok {
+			continue
+		}
+		size, root, signed := heads.Last(l.Origin)
+		if !signed {
+			continue
+		}
+		b := &bookLog{log: l, walk: walk{name: logName(l)}}
+		if err := b.walk.want(namedHead{l.Origin, root, size}, "the head in the heads file"); err != nil {
+			return nil, err
+		}
+		err := b.read(ctx, src, nil)
+		if err == nil {
+			continue
+		}
+		if _, back := errors.AsType[*RolledBackError](err); !back {
+			return nil, err
+		}
+		head, kept := namedHead{l.Origin, root, size}, b.walk.head(l.Origin)
+		restarts = append(restarts, Restart{l, size, pipeline.Event{Station: station, Lot: l.Lot, Action: actionRestarted, Reason: "an older copy of the ledger was put back",
+			Facts: head.facts(pipeline.Attr{Name: "kept_root", Value: kept.Root}, pipeline.Attr{Name: "kept_size", Value: strconv.FormatInt(kept.Size, 10)})}})
+	}
+	return restarts, nil
+}
