@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -132,13 +133,15 @@ func (w *compressWriter) write(ctx context.Context, o *Overlay, dst string) (Res
 		clear(data)
 	}
 	result := Result{Bytes: base.bytes}
-	err = w.folder.publish(ctx, dst, func(f *os.File) error {
+	own := spansOf(patches)
+	f, err := stage(ctx, dst, func(f *os.File) (err error) {
 		result.Shared = unix.IoctlFileClone(int(f.Fd()), int(base.file.Fd())) == nil
 		if !result.Shared {
 			if err := copyRange(ctx, f, base.file, Span{0, base.bytes}, 0); err != nil {
 				return err
 			}
 		}
+		defer wipeFailed(f, own, &err)
 		if err := patch(f, patches); err != nil {
 			return err
 		}
@@ -147,7 +150,11 @@ func (w *compressWriter) write(ctx context.Context, o *Overlay, dst string) (Res
 		}
 		return checkWritten(f, patches)
 	})
-	return result, err
+	if err != nil {
+		return Result{}, err
+	}
+	f.own = own
+	return result, w.folder.release(f)
 }
 
 // View shows the image of a file that was made by this Writer. The stored
@@ -219,11 +226,10 @@ func (w *compressWriter) base(ctx context.Context, t *Template) (*compressBase, 
 }
 
 func (w *compressWriter) makeBase(ctx context.Context, t *Template, b *compressBase) error {
-	id, err := t.MarshalBinary()
+	name, err := baseName(w.dir, w.name, t)
 	if err != nil {
 		return err
 	}
-	name := filepath.Join(w.dir, fmt.Sprintf("%sbase-%x.%s", tempPrefix, sha256.Sum256(id), w.name))
 	image := newReader(w.golden, w.golden.Size(), t.Constant)
 	out, err := newChunkFile(ctx, w.folder, name, w.codec)
 	if err != nil {
@@ -240,13 +246,39 @@ func (w *compressWriter) makeBase(ctx context.Context, t *Template, b *compressB
 			return errors.Join(err, out.discard())
 		}
 	}
-	b.file, b.bytes, err = out.finish()
+	if b.file, b.bytes, err = out.finish(); err != nil {
+		return err
+	}
+	index := baseIndex{Bytes: b.bytes}
 	for _, c := range out.chunks {
 		if c.stored {
 			b.stored = append(b.stored, c)
+			index.Stored = append(index.Stored, c.file)
 		}
 	}
-	return err
+	content, err := json.Marshal(index)
+	if err != nil {
+		return err
+	}
+	return w.folder.publish(ctx, name+baseIndexSuffix, func(f *os.File) error { return writeSynced(f, content) })
+}
+
+// baseIndex says where in the files of one template's devices the stored chunks lie.
+// It stays when the base goes, so that the keys can be found and overwritten.
+type baseIndex struct {
+	Bytes  int64  `json:"bytes"` // the files' length
+	Stored []Span `json:"stored"`
+}
+
+const baseIndexSuffix = ".json"
+
+// baseName is what the base of a template's devices is called.
+func baseName(dir, format string, t *Template) (string, error) {
+	id, err := t.MarshalBinary()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, fmt.Sprintf("%s%x.%s", basePrefix, sha256.Sum256(id), format)), nil
 }
 
 // variable returns where the template's devices differ, sorted and joined

@@ -38,6 +38,9 @@ type Format struct {
 	// check refuses images of size bytes that the format can't hold; nil: it holds
 	// any.
 	check func(size int64) error
+	// keyIn returns where the key lies in the file at path; nil, the function or what
+	// it returns: anywhere.
+	keyIn func(path string, t *Template) []Span
 	// open prepares the writing of many images of one golden image. What the
 	// devices share lies in the folder dir, too.
 	open func(ctx context.Context, g Image, dir string) (Writer, error)
@@ -47,13 +50,13 @@ type Format struct {
 // where all of them are made from.
 func Formats() []Format {
 	return []Format{
-		{Name: "raw", open: openRaw},
+		{Name: "raw", keyIn: rawKey, open: openRaw},
 		{Name: "qcow2", Extension: ".qcow2", check: checkQcow2, open: openQcow2},
 		{Name: "bmap", Extension: ".delta", open: openBmap},
 		{Name: "simg", Extension: ".simg", check: checkSimg, open: openSimg},
-		{Name: "gz", Suffix: ".gz", open: openGzip},
-		{Name: "xz", Suffix: ".xz", open: openXz},
-		{Name: "zst", Suffix: ".zst", open: openZstd},
+		{Name: "gz", Suffix: ".gz", keyIn: packedKey("gz"), open: openGzip},
+		{Name: "xz", Suffix: ".xz", keyIn: packedKey("xz"), open: openXz},
+		{Name: "zst", Suffix: ".zst", keyIn: packedKey("zst"), open: openZstd},
 	}
 }
 

@@ -81,7 +81,8 @@ func (w *deltaWriter) write(ctx context.Context, o *Overlay, dst string) (Result
 		sidecar = f.Name()
 		unsynced = append(unsynced, f.File)
 	}
-	f, err := stage(ctx, dst, func(f *os.File) error {
+	f, err := stage(ctx, dst, func(f *os.File) (err error) {
+		defer wipeFailed(f, nil, &err)
 		if err := f.Truncate(length); err != nil {
 			return err
 		}

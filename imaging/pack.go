@@ -60,12 +60,15 @@ func CreatePack(path string, golden [32]byte, goldenBytes int64) (*Pack, error) 
 		return nil, fmt.Errorf("make pack: %w", err)
 	}
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".keymill-pack-*")
+	f, err := os.CreateTemp(dir, packTemp+"*")
 	if err != nil {
 		return nil, fmt.Errorf("make pack: %w", err)
 	}
 	err = func() error {
 		defer os.Remove(f.Name())
+		if err := lock(f); err != nil { // it is no leftover
+			return err
+		}
 		if _, err := f.Write(header.marshal()); err != nil {
 			return err
 		}

@@ -38,6 +38,20 @@ func (p *packFile) Read(ref Ref) (key [32]byte, o *Overlay, err error) {
 	return r.key, &Overlay{Template: t, Slots: slots}, nil
 }
 
+// Template returns the template of an entry, which may be destroyed: it says where
+// in the device's image the key lies.
+func (p *packFile) Template(ref Ref) (*Template, error) {
+	r, err := p.entryAt(ref)
+	if err != nil {
+		return nil, fmt.Errorf("read from pack: %w", err)
+	}
+	t, err := p.template(r.template)
+	if err != nil {
+		return nil, fmt.Errorf("read from pack: %w", err)
+	}
+	return t, nil
+}
+
 // entryAt reads the header of an entry.
 func (p *packFile) entryAt(ref Ref) (record, error) {
 	r, err := p.recordAt(ref.Offset)

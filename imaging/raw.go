@@ -93,6 +93,7 @@ func (w *rawWriter) stage(ctx context.Context, o *Overlay, dst string, with *os.
 			return err
 		}
 		extents := o.Extents()
+		defer wipeFailed(f, o.Template.variable(), &err)
 		if err := patch(f, extents); err != nil {
 			return err
 		}
@@ -108,6 +109,9 @@ func (w *rawWriter) stage(ctx context.Context, o *Overlay, dst string, with *os.
 		}
 		return w.golden.Unchanged()
 	})
+	if err == nil {
+		f.own = o.Template.variable()
+	}
 	return f, shared, err
 }
 
@@ -156,6 +160,22 @@ func checkGolden(g Image, o *Overlay) error {
 		return fmt.Errorf("the overlay belongs to another golden image than %s", g.Path())
 	}
 	return g.Unchanged()
+}
+
+// wipeFailed overwrites the key in a file whose writing has failed, before it is
+// removed. What can't be overwritten now is on a disk that fails.
+func wipeFailed(f *os.File, own []Span, err *error) {
+	if *err != nil {
+		*err = errors.Join(*err, overwriteFile(f, own))
+	}
+}
+
+func spansOf(extents []Extent) []Span {
+	out := make([]Span, len(extents))
+	for i, e := range extents {
+		out[i] = Span{e.Offset, int64(len(e.Data))}
+	}
+	return out
 }
 
 // patch writes extents over a file.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,6 +16,8 @@ import (
 const (
 	tempPrefix = ".keymill-"
 	tempSuffix = ".part"
+	packTemp   = ".keymill-pack-"
+	basePrefix = ".keymill-base-"
 )
 
 // errWriting is returned where two write the same image at once.
@@ -33,6 +34,7 @@ func tempName(dst string) string {
 type staged struct {
 	*os.File
 	dst string
+	own []Span // where the key lies; nil: anywhere
 }
 
 // stage writes a file under a hidden name. write makes the content durable.
@@ -57,7 +59,7 @@ func stage(ctx context.Context, dst string, write func(f *os.File) error) (*stag
 		f.Close()
 		return nil, err
 	}
-	s := &staged{f, dst}
+	s := &staged{File: f, dst: dst}
 	if err := write(f); err != nil {
 		return nil, errors.Join(err, s.discard())
 	}
@@ -71,10 +73,11 @@ func (s *staged) discard() error {
 }
 
 // release renames staged files to their final names, in the order given, and
-// makes the names durable. All lie in one folder.
+// makes the names durable. All lie in one folder. What bore a name before is
+// overwritten, as it may hold a key.
 func (s *folderSync) release(files ...*staged) error {
 	for i, f := range files {
-		if err := os.Rename(f.Name(), f.dst); err != nil {
+		if err := f.release(); err != nil {
 			for _, f := range files[i:] {
 				err = errors.Join(err, f.discard())
 			}
@@ -83,6 +86,22 @@ func (s *folderSync) release(files ...*staged) error {
 		f.Close()
 	}
 	return s.sync(filepath.Dir(files[0].dst))
+}
+
+func (s *staged) release() error {
+	before, err := os.OpenFile(s.dst, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return os.Rename(s.Name(), s.dst) // nothing is there, or nothing of ours
+	}
+	defer before.Close()
+	if err := os.Rename(s.Name(), s.dst); err != nil {
+		return err
+	}
+	info, err := s.Stat()
+	if err != nil {
+		return err
+	}
+	return wipeReplaced(before, s.own, info.Size())
 }
 
 // publish stages and releases one file.
@@ -110,7 +129,7 @@ func hold(f *os.File, temp string) error {
 	return nil
 }
 
-// removeLeft removes a hidden file that nobody writes any more.
+// removeLeft overwrites and removes a hidden file that nobody writes any more.
 func removeLeft(temp string) error {
 	f, err := os.OpenFile(temp, os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) {
@@ -121,6 +140,9 @@ func removeLeft(temp string) error {
 	}
 	defer f.Close()
 	if err := flock(f); err != nil {
+		return err
+	}
+	if err := overwriteFile(f, nil); err != nil {
 		return err
 	}
 	if err := os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -135,30 +157,4 @@ func flock(f *os.File) error {
 		return errWriting
 	}
 	return err
-}
-
-// RemoveLeftovers removes what killed processes left half-written in the
-// folder dir, which may hold keys, and returns how many files that were. Files
-// that are being written stay.
-func RemoveLeftovers(dir string) (int, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return 0, fmt.Errorf("remove leftovers: %w", err)
-	}
-	removed := 0
-	for _, e := range entries {
-		name := e.Name()
-		if !strings.HasPrefix(name, tempPrefix) || !strings.HasSuffix(name, tempSuffix) {
-			continue
-		}
-		err := removeLeft(filepath.Join(dir, name))
-		if errors.Is(err, errWriting) {
-			continue
-		}
-		if err != nil {
-			return removed, fmt.Errorf("remove leftovers: %w", err)
-		}
-		removed++
-	}
-	return removed, nil
 }
