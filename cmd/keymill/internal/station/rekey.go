@@ -59,8 +59,12 @@ func (l *Lot) rekeyOne(ctx context.Context, token *kept, rec *pipeline.Record) e
 			return fault.StorageOutage(err)
 		}
 	}
-	if err := RemoveImage(l.Lot, rec); err != nil {
+	gone, err := RemoveImage(ctx, l.Lot, rec, l.images.pack)
+	if err != nil {
 		return err
+	}
+	if !gone && l.Keys != pipeline.KeysInToken {
+		fate = "" // the image is lost, and perhaps somewhere
 	}
 	changes := pipeline.Transitions{Ledger: l.Ledger, Station: l.Config.Audit.Station}
 	return changes.Rekeyed(ctx, rec, "retry --rekey", fate)

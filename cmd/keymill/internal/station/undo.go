@@ -5,13 +5,14 @@ import (
 	"errors"
 	"io/fs"
 	"iter"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"keymill/cmd/keymill/internal/build"
+	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/files"
 	"keymill/imaging"
 	"keymill/pipeline"
 	"keymill/pipeline/mender"
@@ -70,6 +71,11 @@ func (l *Lot) Undo(ctx context.Context, o UndoOptions) (done Undone, err error) 
 	}
 	if u.pack != nil {
 		defer u.pack.Close()
+	}
+	for _, dir := range []string{l.Out, ImagesDir(l.Lot)} { // what killed runs left may hold keys
+		if _, err := imaging.RemoveLeftovers(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return done, fault.StorageOutage(err)
+		}
 	}
 	u.id, err = l.Ledger.Append(ctx, pipeline.Event{
 		Station: l.Config.Audit.Station, Lot: l.Name, Action: pipeline.ActionRun, Reason: "undo",
@@ -197,22 +203,43 @@ func (u *undoing) destroy(ctx context.Context, rec *pipeline.Record, removal str
 			return fault.StorageOutage(err)
 		}
 	}
-	if err := RemoveImage(u.Lot.Lot, rec); err != nil {
+	gone, err := RemoveImage(ctx, u.Lot.Lot, rec, u.pack)
+	if err != nil {
 		return err
+	}
+	if !gone && u.Keys != pipeline.KeysInToken {
+		u.Log.Warn("the image is not where it was published: its key may lie elsewhere", "device", rec.Identity.Name(), "image", rec.Output.Name)
+		fate = ""
 	}
 	changes := pipeline.Transitions{Ledger: u.Ledger, Station: u.Config.Audit.Station, Run: u.id}
 	return changes.Undone(ctx, rec, removal, fate)
 }
 
-// RemoveImage removes the published image of a device, whose key it holds.
-func RemoveImage(lot pipeline.Lot, rec *pipeline.Record) error {
-	if rec.Output.Name == "" {
-		return nil
+// RemoveImage destroys the published image of a device, whose key it holds: it is
+// overwritten where the key lies, and then removed. pack tells where that is; nil
+// where there is none. gone is false where an image that was published is not there,
+// or could not be overwritten: its key must not be called destroyed.
+func RemoveImage(ctx context.Context, lot pipeline.Lot, rec *pipeline.Record, pack *imaging.Pack) (gone bool, err error) {
+	if lot.Format == config.FormatPack || rec.Progress() == pipeline.Planned {
+		return true, nil
 	}
-	for _, name := range imaging.ProductFiles(filepath.Join(lot.Out, "images", rec.Output.Name)) {
-		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fault.StorageOutage(err)
+	format, err := imaging.FindFormat(lot.Format)
+	if err != nil {
+		return false, err
+	}
+	name := rec.Output.Name
+	if name == "" { // a killed run may have published it, and not recorded that
+		name = format.FileName(files.SafeName(rec.Identity.Name()), lot.GoldenPath)
+	}
+	var template *imaging.Template
+	if pack != nil && !rec.Pack.IsZero() {
+		if template, err = pack.Template(imaging.Ref(rec.Pack)); err != nil {
+			template = nil // the pack is damaged: all of the image is overwritten
 		}
 	}
-	return nil
+	d, err := format.Destroy(ctx, filepath.Join(ImagesDir(lot), name), template)
+	if err != nil {
+		return false, fault.StorageOutage(err)
+	}
+	return d.Overwritten || !d.Found && rec.Output.Name == "", nil
 }

@@ -151,6 +151,9 @@ func destroyRemains(ctx context.Context, known *ledger.Ledger, cfg *config.Confi
 			"files": strconv.Itoa(found.Files), "bytes": strconv.FormatInt(found.Bytes, 10), "operator": cfg.Audit.Operator,
 		}),
 	})
+	if err == nil { // while the pack says where the keys lie
+		err = removeImages(ctx, known, lot, pack)
+	}
 	if pack != nil {
 		if err == nil {
 			err = wipePack(ctx, pack)
@@ -162,16 +165,21 @@ func destroyRemains(ctx context.Context, known *ledger.Ledger, cfg *config.Confi
 	if err != nil {
 		return fault.Disk(err)
 	}
+	// Stays where it holds something else.
+	_ = os.Remove(filepath.Join(lot.Out, "images"))
+	return nil
+}
+
+// removeImages destroys the lot's published images.
+func removeImages(ctx context.Context, known *ledger.Ledger, lot pipeline.Lot, pack *imaging.Pack) error {
 	for rec, err := range known.Records(ctx, lot.Name) {
 		if err != nil {
 			return err
 		}
-		if err := station.RemoveImage(lot, rec); err != nil {
+		if _, err := station.RemoveImage(ctx, lot, rec, pack); err != nil {
 			return err
 		}
 	}
-	// Stays where it holds something else.
-	_ = os.Remove(filepath.Join(lot.Out, "images"))
 	return nil
 }
 
