@@ -370,6 +370,9 @@ func (s *sheetScan) cellBody(cell *cellInfo, kind string) error {
 			if values++; values > 1 {
 				return errors.New("it has two values")
 			}
+			if kind != "inlineStr" && kind != "str" && kind != "" {
+				return fmt.Errorf("it has a text of its own and the type %.20q", kind)
+			}
 			var err error
 			cell.kind = kindText
 			if s.row.text, cell.strange, err = x.richText(s.row.text); err != nil {

@@ -341,7 +341,7 @@ func cutAttr(attrs []byte) (name, value, rest []byte, err error) {
 	}
 	name = bytes.TrimRight(rest[:eq], " \t\r\n")
 	rest = bytes.TrimLeft(rest[eq+1:], " \t\r\n")
-	if len(name) == 0 || bytes.ContainsAny(name, " \t\r\n\"'") || len(rest) < 2 || rest[0] != '"' && rest[0] != '\'' {
+	if !xmlName(name) || len(rest) < 2 || rest[0] != '"' && rest[0] != '\'' {
 		return nil, nil, nil, errTag
 	}
 	end := bytes.IndexByte(rest[1:], rest[0])
@@ -355,6 +355,20 @@ func cutAttr(attrs []byte) (name, value, rest []byte, err error) {
 		}
 	}
 	return name, bytes.TrimSpace(value), rest, nil
+}
+
+// xmlName reports whether a name can be an attribute's. Letters beyond ASCII are
+// taken on trust.
+func xmlName(name []byte) bool {
+	for i, c := range name {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', c == '_', c >= 0x80:
+		case i > 0 && ('0' <= c && c <= '9' || c == '-' || c == '.' || c == ':'):
+		default:
+			return false
+		}
+	}
+	return len(name) > 0
 }
 
 // attr returns the value of an attribute without prefix, nil if the tag has
