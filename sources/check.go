@@ -63,6 +63,11 @@ func (c *checker) header() {
 // row checks one row. ok says that dev is sound; its values are then copies
 // that outlive the row.
 func (c *checker) row(ctx context.Context, r *rawRow) (dev pipeline.Device, ok bool, err error) {
+	if c.seen != nil && c.seen.full() {
+		if err := c.askLedger(ctx); err != nil {
+			return dev, false, err
+		}
+	}
 	c.rows++
 	before := c.problems
 	c.gaps(r.number)
@@ -76,9 +81,7 @@ func (c *checker) row(ctx context.Context, r *rawRow) (dev pipeline.Device, ok b
 				c.values[i] = "" // its one problem is enough
 			}
 		}
-		if err := c.unique(ctx, r); err != nil {
-			return dev, false, err
-		}
+		c.unique(r)
 		c.own(r)
 	}
 	if r.hidden {
@@ -92,9 +95,8 @@ func (c *checker) row(ctx context.Context, r *rawRow) (dev pipeline.Device, ok b
 		c.id[i].Value = c.values[col]
 	}
 	if c.seen != nil {
-		p, err := c.seen.add(ctx, r.number, c.id)
-		c.reportAll(p)
-		return dev, false, err
+		c.reportAll(c.seen.add(r.number, c.id))
+		return dev, false, nil
 	}
 	return c.device(r.number), true, nil
 }
@@ -292,32 +294,35 @@ var rounded = flaw{what: "the value is a number in scientific notation: a progra
 	remedy: "export the file again from its source, without a spreadsheet between; or format the column as Text first"}
 
 // unique compares the row's values of attributes that no two devices may share.
-func (c *checker) unique(ctx context.Context, r *rawRow) error {
+func (c *checker) unique(r *rawRow) {
 	if c.seen == nil {
-		return nil
+		return
 	}
 	for i := range c.l.cols {
 		col := &c.l.cols[i]
-		if !col.Unique || c.values[i] == "" {
+		if !col.Unique || c.values[i] == "" || col.Identity && len(c.l.identity) == 1 { // that one is compared anyway
 			continue
 		}
-		first, full := c.seen.value(place{r.number, i}, pipeline.Attr{Name: col.Attribute, Value: c.values[i]})
+		first := c.seen.value(place{r.number, i}, pipeline.Attr{Name: col.Attribute, Value: c.values[i]})
 		if first > 0 {
 			c.flaw(r, i, c.values[i], flaw{what: fmt.Sprintf("the %s must be unique, and is the same as in row %d", col.Attribute, first),
 				remedy: "correct one of the rows; manifest.unique lists what must be unique"})
 		}
-		if full {
-			if err := c.askHeld(ctx); err != nil {
-				return err
-			}
-		}
 	}
-	return nil
 }
 
-// askHeld reports which of the unique values that wait other devices have.
-func (c *checker) askHeld(ctx context.Context) error {
+// askLedger reports which of the identities and unique values that wait are
+// those of other devices; of one device, once.
+func (c *checker) askLedger(ctx context.Context) error {
+	found, made, err := c.seen.flush(ctx)
+	c.reportAll(found)
+	if err != nil {
+		return err
+	}
 	return c.seen.flushValues(ctx, func(at place, attr pipeline.Attr, where string) {
+		if made[at.row] == where {
+			return // the whole device was made already
+		}
 		c.add(Problem{Row: at.row, Column: c.l.cols[at.col].Header, Cell: cellName(at.col, at.row), Value: shown(attr.Value),
 			What:   fmt.Sprintf("the %s must be unique, and another device has it already: %s", attr.Name, where),
 			Remedy: "find out which of the two is right; manifest.unique lists what must be unique"})
@@ -362,11 +367,7 @@ func (c *checker) own(r *rawRow) {
 
 // finish reports what only the end of the file shows.
 func (c *checker) finish(ctx context.Context) error {
-	last, err := c.seen.flush(ctx)
-	c.reportAll(last)
-	if err == nil {
-		err = c.askHeld(ctx)
-	}
+	err := c.askLedger(ctx)
 	c.finishColumns()
 	for i, col := range c.l.cols {
 		if c.rows > 0 && col.Attribute != "" && !c.cols[i].filled && !col.required {
@@ -416,7 +417,7 @@ func (c *checker) identityHeaders() string {
 }
 
 func (c *checker) summary() Summary {
-	return Summary{Rows: c.rows, Problems: c.problems, Warnings: c.warnings, Columns: c.l.columns(), Identity: c.l.identityNames(), Lot: c.lot}
+	return Summary{Rows: c.rows, Problems: c.problems, Warnings: c.warnings, Columns: c.l.columns(), Identity: c.l.identityNames(), Unique: c.l.uniqueNames(), Lot: c.lot}
 }
 
 // cellName returns the spreadsheet reference of a column (from 0) and a row

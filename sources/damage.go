@@ -9,7 +9,7 @@ import (
 // it alone: ="00123".
 func unguard(v string) (string, bool) {
 	inner, ok := strings.CutPrefix(v, `="`)
-	if !ok || !strings.HasSuffix(inner, `"`) || len(inner) < 2 {
+	if !ok || !strings.HasSuffix(inner, `"`) {
 		return v, false
 	}
 	inner = inner[:len(inner)-1]

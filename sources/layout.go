@@ -72,8 +72,7 @@ func newLayout(header *rawRow, cfg Config) layout {
 			c.MAC = "name"
 		}
 		_, named := cfg.Columns[c.Attribute]
-		// An identity of one attribute is compared as such.
-		c.Unique = slices.Contains(unique, c.Attribute) && (!c.Identity || len(l.identity) > 1)
+		c.Unique = c.Attribute != "" && slices.Contains(unique, c.Attribute)
 		key := c.Identity || c.Attribute == AttrMAC || c.Attribute == AttrSerial || slices.Contains(unique, c.Attribute)
 		c.required = c.Identity || c.Attribute == AttrMAC || c.Attribute == AttrSerial || named || slices.Contains(cfg.Required, c.Attribute)
 		c.exact = key || c.mac || slices.Contains(cfg.Required, c.Attribute)
@@ -264,6 +263,16 @@ func (l *layout) identityNames() []string {
 	names := make([]string, len(l.identity))
 	for i, c := range l.identity {
 		names[i] = l.cols[c].Attribute
+	}
+	return names
+}
+
+func (l *layout) uniqueNames() []string {
+	names := []string{}
+	for _, c := range l.cols {
+		if c.Unique {
+			names = append(names, c.Attribute)
+		}
 	}
 	return names
 }

@@ -160,7 +160,7 @@ func isMACName(attr string) bool {
 // a number and the interface that has it.
 func isMACWord(word string) bool {
 	word = strings.Trim(word, "0123456789")
-	for _, tail := range []string{"addresses", "address", "addrs", "addr", "adressen", "adresse", "adres", "adr", "ids", "id", "nr", "no", "s"} {
+	for _, tail := range []string{"addresses", "address", "addrs", "addr", "adressen", "adresse", "adres", "adr", "ids", "id", "nr", "no", "s"} { //nolint:misspell // adres is Dutch
 		if rest, ok := strings.CutSuffix(word, tail); ok && rest != "" {
 			if tail[0] == 'a' && (rest == "hw" || rest == "hardware" || rest == "bd" || rest == "ethernet") {
 				return true

@@ -59,7 +59,7 @@ func (c *checker) finishColumns() {
 			c.add(p)
 		}
 		if left := col.doubts - len(col.doubtful); left > 0 && c.l.cols[i].exact {
-			c.add(Problem{Row: c.l.row, Column: c.l.cols[i].Header, What: fmt.Sprintf("%s more of the column are in scientific notation", plural(left, "value")), Remedy: rounded.remedy})
+			c.add(Problem{Row: c.l.row, Column: c.l.cols[i].Header, What: fmt.Sprintf("%s of the column are in scientific notation, too", plural(left, "more value")), Remedy: rounded.remedy})
 		}
 	}
 	all := make([]*note, 0, len(c.notes))

@@ -74,6 +74,7 @@ type Summary struct {
 	SHA256   string   `json:"sha256"`   // of the file's bytes, hexadecimal; empty if not read to the end
 	Columns  []Column `json:"columns"`
 	Identity []string `json:"identity"` // attribute names
+	Unique   []string `json:"unique"`   // attributes of which no two devices may have the same value
 	// Lot is the lot whose failures this file lists, if it is keymill's own
 	// failures.csv; else empty.
 	Lot string `json:"lot,omitempty"`

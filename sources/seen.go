@@ -45,8 +45,8 @@ func newSeen(cfg Config, header string) *seen {
 }
 
 // value notes the value of a unique attribute and returns the row in which it
-// occurred before, 0 for a new one. full says that it is time to flushValues.
-func (s *seen) value(at place, attr pipeline.Attr) (first int32, full bool) {
+// occurred before, 0 for a new one.
+func (s *seen) value(at place, attr pipeline.Attr) (first int32) {
 	column := s.values[at.col]
 	if column == nil {
 		column = map[[2]uint64]int32{}
@@ -54,15 +54,17 @@ func (s *seen) value(at place, attr pipeline.Attr) (first int32, full bool) {
 	}
 	key := [2]uint64{maphash.String(s.seeds[0], attr.Value), maphash.String(s.seeds[1], attr.Value)}
 	if first, dup := column[key]; dup {
-		return first, false
+		return first
 	}
 	column[key] = int32(at.row) //nolint:gosec // see add
-	if s.held == nil {
-		return 0, false
+	if s.held != nil {
+		s.asked, s.places = append(s.asked, attr), append(s.places, at)
 	}
-	s.asked, s.places = append(s.asked, attr), append(s.places, at)
-	return 0, len(s.asked) >= takenBatch
+	return 0
 }
+
+// full says that it is time to flush.
+func (s *seen) full() bool { return len(s.batch) >= takenBatch || len(s.asked) >= takenBatch }
 
 // flushValues asks the ledger about the values that wait, and calls found for
 // those that other devices have.
@@ -83,29 +85,23 @@ func (s *seen) flushValues(ctx context.Context, found func(at place, attr pipeli
 	return nil
 }
 
-// add notes a device and returns what is wrong with its identity, and with
-// those of earlier rows that the ledger was now asked about.
-func (s *seen) add(ctx context.Context, row int, id pipeline.Identity) ([]Problem, error) {
+// add notes a device and returns what is wrong with its identity.
+func (s *seen) add(row int, id pipeline.Identity) []Problem {
 	sum := id.Sum()
 	key := halfSum(sum[:16])
 	if first, dup := s.first[key]; dup {
 		p := s.problem(row, id)
 		p.What = fmt.Sprintf("the identity is the same as in row %d", first)
 		p.Remedy = "correct one of the rows, or delete one if it is the same device twice"
-		return []Problem{p}, nil
+		return []Problem{p}
 	}
 	s.first[key] = int32(row) //nolint:gosec // rows are counted to 2^31 at most, see csvRows
 	found := s.sameName(row, id)
-	if s.taken == nil {
-		return found, nil
+	if s.taken != nil {
+		s.batch = append(s.batch, sum)
+		s.rows = append(s.rows, s.problem(row, id))
 	}
-	s.batch = append(s.batch, sum)
-	s.rows = append(s.rows, s.problem(row, id))
-	if len(s.batch) < takenBatch {
-		return found, nil
-	}
-	taken, err := s.flush(ctx)
-	return append(found, taken...), err
+	return found
 }
 
 // sameName warns of devices that differ only in later values of a composite
@@ -135,26 +131,27 @@ func (s *seen) mac(row int, m MAC) int32 {
 	return first
 }
 
-// flush asks the ledger about the identities that wait.
-func (s *seen) flush(ctx context.Context) ([]Problem, error) {
+// flush asks the ledger about the identities that wait, and returns what is
+// wrong with them and where the devices of their rows are.
+func (s *seen) flush(ctx context.Context) (found []Problem, where map[int]string, err error) {
 	if len(s.batch) == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
-	where, err := s.taken(ctx, s.batch)
+	held, err := s.taken(ctx, s.batch)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var found []Problem
+	where = map[int]string{}
 	for i, sum := range s.batch {
-		if at, ok := where[sum]; ok {
+		if at, ok := held[sum]; ok {
 			p := s.rows[i]
 			p.What = "the identity belongs to a device that was made already: " + at
 			p.Remedy = "take the row out; to make the device anew, undo it there first"
-			found = append(found, p)
+			found, where[p.Row] = append(found, p), at
 		}
 	}
 	s.batch, s.rows = s.batch[:0], s.rows[:0]
-	return found, nil
+	return found, where, nil
 }
 
 func (s *seen) problem(row int, id pipeline.Identity) Problem {

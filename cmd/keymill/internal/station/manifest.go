@@ -36,6 +36,7 @@ func OpenManifest(path string, cfg *config.Config, lot string, known *ledger.Led
 			}
 			return taken, nil
 		}
+		config.Held = (&uniqueValues{ledger: known, lot: lot}).held
 	}
 	manifest, err := sources.Open(path, config)
 	if _, ok := errors.AsType[*pipeline.Outage](err); err != nil && !ok {

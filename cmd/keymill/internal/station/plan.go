@@ -72,7 +72,7 @@ func (l *Lot) Plan(ctx context.Context, path string) (err error) {
 	if l.Lot, err = l.describeLot(l.Name, path, summary.SHA256, summary.Rows); err != nil {
 		return err
 	}
-	l.Lot.Created = now
+	l.Lot.Created, l.Lot.Unique = now, summary.Unique
 	if err := l.openServices(ctx, summary.Rows); err != nil {
 		return err
 	}
@@ -92,6 +92,10 @@ func (l *Lot) Plan(ctx context.Context, path string) (err error) {
 	if sourceErr, ok := errors.AsType[*nameTaken](err); ok {
 		return fault.As(fault.Manifest, pipeline.WithHint(sourceErr,
 			"Images are named after the identity's first value: put one first in manifest.identity that is different for each device."))
+	}
+	if same, ok := errors.AsType[*ledger.NotUniqueError](err); ok {
+		return fault.As(fault.Manifest, pipeline.WithHint(fmt.Errorf("%w; nothing was changed", same),
+			"Find out which of the two is right; manifest.unique lists what must be unique."))
 	}
 	if errors.Is(err, ledger.ErrLotExists) {
 		return fault.As(fault.Usage, pipeline.WithHint(err, "Another keymill planned it meanwhile; run the same command again when that one has ended."))
