@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/process"
 	"keymill/pipeline"
 	"keymill/pipeline/mender/sandbox"
 )
@@ -41,7 +42,7 @@ A fault plan is a file of rules, one a line:
 			if err != nil {
 				return err
 			}
-			tuneServer()
+			process.TuneServer()
 			return a.serveSandbox(cmd.Context(), cfg, o.listen)
 		},
 	}
