@@ -88,7 +88,7 @@ Mender server, and leaves evidence that an auditor can check.
 	root.SetFlagErrorFunc(flagProblem)
 	root.AddCommand(
 		a.demoCmd(), a.initCmd(), a.checkCmd(), a.planCmd(), a.traced(a.runCmd()), a.batchCmd(), a.statusCmd(), a.traced(a.retryCmd()),
-		a.traced(a.verifyCmd()), a.traced(a.undoCmd()), a.allocateCmd(), a.ledgerCmd(),
+		a.traced(a.verifyCmd()), a.traced(a.undoCmd()), a.allocateCmd(), a.stationCmd(), a.labelCmd(), a.ledgerCmd(),
 		a.traced(a.exportCmd()), a.imageCmd(), a.hsmCmd(), a.auditCmd(), a.sandboxCmd(), a.doctorCmd(), a.configCmd(), a.versionCmd(), a.manCmd(),
 	)
 	root.SetOut(a.out) // cobra's completion verb asks for it while it is made
