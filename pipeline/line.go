@@ -30,6 +30,9 @@ type Limits struct {
 	CPU int
 	// Images is how many images are written at once, default twice the cores.
 	Images int
+	// Step is how long a step outside the ledger may take, a request's own time
+	// limit: a lease that ends earlier is not worth beginning one. Default 30 s.
+	Step time.Duration
 }
 
 func (l Limits) withDefaults() Limits {
@@ -42,6 +45,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Images <= 0 {
 		l.Images = 2 * cores
+	}
+	if l.Step <= 0 {
+		l.Step = 30 * time.Second
 	}
 	return l
 }
@@ -108,6 +114,28 @@ var Resumable = []State{Planned, Staged, Preauthorized, Failed}
 type reins struct {
 	soft, hard context.Context
 	stop       context.CancelCauseFunc // ends soft
+	hold       Hold                    // nil where nobody else may have the devices
+}
+
+// Hold is a station's right to work on devices that others could have, for a
+// while that is extended as long as the work goes on: a lease.
+type Hold interface {
+	// Holds returns nil if the right outlasts a step that takes at most d.
+	Holds(d time.Duration) error
+	// Ended is closed when the right has ended: steps under way are cut off.
+	Ended() <-chan struct{}
+}
+
+// holds stops the carrying where the right to it doesn't outlast the next step.
+func (r *reins) holds(step time.Duration) bool {
+	if r.hold == nil {
+		return true
+	}
+	err := r.hold.Holds(step)
+	if err != nil {
+		r.stop(err)
+	}
+	return err == nil
 }
 
 // stopping reports whether no step may begin any more.
@@ -124,13 +152,25 @@ func (r *reins) cutOff(err error) bool {
 // is closed no device begins a new step, and Carry returns nil within Drain;
 // cancelling ctx stops at once with its error.
 func (l *Line) Carry(ctx context.Context, drain <-chan struct{}, records iter.Seq2[*Record, error]) error {
+	return l.CarryHeld(ctx, drain, records, nil)
+}
+
+// CarryHeld is Carry for devices that the station has a lease on: each step
+// begins only if the lease outlasts it, and when the lease ends the steps under
+// way are cut off. Devices that are left when the lease ends stay where they
+// stand, and CarryHeld returns nil. No check is a fence: what a stopped station
+// does too late is refused by the ledger's compare-and-set.
+func (l *Line) CarryHeld(ctx context.Context, drain <-chan struct{}, records iter.Seq2[*Record, error], hold Hold) error {
 	soft, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	hard, kill := context.WithCancel(ctx)
 	defer kill()
-	r := &reins{soft: soft, hard: hard, stop: stop}
+	r := &reins{soft: soft, hard: hard, stop: stop, hold: hold}
 	done := make(chan struct{})
 	var watch sync.WaitGroup
+	if hold != nil {
+		watch.Go(func() { watchHold(hold.Ended(), done, stop, kill) })
+	}
 	watch.Go(func() { watchDrain(drain, done, stop) })
 	watch.Go(func() { watchSoft(soft, done, kill) })
 	defer watch.Wait()
@@ -166,10 +206,23 @@ func (l *Line) One(ctx context.Context, rec *Record) error {
 // errDrain is the cause of a soft stop that was asked for.
 var errDrain = errors.New("asked to stop")
 
+// errHoldEnded is the cause of a stop because the right to the devices ended.
+var errHoldEnded = errors.New("the lease on the devices ended")
+
 func watchDrain(drain, done <-chan struct{}, stop context.CancelCauseFunc) {
 	select {
 	case <-drain:
 		stop(errDrain)
+	case <-done:
+	}
+}
+
+// watchHold cuts off what is under way when the right to it ends.
+func watchHold(ended, done <-chan struct{}, stop context.CancelCauseFunc, kill context.CancelFunc) {
+	select {
+	case <-ended:
+		stop(errHoldEnded)
+		kill()
 	case <-done:
 	}
 }
@@ -250,7 +303,7 @@ func (l *Line) carry(r *reins, rec *Record) (err error) {
 		if rec.Progress() != step.from {
 			continue
 		}
-		if r.stopping() {
+		if r.stopping() || !r.holds(l.Limits.Step) {
 			return nil
 		}
 		began := time.Now()

@@ -14,7 +14,6 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"keymill/cmd/keymill/internal/process"
 	"keymill/imaging"
 	"keymill/sources"
 )
@@ -28,7 +27,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	process.Tune() // as main does: the benchmarks measure the product
+	tune() // as main does: the benchmarks measure the product
 	testscript.Main(patient{m}, map[string]func(){"keymill": main})
 }
 

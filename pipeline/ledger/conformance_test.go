@@ -36,6 +36,7 @@ func conform(t *testing.T, fresh func(t *testing.T) opener) {
 func conformWith(t *testing.T, fresh func(t *testing.T) opener) {
 	for name, test := range map[string]func(t *testing.T, open opener){
 		"plan":                testPlan,
+		"loose":               testLoose,
 		"plan refused":        testPlanRefused,
 		"every field kept":    testEveryField,
 		"compare and set":     testCompareAndSet,

@@ -24,12 +24,12 @@ type postgresDB struct {
 // openPostgres opens or makes the ledger; its errors are explained.
 func openPostgres(ctx context.Context, url string) (*postgresDB, error) {
 	p := &postgresDB{name: "the ledger's database"}
-	config, err := pgx.ParseConfig(url)
+	config, schema, err := postgresConfig(url)
 	if err != nil {
 		return nil, p.explain(err)
 	}
 	p.name = "database " + config.Database + " on " + config.Host
-	if err := p.open(ctx, config); err != nil {
+	if err := p.open(ctx, config, schema); err != nil {
 		if p.db != nil {
 			_ = p.close()
 		}
@@ -38,14 +38,7 @@ func openPostgres(ctx context.Context, url string) (*postgresDB, error) {
 	return p, nil
 }
 
-func (p *postgresDB) open(ctx context.Context, config *pgx.ConnConfig) error {
-	schema := config.RuntimeParams["search_path"]
-	if schema == "" {
-		schema = "keymill"
-	}
-	config.RuntimeParams["search_path"] = pgx.Identifier{schema}.Sanitize()
-	config.RuntimeParams["application_name"] = "keymill"
-	config.RuntimeParams["synchronous_commit"] = "on" // whatever the server's default is
+func (p *postgresDB) open(ctx context.Context, config *pgx.ConnConfig, schema string) error {
 	p.db = stdlib.OpenDB(*config)
 	p.db.SetMaxOpenConns(8)
 	if err := p.prepare(ctx, schema); err != nil {

@@ -231,6 +231,16 @@ const (
 	sqlYield   = `UPDATE records SET lease = '', lease_until = 0 WHERE id > $1 AND id <= $2 AND lease = $3`
 )
 
+// Of the queue's look at what is to be done. $1 and $2 are the bounds of ids.
+const (
+	sqlRows  = `SELECT MIN(id), MAX(id) FROM devices WHERE id > $1 AND id <= $2`
+	sqlLoose = `SELECT (id - $1) / $4, CASE WHEN pack_length = 0 THEN '' ELSE pack_station END FROM records
+	WHERE id >= $1 AND id <= $2 AND superseded = 0 AND state IN ` + loosely + ` AND (lease = '' OR lease_until < $3)
+	GROUP BY 1, 2 ORDER BY 1, 2`
+	sqlDue = `SELECT EXISTS (SELECT 1 FROM records WHERE id > $1 AND id <= $2 AND superseded = 0 AND state IN ` + loosely + `
+	AND (pack_length = 0 OR pack_station = '' OR pack_station = $3))`
+)
+
 // Of what all stations together may ask of a server.
 const (
 	sqlNewLimit = `INSERT INTO server_limits (url, rate, burst, tokens, updated) VALUES ($1, $2, $3, $3, $4)

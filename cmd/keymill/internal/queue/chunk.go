@@ -40,7 +40,7 @@ func (c *chunkWorker) Work(ctx context.Context, job *river.Job[Chunk]) error {
 	h := newHold(sinceBoot, w.Times.Lease)
 	var records []*pipeline.Record
 	err = h.extend(func() (err error) {
-		records, err = w.Ledger.Claim(ctx, chunk.Lot, chunk.First, chunk.Last, w.Station, lease, w.Times.Lease)
+		records, err = w.Ledger.Claim(ctx, chunk.Lot, chunk.First, chunk.Last, lease, w.Times.Lease)
 		return err
 	})
 	if err != nil || len(records) == 0 {
@@ -56,7 +56,7 @@ func (c *chunkWorker) Work(ctx context.Context, job *river.Job[Chunk]) error {
 // find returns the lot of a chunk, nil if it is not open any more, and the lot
 // at this station, nil if it can't work on it.
 func (w *Worker) find(ctx context.Context, name string) (*pipeline.Lot, Carried, error) {
-	lots, err := w.Ledger.Queued(ctx)
+	lots, err := w.queued(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -85,7 +85,7 @@ func (w *Worker) carry(ctx context.Context, chunk Chunk, carried Carried, lease 
 			return w.Ledger.Renew(ctx, chunk.Lot, chunk.First, chunk.Last, lease, w.Times.Lease)
 		})
 	})
-	err := carried.Carry(working, each(records), h.Holds)
+	err := carried.CarryHeld(working, each(records), h)
 	stopKeeping()
 	keeper.Wait()
 	after := context.WithoutCancel(ctx)
@@ -105,10 +105,12 @@ func (w *Worker) rest(ctx context.Context, chunk Chunk) error {
 	return err
 }
 
+// each yields the claimed records that are to be worked on. Failed devices and
+// conflicts are left: somebody has to ask for these again.
 func each(records []*pipeline.Record) iter.Seq2[*pipeline.Record, error] {
 	return func(yield func(*pipeline.Record, error) bool) {
 		for _, r := range records {
-			if !yield(r, nil) {
+			if r.State != pipeline.Failed && r.State != pipeline.Conflicted && !yield(r, nil) {
 				return
 			}
 		}

@@ -16,7 +16,19 @@ import (
 // tables lie in the ledger's own schema.
 type Database struct {
 	pool *pgxpool.Pool
+	log  *slog.Logger // for River
 }
+
+// loud passes warnings and errors on: River tells at level info what concerns
+// only itself.
+type loud struct{ slog.Handler }
+
+func (h loud) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= slog.LevelWarn && h.Handler.Enabled(ctx, level)
+}
+
+func (h loud) WithAttrs(attrs []slog.Attr) slog.Handler { return loud{h.Handler.WithAttrs(attrs)} }
+func (h loud) WithGroup(name string) slog.Handler       { return loud{h.Handler.WithGroup(name)} }
 
 // Open connects to the database that config describes, whose search_path is the
 // ledger's schema, and brings River's tables up to date. Stations that start at
@@ -32,8 +44,8 @@ func Open(ctx context.Context, config *pgx.ConnConfig, log *slog.Logger) (*Datab
 	if err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
-	d := &Database{pool: pool}
-	if err := d.migrate(ctx, log); err != nil {
+	d := &Database{pool: pool, log: slog.New(loud{log.Handler()})}
+	if err := d.migrate(ctx); err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("queue: %w", err)
 	}
@@ -45,13 +57,13 @@ func (d *Database) Close() { d.pool.Close() }
 
 // migrate makes or updates River's tables under a lock of their own: its
 // migrator doesn't expect company.
-func (d *Database) migrate(ctx context.Context, log *slog.Logger) error {
+func (d *Database) migrate(ctx context.Context) error {
 	return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
 		// The transaction holds the lock only; the tables are made on another connection.
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(1802332525, hashtext(current_schema()::text))`); err != nil {
 			return err
 		}
-		migrator, err := rivermigrate.New(riverpgxv5.New(d.pool), &rivermigrate.Config{Logger: log})
+		migrator, err := rivermigrate.New(riverpgxv5.New(d.pool), &rivermigrate.Config{Logger: d.log})
 		if err != nil {
 			return err
 		}
@@ -61,6 +73,6 @@ func (d *Database) migrate(ctx context.Context, log *slog.Logger) error {
 }
 
 // inserter is a River client that enqueues and works nothing.
-func (d *Database) inserter(log *slog.Logger) (*river.Client[pgx.Tx], error) {
-	return river.NewClient(riverpgxv5.New(d.pool), &river.Config{Logger: log})
+func (d *Database) inserter() (*river.Client[pgx.Tx], error) {
+	return river.NewClient(riverpgxv5.New(d.pool), &river.Config{Logger: d.log})
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"keymill/pipeline"
 )
 
 // ErrLeaseLost says that a station may no longer work on a chunk: its lease
@@ -18,23 +20,26 @@ var ErrLeaseLost = errors.New("the station's lease on these devices has run out"
 // the claim or the renewal was sent, so that it is never later than the
 // database's.
 type hold struct {
-	now  func() time.Duration // since boot, sleep included
-	end  atomic.Int64         // a now()
-	last time.Duration        // how long a lease lasts
+	now   func() time.Duration // since boot, sleep included
+	lease time.Duration        // how long a lease lasts
+	end   atomic.Int64         // a now()
+	ended chan struct{}        // closed by keep
 }
+
+var _ pipeline.Hold = (*hold)(nil)
 
 // sinceBoot is the time since the machine booted. Unlike time.Now's monotonic
 // part it goes on while the machine sleeps, as the database's clock does.
 func sinceBoot() time.Duration {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		return 0 // leases then never hold: safe, and no Linux lacks this clock
+		return 1<<63 - 1 // leases then never hold: safe, and no Linux lacks this clock
 	}
 	return time.Duration(t.Nano())
 }
 
 func newHold(now func() time.Duration, lease time.Duration) *hold {
-	return &hold{now: now, last: lease}
+	return &hold{now: now, lease: lease, ended: make(chan struct{})}
 }
 
 // extend sends a claim or a renewal, and lets the hold last from the moment
@@ -44,38 +49,52 @@ func (h *hold) extend(send func() error) error {
 	if err := send(); err != nil {
 		return err
 	}
-	h.end.Store(int64(sent + h.last))
+	h.end.Store(int64(sent + h.lease))
 	return nil
 }
 
-// Holds returns nil if the lease outlasts an effect that takes at most d.
+func (h *hold) left() time.Duration { return time.Duration(h.end.Load()) - h.now() }
+
+// Holds implements pipeline.Hold.
 func (h *hold) Holds(d time.Duration) error {
-	if left := time.Duration(h.end.Load()) - h.now(); left <= d {
+	if left := h.left(); left <= d {
 		return fmt.Errorf("%w (%s left, the next step may take %s)", ErrLeaseLost, max(left, 0).Round(time.Second), d)
 	}
 	return nil
 }
 
-// keep renews the lease every renew until ctx ends or nothing is left to renew.
-// A renewal that fails is tried again at the next turn: the lease's own end is
-// what stops the work.
+// Ended implements pipeline.Hold.
+func (h *hold) Ended() <-chan struct{} { return h.ended }
+
+// keep renews the lease every so often until ctx ends or the lease does: because
+// nothing is left to renew, or because no renewal got through in time.
 func (h *hold) keep(ctx context.Context, every time.Duration, renew func(context.Context) (int, error)) {
-	tick := time.NewTicker(every)
-	defer tick.Stop()
+	next := h.now() + every
 	for {
+		wait := time.NewTimer(min(next-h.now(), h.left()))
 		select {
 		case <-ctx.Done():
+			wait.Stop()
 			return
-		case <-tick.C:
+		case <-wait.C:
 		}
-		left := 0
+		if h.left() <= 0 {
+			close(h.ended)
+			return
+		}
+		if h.now() < next {
+			continue
+		}
+		next = h.now() + every
+		held := 0
 		err := h.extend(func() (err error) {
-			left, err = renew(ctx)
+			within, cancel := context.WithTimeout(ctx, h.left())
+			defer cancel()
+			held, err = renew(within)
 			return err
 		})
-		if err == nil && left == 0 {
+		if err == nil && held == 0 { // all done, or revoked
 			h.end.Store(0)
-			return
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"keymill/pipeline"
+	"keymill/pipeline/ledger"
 )
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -57,10 +58,11 @@ type at struct {
 
 func (d *device) held(now time.Time) bool { return d.lease != "" && now.Before(d.until) }
 
-func (a at) Claim(_ context.Context, _ string, first, last int, station, lease string, d time.Duration) ([]*pipeline.Record, error) {
+func (a at) Claim(_ context.Context, _ string, first, last int, lease string, d time.Duration) ([]*pipeline.Record, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
+	station, _, _ := strings.Cut(lease, "/")
 	var claimed []*pipeline.Record
 	for row := first; row <= last; row++ {
 		dev := a.devices[row]
@@ -99,18 +101,18 @@ func (a at) Yield(_ context.Context, _ string, first, last int, lease string) er
 	return nil
 }
 
-func (a at) Loose(_ context.Context, _ string, rows int) ([]Loose, error) {
+func (a at) Loose(_ context.Context, _ string, rows int) ([]ledger.Loose, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var found []Loose
-	seen := map[Loose]bool{}
+	var found []ledger.Loose
+	seen := map[ledger.Loose]bool{}
 	for row := 2; row < 2+a.lot.Devices; row++ {
 		dev := a.devices[row]
 		if dev.released != "" || dev.held(time.Now()) {
 			continue
 		}
-		from, to := chunkOf(2, row)
-		l := Loose{from, min(to, a.lot.Devices+1), dev.station}
+		from := 2 + (row-2)/rows*rows
+		l := ledger.Loose{First: from, Last: min(from+rows-1, a.lot.Devices+1), Station: dev.station}
 		if !seen[l] {
 			seen[l] = true
 			found = append(found, l)
@@ -136,7 +138,7 @@ func (a at) Beat(context.Context) (string, error) {
 	return a.retired[a.station], nil
 }
 
-func (a at) Queued(context.Context) ([]pipeline.Lot, error) { return []pipeline.Lot{a.lot}, nil }
+func (a at) Lots(context.Context) ([]pipeline.Lot, error) { return []pipeline.Lot{a.lot}, nil }
 
 // release is the compare-and-set by which the ledger takes a change.
 func (a at) release(row int, lease string) error {
@@ -187,19 +189,24 @@ func (s *bench) Settle(context.Context, pipeline.Lot) error {
 	return nil
 }
 
-func (s *bench) Close() error { return nil }
+func (s *bench) Close(context.Context) error { return nil }
 
-func (s *bench) Carry(ctx context.Context, records iter.Seq2[*pipeline.Record, error], holds func(time.Duration) error) error {
+func (s *bench) CarryHeld(ctx context.Context, records iter.Seq2[*pipeline.Record, error], hold pipeline.Hold) error {
 	for rec, err := range records {
 		if err != nil {
 			return err
 		}
 		if s.each != nil {
+			select {
+			case <-hold.Ended():
+				return nil
+			default:
+			}
 			if err := s.each(ctx, rec.Row); err != nil {
 				return err
 			}
 		}
-		if ctx.Err() != nil || holds(0) != nil {
+		if ctx.Err() != nil || hold.Holds(0) != nil {
 			return nil
 		}
 		if err := s.release(rec.Row, rec.Lease); err != nil && !errors.Is(err, pipeline.ErrLost) {
@@ -220,13 +227,13 @@ func open(t *testing.T, c *cluster, schema string) *Database {
 }
 
 func worker(t *testing.T, c *cluster, schema string, b *bench) *Worker {
-	return &Worker{Database: open(t, c, schema), Ledger: b.at, Lots: b, Station: b.station,
+	return &Worker{Database: open(t, c, schema), Ledger: b.at, Lots: b, Beat: b.Beat, Station: b.station,
 		Process: "boot/" + b.station, Times: quick(), Log: quiet}
 }
 
 func submit(t *testing.T, d *Database, b *books) Submitted {
 	t.Helper()
-	done, err := Submit(t.Context(), d, quiet, b.lot.Name, NeedsOf(b.lot), 2, 1+b.lot.Devices)
+	done, err := Submit(t.Context(), d, b.lot.Name, NeedsOf(b.lot), 2, 1+b.lot.Devices)
 	if err != nil {
 		t.Fatal(err)
 	}

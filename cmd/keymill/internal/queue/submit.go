@@ -3,7 +3,6 @@ package queue
 import (
 	"context"
 	"fmt"
-	"log/slog"
 
 	"github.com/riverqueue/river"
 )
@@ -13,14 +12,16 @@ const submitBatch = 1000
 
 // Submitted says what Submit enqueued.
 type Submitted struct {
-	Chunks  int `json:"chunks"`
-	Already int `json:"already"` // enqueued before
+	Lot     string `json:"lot"`
+	Devices int    `json:"devices"`
+	Chunks  int    `json:"chunks"`
+	Already int    `json:"already"` // chunks that were enqueued before
 }
 
 // Submit enqueues the rows first to last of a planned lot, chunk by chunk, as
 // generation 1. Submitting again enqueues only what is missing.
-func Submit(ctx context.Context, d *Database, log *slog.Logger, lot string, needs Needs, first, last int) (Submitted, error) {
-	client, err := d.inserter(log)
+func Submit(ctx context.Context, d *Database, lot string, needs Needs, first, last int) (Submitted, error) {
+	client, err := d.inserter()
 	if err != nil {
 		return Submitted{}, err
 	}

@@ -7,21 +7,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
+
+	"keymill/pipeline/ledger"
 )
-
-// Loose is a run of rows with devices that are to be worked on while nobody
-// holds a lease on them.
-type Loose struct {
-	First, Last int    // inclusive, within one chunk of ChunkRows rows
-	Station     string // the one station that can go on with them; "" is any
-}
-
-// chunkOf returns the bounds of the chunk that a row lies in; first is the
-// lot's first row.
-func chunkOf(first, row int) (from, to int) {
-	from = first + (row-first)/ChunkRows*ChunkRows
-	return from, from + ChunkRows - 1
-}
 
 // sqlJobs finds for each range of a lot the highest generation and whether a
 // job of it still is to run. A job that began longer ago than $2 has no worker
@@ -46,7 +34,7 @@ type rangeJobs struct {
 // needs is the lot's queue. It returns how many chunks it enqueued. Two
 // stations that sweep at once enqueue the same generation, which River takes
 // once.
-func (d *Database) sweep(ctx context.Context, client *river.Client[pgx.Tx], lot, needs string, loose []Loose, dead time.Duration) (int, error) {
+func (d *Database) sweep(ctx context.Context, client *river.Client[pgx.Tx], lot, needs string, loose []ledger.Loose, dead time.Duration) (int, error) {
 	if len(loose) == 0 {
 		return 0, nil
 	}
@@ -101,4 +89,18 @@ func (d *Database) jobs(ctx context.Context, lot string, dead time.Duration) (ma
 		return nil, fmt.Errorf("queue: %w", err)
 	}
 	return found, nil
+}
+
+// lots returns the names of all lots that have jobs.
+func (d *Database) lots(ctx context.Context) (map[string]bool, error) {
+	rows, err := d.pool.Query(ctx, `SELECT DISTINCT args->>'lot' FROM river_job WHERE kind = '`+chunkKind+`'`)
+	if err != nil {
+		return nil, fmt.Errorf("queue: %w", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	found := map[string]bool{}
+	for _, name := range names {
+		found[name] = true
+	}
+	return found, err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,38 +16,37 @@ import (
 	"github.com/riverqueue/river/rivertype"
 
 	"keymill/pipeline"
+	"keymill/pipeline/ledger"
 )
 
 // Ledger is what a worker asks the shared ledger. All methods may be called at
 // once; times are the database's.
 type Ledger interface {
-	// Claim leases the rows' planned devices, and those that the station staged
-	// itself, to lease for d, and returns the records that lease then holds.
-	Claim(ctx context.Context, lot string, first, last int, station, lease string, d time.Duration) ([]*pipeline.Record, error)
+	// Claim leases the rows' planned devices, and those that the lease's station
+	// staged itself, for d, and returns the records that the lease then holds. The
+	// part of a lease before its first slash names the station.
+	Claim(ctx context.Context, lot string, first, last int, lease string, d time.Duration) ([]*pipeline.Record, error)
 	// Renew lets a lease run for d from now and returns how many devices it holds.
 	Renew(ctx context.Context, lot string, first, last int, lease string, d time.Duration) (int, error)
 	// Yield ends a lease.
 	Yield(ctx context.Context, lot string, first, last int, lease string) error
 	// Loose returns the chunks of the lot with devices that are to be worked on
 	// and that no lease holds.
-	Loose(ctx context.Context, lot string, rows int) ([]Loose, error)
+	Loose(ctx context.Context, lot string, rows int) ([]ledger.Loose, error)
 	// Due reports whether the lot has devices that the station could work on now,
 	// or once a lease on them ran out.
 	Due(ctx context.Context, lot, station string) (bool, error)
-	// Beat records that the station lives, and says why it was retired, "" if it
-	// was not.
-	Beat(ctx context.Context) (retired string, err error)
-	// Queued returns the open lots that were submitted.
-	Queued(ctx context.Context) ([]pipeline.Lot, error)
+	// Lots returns all lots.
+	Lots(ctx context.Context) ([]pipeline.Lot, error)
 }
 
 // Carried is what a lot at this station can do with claimed records.
 type Carried interface {
-	// Carry takes the records to their release. holds is asked before each effect
-	// outside the ledger whether the station may still begin a step that takes at
-	// most d. An *pipeline.Outage says that this station can't go on.
-	Carry(ctx context.Context, records iter.Seq2[*pipeline.Record, error], holds func(d time.Duration) error) error
-	Close() error
+	// CarryHeld is pipeline.Line's. A *pipeline.Outage says that this station can't
+	// go on.
+	CarryHeld(ctx context.Context, records iter.Seq2[*pipeline.Record, error], hold pipeline.Hold) error
+	// Close writes down that this station's run ended.
+	Close(ctx context.Context) error
 }
 
 // Lots opens lots at this station, once each.
@@ -77,12 +77,15 @@ type Worker struct {
 	Database *Database
 	Ledger   Ledger
 	Lots     Lots
-	Station  string
-	Process  string // names this process among all of its station: boot id and process id
-	Lot      string // works on this lot alone; "" means on all
-	AtOnce   int    // chunks under way at once, default 2
-	Times    Times
-	Log      *slog.Logger
+	// Beat records that the station lives, and says why it was retired, "" if it
+	// was not.
+	Beat    func(ctx context.Context) (retired string, err error)
+	Station string
+	Process string // names this process among all of its station: boot id and process id
+	Lot     string // works on this lot alone; "" means on all
+	AtOnce  int    // chunks under way at once, default 2
+	Times   Times
+	Log     *slog.Logger
 	// Retired is called once when the station finds itself retired, before Run
 	// returns ErrRetired.
 	Retired func(ctx context.Context, reason string) error
@@ -114,7 +117,7 @@ func (w *Worker) Run(ctx context.Context, untilDone bool) error {
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*pipeline.Drain)
 	defer cancel()
 	stopErr := w.client.StopAndCancel(ending)
-	return errors.Join(err, stopErr, w.close())
+	return errors.Join(err, stopErr, w.close(ending))
 }
 
 func (w *Worker) start(ctx context.Context) (err error) {
@@ -129,10 +132,13 @@ func (w *Worker) start(ctx context.Context) (err error) {
 		JobTimeout:           (w.Times.Job + w.Times.Rescue) / 2, // chunkWorker ends it itself before that
 		RescueStuckJobsAfter: w.Times.Rescue,
 		MaxAttempts:          maxAttempts,
-		RetryPolicy:          soon{},
-		FetchCooldown:        20 * time.Millisecond,
-		FetchPollInterval:    500 * time.Millisecond,
-		Logger:               w.Log,
+		// Lots are known by their jobs, the done ones included.
+		CompletedJobRetentionPeriod: 90 * 24 * time.Hour,
+		DiscardedJobRetentionPeriod: -1,
+		RetryPolicy:                 soon{},
+		FetchCooldown:               20 * time.Millisecond,
+		FetchPollInterval:           500 * time.Millisecond,
+		Logger:                      w.Database.log,
 	})
 	if err != nil {
 		return err
@@ -189,7 +195,7 @@ func (w *Worker) mind(ctx context.Context, untilDone bool) error {
 // beat says that the station lives. A database that doesn't answer stops
 // nothing: leases run out by themselves.
 func (w *Worker) beat(ctx context.Context) error {
-	retired, err := w.Ledger.Beat(ctx)
+	retired, err := w.Beat(ctx)
 	switch {
 	case err != nil:
 		if ctx.Err() == nil {
@@ -210,7 +216,7 @@ func (w *Worker) beat(ctx context.Context) error {
 // sweep adds the queues of lots that this station can work on, enqueues again
 // what is loose, and reports whether nothing is left that it could do.
 func (w *Worker) sweep(ctx context.Context) (done bool, err error) {
-	lots, err := w.Ledger.Queued(ctx)
+	lots, err := w.queued(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -241,6 +247,16 @@ func (w *Worker) sweep(ctx context.Context) (done bool, err error) {
 		done = done && !due
 	}
 	return done, nil
+}
+
+// queued returns the open lots that have jobs.
+func (w *Worker) queued(ctx context.Context) ([]pipeline.Lot, error) {
+	names, err := w.Database.lots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	lots, err := w.Ledger.Lots(ctx)
+	return slices.DeleteFunc(lots, func(l pipeline.Lot) bool { return !l.Closed.IsZero() || !names[l.Name] }), err
 }
 
 // serves opens the lot where this station can work on it and listens to its
@@ -287,12 +303,12 @@ func (w *Worker) lot(ctx context.Context, lot pipeline.Lot) (Carried, error) {
 	return c, nil
 }
 
-func (w *Worker) close() error {
+func (w *Worker) close(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var errs []error
 	for _, c := range w.open {
-		errs = append(errs, c.Close())
+		errs = append(errs, c.Close(ctx))
 	}
 	return errors.Join(errs...)
 }

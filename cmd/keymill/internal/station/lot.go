@@ -64,12 +64,35 @@ func Open(ctx context.Context, o Options, name string) (*Lot, error) {
 		}
 	}
 	if l.planned {
-		if l.Config, err = o.Settings.For(&l.Lot); err != nil {
+		if l.Config, err = o.settingsFor(&l.Lot); err != nil {
 			return nil, errors.Join(err, l.Close())
 		}
 	}
+	if o.Shared && !l.planned {
+		cfg.Out = filepath.Join(cmp.Or(cfg.Out, "out"), name)
+	}
 	l.Log = o.log(l.Config)
 	return l, nil
+}
+
+// settingsFor loads the settings for a planned lot. Where stations share it, the
+// folder of its products is this station's own.
+func (o *Options) settingsFor(lot *pipeline.Lot) (*config.Config, error) {
+	if !o.Shared {
+		return o.Settings.For(lot)
+	}
+	own, err := o.Settings.For(nil)
+	if err != nil {
+		return nil, err
+	}
+	here := *lot
+	here.Out = filepath.Join(cmp.Or(own.Out, "out"), lot.Name)
+	cfg, err := o.Settings.For(&here)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Out = here.Out
+	return cfg, nil
 }
 
 // OpenPlanned opens a lot that the ledger must have.
@@ -169,7 +192,16 @@ func sameLot(planned, asked pipeline.Lot) error {
 	if lines == nil {
 		return nil
 	}
-	return fault.As(kind, pipeline.WithHint(
-		fmt.Errorf("lot %s was planned otherwise: %s", planned.Name, strings.Join(lines, "; ")),
+	return fault.As(kind, pipeline.WithHint(&DiffersError{planned.Name, strings.Join(lines, "; ")},
 		"Nothing was changed. Use what the lot was planned with, or another name: --lot, or in a drop folder the manifest's."))
+}
+
+// DiffersError says that a lot was planned with other settings than are asked for.
+type DiffersError struct {
+	Lot  string
+	What string // what differs, in words
+}
+
+func (e *DiffersError) Error() string {
+	return fmt.Sprintf("lot %s was planned with different settings: %s", e.Lot, e.What)
 }

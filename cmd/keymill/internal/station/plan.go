@@ -43,6 +43,9 @@ func (l *Lot) reopen(ctx context.Context, manifest, sum string) error {
 	if err != nil {
 		return err
 	}
+	if l.opts.Shared {
+		l.Out, l.Station = asked.Out, asked.Station
+	}
 	return sameLot(l.Lot, asked)
 }
 

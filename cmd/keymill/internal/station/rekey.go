@@ -67,9 +67,5 @@ func (l *Lot) rekeyOne(ctx context.Context, token *kept, rec *pipeline.Record) e
 		fate = "" // the image is lost, and perhaps somewhere
 	}
 	changes := pipeline.Transitions{Ledger: l.Ledger, Station: l.Config.Audit.Station}
-	if err := changes.Rekeyed(ctx, rec, "retry --rekey", fate); err != nil {
-		return err
-	}
-	rec.Inventory, rec.InventoryReason = "", "" // the server will know it under another id
-	return l.Ledger.SetInventories(ctx, l.Name, []*pipeline.Record{rec})
+	return changes.Rekeyed(ctx, rec, "retry --rekey", fate)
 }

@@ -150,6 +150,11 @@ func (l *Lot) Carry(ctx context.Context, records iter.Seq2[*pipeline.Record, err
 	return l.run.line.Carry(ctx, l.drain, records)
 }
 
+// CarryHeld is Carry for devices that the station has a lease on.
+func (l *Lot) CarryHeld(ctx context.Context, records iter.Seq2[*pipeline.Record, error], hold pipeline.Hold) error {
+	return l.run.line.CarryHeld(ctx, l.drain, records, hold)
+}
+
 // One carries one device of the lot between Begin and End; see pipeline.Line.
 func (l *Lot) One(ctx context.Context, rec *pipeline.Record) error {
 	return l.run.line.One(ctx, rec)

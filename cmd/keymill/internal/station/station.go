@@ -31,6 +31,11 @@ type Options struct {
 	// It is called when devices begin to move; nil means never.
 	Drain func() <-chan struct{}
 
+	// Shared says that several stations work on the lots: products lie below this
+	// station's own folder `out`, in a folder named after the lot, wherever the
+	// station that planned the lot has them.
+	Shared bool
+
 	// Modules are the PKCS#11 modules that the process shares, so that it logs in
 	// to an HSM token once. nil: each opening has them to itself.
 	Modules *hsm.Modules

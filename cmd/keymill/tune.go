@@ -1,6 +1,4 @@
-// Package process fits the process to its work: Go's runtime to a production
-// line, interrupts to two grades of stopping, standard output to full disks.
-package process
+package main
 
 import (
 	"math"
@@ -25,9 +23,9 @@ const (
 	diskWaiters = 2
 )
 
-// Tune fits the Go runtime to a production line. What its own environment
+// tune fits the Go runtime to a production line. What its own environment
 // variables say is left alone.
-func Tune() {
+func tune() {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
 		if os.Getenv("GOGC") == "" {
@@ -39,9 +37,9 @@ func Tune() {
 	}
 }
 
-// TuneServer takes back the limit of memory for a server that keeps all its
+// tuneServer takes back the limit of memory for a server that keeps all its
 // devices there: beyond the limit it would do little but collect garbage.
-func TuneServer() {
+func tuneServer() {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
