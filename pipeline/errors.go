@@ -54,6 +54,9 @@ func (c *ConflictError) Error() string {
 // state, or under the lease, that the change starts from: another worker had it.
 var ErrLost = errors.New("the record was changed by another worker")
 
+// ErrNoDevice says that the lot has no device of that identity.
+var ErrNoDevice = errors.New("the lot has no such device")
+
 // hinted is an error with advice beside it.
 type hinted struct {
 	error

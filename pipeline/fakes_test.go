@@ -163,6 +163,21 @@ func (f fakeImages) Destroy(_ context.Context, ref PackRef) error {
 	})
 }
 
+func (f fakeImages) DestroyOutput(_ context.Context, name string) error {
+	return f.do("destroy-output", func() error {
+		for id, rec := range f.records {
+			if rec.Identity.Name() == name {
+				delete(f.out, id)
+			}
+		}
+		return nil
+	})
+}
+
+func (f fakeImages) PublicKey(_ context.Context, ref PackRef) ([]byte, error) {
+	return PublicOf(f.pack[ref.Offset-1].private)
+}
+
 func (f fakeImages) Entries(context.Context) iter.Seq2[PackEntry, error] {
 	return func(yield func(PackEntry, error) bool) {
 		for i, p := range slices.Clone(f.pack) {
@@ -190,6 +205,26 @@ func (f fakeServer) Preauthorize(_ context.Context, req Preauth) (auth AuthSet, 
 		return nil
 	})
 	return auth, err
+}
+
+func (f fakeServer) Holds(_ context.Context, keys []HeldKey) (held []bool, err error) {
+	err = f.do("holds", func() error {
+		for _, k := range keys {
+			held = append(held, slices.ContainsFunc(f.sets[k.Identity.String()], func(set []byte) bool { return slices.Equal(set, k.SPKI) }))
+		}
+		return nil
+	})
+	return held, err
+}
+
+func (w *world) StaleKeys(context.Context, string) iter.Seq2[*Record, error] {
+	return func(yield func(*Record, error) bool) {
+		for _, id := range w.order {
+			if rec := *w.records[id]; !rec.Stale.IsZero() && !yield(&rec, nil) {
+				return
+			}
+		}
+	}
 }
 
 func (w *world) Commit(_ context.Context, c Change) error {
@@ -229,7 +264,11 @@ func (w *world) Records(_ context.Context, _ string, states ...State) iter.Seq2[
 func (w *world) Record(_ context.Context, _ string, id IdentitySum) (*Record, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	rec := *w.records[id]
+	known, ok := w.records[id]
+	if !ok {
+		return nil, ErrNoDevice
+	}
+	rec := *known
 	return &rec, nil
 }
 
@@ -303,5 +342,15 @@ func (w *world) checkComplete() {
 	}
 	if k := totals.Keys; k.Generated != k.Released+k.Destroyed {
 		w.t.Errorf("keys do not add up: %+v", k)
+	}
+}
+
+// checkReleased judges a lot of which devices got new keys: all are released, and
+// the balance holds.
+func (w *world) checkReleased(devices int) {
+	w.t.Helper()
+	totals, err := w.Totals(w.t.Context(), "lot")
+	if err != nil || totals.Released != devices || totals.Keys.Generated != totals.Keys.Released+totals.Keys.Destroyed {
+		w.t.Errorf("%+v %v", totals, err)
 	}
 }

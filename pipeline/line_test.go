@@ -335,6 +335,8 @@ func testDrainHanging(t *testing.T) {
 
 type hanging struct{ asked chan struct{} }
 
+func (hanging) Holds(context.Context, []HeldKey) ([]bool, error) { return nil, nil }
+
 func (h hanging) Preauthorize(ctx context.Context, _ Preauth) (AuthSet, error) {
 	h.asked <- struct{}{}
 	<-ctx.Done()
@@ -351,15 +353,20 @@ func TestCancelStopsAtOnce(t *testing.T) {
 	}
 }
 
-func TestRecoverDestroysWhatTheLedgerDoesNotKnow(t *testing.T) {
+func TestRecoverDestroysWhatNobodyKnows(t *testing.T) {
 	w := newWorld(t, 3)
 	line := w.line(1)
 	if err := line.Carry(t.Context(), never(), w.resumable()); err != nil {
 		t.Fatal(err)
 	}
 	stray := w.order[1]
-	w.pack = append(w.pack, packed{id: stray, private: []byte("k")})
+	w.pack = append(w.pack, packed{id: stray, private: newKey(t)})
 	w.pack[0].destroyed = false // as if a crash had come before Settle
+	w.faults["holds"] = fault{err: &Outage{Part: PartServer, Err: errors.New("no answer")}}
+	if _, err := line.Recover(t.Context(), true); err == nil || w.pack[3].destroyed || w.pack[0].destroyed {
+		t.Fatalf("the server can't be asked, but %v", err)
+	}
+	w.faults = map[string]fault{}
 	found, err := line.Recover(t.Context(), true)
 	if err != nil {
 		t.Fatal(err)
@@ -375,4 +382,104 @@ func TestRecoverDestroysWhatTheLedgerDoesNotKnow(t *testing.T) {
 			t.Errorf("entry %d is still there", i)
 		}
 	}
+}
+
+func newKey(t *testing.T) []byte {
+	t.Helper()
+	private, _, err := fakeKeys{newWorld(t, 0)}.Generate(t.Context(), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return private
+}
+
+// TestRecoverKeepsWhatTheServerKnows: a ledger that was put back from a copy
+// doesn't know half of the keys in the pack.
+func TestRecoverKeepsWhatTheServerKnows(t *testing.T) {
+	w := newWorld(t, 20)
+	line := w.line(4)
+	old := map[IdentitySum]Record{}
+	for id, rec := range w.records {
+		old[id] = *rec
+	}
+	if err := line.Carry(t.Context(), never(), w.resumable()); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range w.order[5:] {
+		rec := old[id]
+		w.records[id] = &rec
+	}
+	for i := range w.pack {
+		w.pack[i].destroyed = false
+	}
+	_, err := line.Recover(t.Context(), true)
+	behind, ok := errors.AsType[*BehindError](err)
+	if !ok || behind.Keys != 15 || behind.First == nil || !strings.Contains(behind.Hint(), "ledger restore") {
+		t.Fatalf("got %v, want 15 keys that the ledger doesn't know", err)
+	}
+	for i, p := range w.pack {
+		if p.destroyed {
+			t.Errorf("entry %d was destroyed", i)
+		}
+	}
+	// A pack of another lot.
+	w = newWorld(t, 1)
+	w.pack = []packed{{id: Identity{{"mac", "of another"}}.Sum(), private: newKey(t)}}
+	if _, err := w.line(1).Recover(t.Context(), true); err == nil || w.pack[0].destroyed {
+		t.Errorf("an entry of a device that the lot doesn't have: %v", err)
+	}
+}
+
+// TestClaimsShareAnOffset: of two records that claim one place, the one whose
+// entry lies there keeps it, whichever comes first.
+func TestClaimsShareAnOffset(t *testing.T) {
+	for _, first := range []int{0, 1} {
+		w := newWorld(t, 2)
+		if err := w.line(1).Carry(t.Context(), never(), w.resumable()); err != nil {
+			t.Fatal(err)
+		}
+		w.pack = w.pack[:1] // an older copy of the pack, which grew again
+		w.pack[0] = packed{id: w.order[first], private: w.out[w.order[first]]}
+		for _, id := range w.order {
+			w.records[id].Pack = PackRef{1, 1}
+		}
+		found, err := w.line(1).Recover(t.Context(), false)
+		if err != nil || found.Kept != 1 || w.pack[0].destroyed {
+			t.Errorf("%+v %v", found, err)
+		}
+	}
+}
+
+// TestRekeyIsRecoverable: after a cut behind the commit the old key is destroyed
+// by the next start, once.
+func TestRekeyIsRecoverable(t *testing.T) {
+	w := newWorld(t, 2)
+	line := w.line(1)
+	if err := line.Carry(t.Context(), never(), w.resumable()); err != nil {
+		t.Fatal(err)
+	}
+	rec, err := w.Record(t.Context(), "lot", w.order[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.pack[0].destroyed = false
+	changes := Transitions{Ledger: w, Station: "line-1", Run: 7}
+	if err := changes.Rekeyed(t.Context(), rec, "lost"); err != nil {
+		t.Fatal(err)
+	}
+	if w.pack[0].destroyed || rec.Stale.Pack.IsZero() {
+		t.Error("the old key was destroyed before all was recorded, or isn't known any more")
+	}
+	found, err := line.Recover(t.Context(), false)
+	if err != nil || found.Given != 1 || !w.pack[0].destroyed {
+		t.Errorf("%+v %v", found, err)
+	}
+	if found, err := line.Recover(t.Context(), false); err != nil || found.Given != 0 {
+		t.Errorf("again: %+v %v", found, err)
+	}
+	delete(w.sets, rec.Identity.String()) // what Replaces does at a real server
+	if err := line.Carry(t.Context(), never(), w.resumable()); err != nil {
+		t.Fatal(err)
+	}
+	w.checkReleased(2)
 }

@@ -34,6 +34,12 @@ type Images interface {
 	Settle(ctx context.Context, rec *Record) error
 	// Destroy destroys an overlay and the key in it. It is idempotent.
 	Destroy(ctx context.Context, ref PackRef) error
+	// DestroyOutput destroys a published image and the key in it. It is
+	// idempotent.
+	DestroyOutput(ctx context.Context, name string) error
+	// PublicKey returns the SPKI (DER) of the private key in an overlay, nil where
+	// it holds none.
+	PublicKey(ctx context.Context, ref PackRef) ([]byte, error)
 	// Entries yields what lies in the pack, ordered by offset.
 	Entries(ctx context.Context) iter.Seq2[PackEntry, error]
 }
@@ -86,8 +92,20 @@ type Preauth struct {
 // key for the identity. It is idempotent. It returns a *ConflictError when the
 // server holds another key, an *Outage when the server is gone or refuses us,
 // and any other error for what is the device's own fault.
+//
+// Holds says of each key whether the server has it as an auth set of its
+// identity, in whatever status. It changes nothing there. The error is an
+// *Outage.
 type Server interface {
 	Preauthorize(ctx context.Context, req Preauth) (AuthSet, error)
+	Holds(ctx context.Context, keys []HeldKey) ([]bool, error)
+}
+
+// HeldKey is an identity and a key that the server may know.
+type HeldKey struct {
+	Identity Identity
+	SPKI     []byte // DER
+	DeviceID string // the server's, where it is known
 }
 
 // Change is one state change of one device and the event that says so.
@@ -119,4 +137,6 @@ type Ledger interface {
 	// Packed yields the records of the lot that have a reference into the pack of
 	// the station ("" for all stations), ordered by its offset.
 	Packed(ctx context.Context, lot, station string) iter.Seq2[PackedRecord, error]
+	// StaleKeys yields the records of the lot that have a Stale key.
+	StaleKeys(ctx context.Context, lot string) iter.Seq2[*Record, error]
 }

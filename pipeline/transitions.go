@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // Committer writes changes; see Ledger.Commit.
@@ -76,11 +77,12 @@ func (t *Transitions) failed(ctx context.Context, rec *Record, cause error) erro
 	return t.commit(ctx, rec, to, event, func(next *Record) { next.Reason = event.Reason })
 }
 
-// strayDestroyed counts a key that was staged and never recorded: nobody knows
-// its public half, so the event names none.
-func (t *Transitions) strayDestroyed(ctx context.Context, rec *Record, key string) error {
+// StrayDestroyed counts a key that was staged and never recorded, which the
+// server doesn't know. spki is nil where the key isn't readable any more.
+func (t *Transitions) StrayDestroyed(ctx context.Context, rec *Record, key string, spki []byte) error {
 	reason := rec.Reason
-	event := Event{Action: ActionDestroyKey, Key: key, Reason: "made before an interruption, never recorded"}
+	event := Event{Action: ActionDestroyKey, Key: key, SPKI: Fingerprint(spki),
+		Reason: "made before an interruption, never recorded; the server doesn't know it"}
 	return t.commit(ctx, rec, rec.State, event, func(next *Record) {
 		next.Reason = reason
 		next.KeysGenerated++
@@ -101,19 +103,69 @@ func (t *Transitions) Undone(ctx context.Context, rec *Record, removal, key stri
 	})
 }
 
-// Rekeyed sends a device back to the start of the line. Its old key, of which
-// key says what became, comes off the server before the new one goes on it.
-func (t *Transitions) Rekeyed(ctx context.Context, rec *Record, reason, key string) error {
-	event := Event{Action: ActionRekey, Key: key, Reason: reason, SPKI: rec.Fingerprint(), Algorithm: rec.Algorithm}
+// Rekeyed sends a device back to the start of the line. Its old key comes off the
+// server before the new one goes on it. Nothing of the old key is destroyed yet:
+// the record's Stale says where it lies, until StaleDestroyed.
+func (t *Transitions) Rekeyed(ctx context.Context, rec *Record, reason string) error {
+	if !rec.Stale.IsZero() {
+		return fmt.Errorf("device %s has a key that was given up and is not destroyed yet", rec.Identity)
+	}
+	event := Event{Action: ActionRekey, Reason: reason, SPKI: rec.Fingerprint(), Algorithm: rec.Algorithm}
 	return t.commit(ctx, rec, Planned, event, func(next *Record) {
 		// A key that the server never confirmed does not displace the one before
 		// it, which may still be there.
 		if rec.Auth.Status != "" || len(rec.Replaces) == 0 {
 			next.Replaces = rec.PublicKey
 		}
+		next.Stale = Stale{Pack: rec.Pack, Output: rec.Output.Name, Fingerprint: rec.Fingerprint()}
 		next.PublicKey, next.Algorithm = nil, ""
 		next.Pack, next.Auth, next.Output = PackRef{}, AuthSet{}, Output{}
-		next.KeysDestroyed = next.KeysGenerated
+		next.Cert = Certificate{}
+	})
+}
+
+// StaleDestroyed records what became of a key that was given up: key is
+// KeyDestroyed, KeyInToken, or "" where it wasn't found.
+func (t *Transitions) StaleDestroyed(ctx context.Context, rec *Record, key string) error {
+	event := Event{Action: ActionDestroyKey, Key: key, Reason: "the device got a new key", SPKI: rec.Stale.Fingerprint}
+	if key == "" {
+		event.Reason = "the device got a new key; the old one was not found"
+	}
+	station, reason := rec.Station, rec.Reason
+	return t.commit(ctx, rec, rec.State, event, func(next *Record) {
+		next.Station, next.Reason = station, reason
+		next.Stale = Stale{}
+		next.KeysDestroyed++
+	})
+}
+
+// Adopted gives a record the key that was found for it, which the server knows:
+// the ledger had forgotten it. The key lies in the pack at ref, or, where ref is
+// zero, in the published image out.
+func (t *Transitions) Adopted(ctx context.Context, rec *Record, public []byte, algorithm string, ref PackRef, out Output) error {
+	to := Preauthorized
+	if ref.IsZero() {
+		to = Released
+	}
+	event := Event{Action: ActionAdopt, Reason: "found after a copy of the ledger was put back; the server knows it", Output: out}
+	if event.Key = KeyInPack; ref.IsZero() {
+		event.Key, event.ReadBack = KeyInImage, "match"
+	}
+	return t.commit(ctx, rec, to, event, func(next *Record) {
+		// The record's own key, if it is another one, is not where it was: the
+		// image that held it has been replaced.
+		if len(rec.PublicKey) > 0 && rec.Fingerprint() != Fingerprint(public) {
+			next.KeysDestroyed++
+		}
+		if rec.Fingerprint() != Fingerprint(public) {
+			next.KeysGenerated++
+		}
+		next.PublicKey, next.Algorithm, next.Pack, next.Output = public, algorithm, ref, out
+		next.Replaces, next.Stale = nil, Stale{}
+		if !ref.IsZero() {
+			next.PackStation = t.Station
+		}
+		next.Auth.Status = "preauthorized"
 	})
 }
 

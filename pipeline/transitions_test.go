@@ -41,14 +41,20 @@ func TestTransitions(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := rec.PublicKey
-	if err := changes.Rekeyed(t.Context(), rec, "lost", KeyDestroyed); err != nil {
+	if err := changes.Rekeyed(t.Context(), rec, "lost"); err != nil {
 		t.Fatal(err)
 	}
 	if event := w.events[len(w.events)-1]; event.SPKI != Fingerprint(key) || event.To != Planned {
 		t.Errorf("the event of a new key doesn't name the old one: %+v", event)
 	}
-	if rec.State != Planned || !bytes.Equal(rec.Replaces, key) || len(rec.PublicKey) > 0 || !rec.Pack.IsZero() || rec.KeysDestroyed != 1 {
+	if rec.State != Planned || !bytes.Equal(rec.Replaces, key) || len(rec.PublicKey) > 0 || !rec.Pack.IsZero() || rec.Stale.IsZero() || rec.KeysDestroyed != 0 {
 		t.Errorf("a device that gets a new key looks like this: %+v", rec)
+	}
+	if err := changes.Rekeyed(t.Context(), rec, "again"); err == nil {
+		t.Error("a second key was given up before the first was destroyed")
+	}
+	if err := changes.StaleDestroyed(t.Context(), rec, KeyDestroyed); err != nil || !rec.Stale.IsZero() || rec.KeysDestroyed != 1 {
+		t.Errorf("%v, %+v", err, rec)
 	}
 	if err := changes.Undone(t.Context(), rec, "removed", KeyDestroyed); err != nil {
 		t.Fatal(err)

@@ -20,7 +20,7 @@ import (
 var ErrNoLot = errors.New("the ledger has no such lot")
 
 // ErrNoRecord says that the lot holds no device of that identity.
-var ErrNoRecord = errors.New("the lot has no such device")
+var ErrNoRecord = pipeline.ErrNoDevice
 
 // ErrLotExists is returned by Plan for a name that is taken.
 var ErrLotExists = errors.New("the ledger has a lot of this name already")
