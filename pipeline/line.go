@@ -52,7 +52,8 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// LineConfig is what a line is made of. All fields but the hooks must be set.
+// LineConfig is what a line is made of. All fields but the hooks must be set;
+// Keys may be nil for a line that carries nothing.
 type LineConfig struct {
 	Lot     Lot
 	Station string
@@ -95,6 +96,9 @@ func NewLine(config LineConfig) *Line {
 		images:     semaphore.NewWeighted(int64(config.Limits.Images)),
 	}
 	l.making = l.cpu
+	if config.Keys == nil { // it only compares
+		return l
+	}
 	if n := config.Keys.AtOnce(); n > 0 {
 		l.making = semaphore.NewWeighted(int64(n))
 	}

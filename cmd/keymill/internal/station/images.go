@@ -25,6 +25,8 @@ type lotImages struct {
 	log    *slog.Logger
 	pack   *imaging.Pack
 	finder *keyFinder // nil where keys go into the images
+	lot    pipeline.Lot
+	late   func(context.Context) error // opens golden, where that is done only if it is needed; else nil
 
 	format imaging.Format // zero for packs
 	writer imaging.Writer // nil for packs

@@ -32,12 +32,16 @@ type Lot struct {
 
 	opts    *Options
 	planned bool
-	opened  time.Time
-	images  *lotImages
-	keys    keySource
-	signer  Signer    // vouches for the evidence
-	run     *underway // between Begin and End
-	drain   <-chan struct{}
+	// restoring says that what lies in the lot's folder will be taken up.
+	restoring bool
+	// rekeying are devices that get new keys: their old ones may be gone.
+	rekeying map[pipeline.IdentitySum]bool
+	opened   time.Time
+	images   *lotImages
+	keys     keySource
+	signer   Signer    // vouches for the evidence
+	run      *underway // between Begin and End
+	drain    <-chan struct{}
 }
 
 // Open opens a lot of this name, whether the ledger has it or not. It makes no

@@ -76,6 +76,11 @@ func (l *Lot) Plan(ctx context.Context, path string) (err error) {
 		return err
 	}
 	l.Lot.Created, l.Lot.Unique = now, summary.Unique
+	if !l.restoring {
+		if err := l.freshOut(ctx, l.Lot.Out); err != nil {
+			return err
+		}
+	}
 	if err := l.openServices(ctx, summary.Rows); err != nil {
 		return err
 	}

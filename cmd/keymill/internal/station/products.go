@@ -32,7 +32,7 @@ func (l *Lot) openProducts(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.images.pack = pack
+	l.images.pack, l.images.lot = pack, l.Lot
 	if l.Lot.Format == config.FormatPack {
 		return nil
 	}
@@ -65,11 +65,12 @@ func (l *Lot) packStillThere(ctx context.Context, path string) error {
 		if err != nil {
 			return err
 		}
-		if packed.State == pipeline.Released && l.Lot.Format != config.FormatPack {
+		if packed.State == pipeline.Released && l.Lot.Format != config.FormatPack || l.rekeying[packed.Identity] {
 			continue
 		}
 		return fault.StorageOutage(pipeline.WithHint(fmt.Errorf("the pack %s is gone, and keys of this lot lie only there", path),
-			"Put the file back where it was and run the same command again."))
+			"Put the file back where it was and run the same command again. Where it can't be had back, "+
+				"`keymill retry %s --rekey DEVICE,..` gives devices new keys, `keymill undo %s` takes the lot back.", l.Name, l.Name))
 	}
 	return nil
 }

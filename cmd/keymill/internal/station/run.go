@@ -4,12 +4,14 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"iter"
 	"maps"
 	"time"
 
 	"keymill/cmd/keymill/internal/build"
 	"keymill/cmd/keymill/internal/config"
+	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/trace"
 	"keymill/pipeline"
 )
@@ -265,12 +267,18 @@ func (l *Lot) recover(ctx context.Context, line *pipeline.Line) (err error) {
 	}
 	ctx, ended := trace.Phase(ctx, "recover")
 	defer func() { ended(&err) }()
+	if err := l.imagesBehind(ctx); err != nil {
+		return err
+	}
 	found, err := line.Recover(ctx, l.Lot.Format != config.FormatPack)
+	if behind, ok := errors.AsType[*pipeline.BehindError](err); ok {
+		return fault.As(fault.Storage, behind)
+	}
 	if err != nil {
 		return err
 	}
-	if found.Destroyed > 0 || found.Settled > 0 {
-		l.Log.Info("recovered after an interruption", "keys_destroyed", found.Destroyed, "copies_destroyed", found.Settled)
+	if found.Destroyed > 0 || found.Settled > 0 || found.Given > 0 {
+		l.Log.Info("recovered after an interruption", "keys_destroyed", found.Destroyed+found.Given, "copies_destroyed", found.Settled)
 	}
 	return nil
 }

@@ -66,7 +66,10 @@ func (l *Lot) Undo(ctx context.Context, o UndoOptions) (done Undone, err error) 
 		defer u.token.Close()
 	}
 	u.pack, err = imaging.OpenPack(PackPath(l.Lot))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, imaging.ErrNotPack), errors.Is(err, imaging.ErrPackDamaged):
+		l.Log.Warn("the pack can't be read; keys that lay in it are not found", "reason", err)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return done, fault.StorageOutage(err)
 	}
 	if u.pack != nil {
@@ -191,16 +194,27 @@ func (u *undoing) next() *pipeline.Record {
 
 // destroy destroys a device's key wherever it lies, and records it.
 func (u *undoing) destroy(ctx context.Context, rec *pipeline.Record, removal string) error {
+	unit, err := u.Ledger.LiveUnit(ctx, u.Name, rec.Row)
+	if err != nil {
+		return err
+	}
+	if unit != nil && (unit.State == pipeline.UnitReserved || unit.State == pipeline.UnitWriting) {
+		return fault.As(fault.Usage, &pipeline.UnitTakenError{Unit: unit})
+	}
 	fate := pipeline.KeyInToken
 	if !u.stay {
-		var err error
 		if fate, err = u.token.destroy(ctx, rec); err != nil {
 			return err
 		}
 	}
-	if u.pack != nil && !rec.Pack.IsZero() {
-		if err := u.pack.Destroy(imaging.Ref(rec.Pack)); err != nil {
-			return fault.StorageOutage(err)
+	if !rec.Pack.IsZero() {
+		found, err := u.destroyEntry(rec)
+		if err != nil {
+			return err
+		}
+		inImage := rec.State == pipeline.Released && u.Format != config.FormatPack
+		if !found && !inImage && fate == pipeline.KeyDestroyed {
+			fate = "" // not called destroyed, as nobody saw it
 		}
 	}
 	gone, err := RemoveImage(ctx, u.Lot.Lot, rec, u.pack)
@@ -213,6 +227,23 @@ func (u *undoing) destroy(ctx context.Context, rec *pipeline.Record, removal str
 	}
 	changes := pipeline.Transitions{Ledger: u.Ledger, Station: u.Config.Audit.Station, Run: u.id}
 	return changes.Undone(ctx, rec, removal, fate)
+}
+
+// destroyEntry destroys a device's pack entry. One that is damaged or not there
+// is not found.
+func (u *undoing) destroyEntry(rec *pipeline.Record) (found bool, err error) {
+	if u.pack == nil {
+		return false, nil
+	}
+	err = fault.Disk(u.pack.Destroy(imaging.Ref(rec.Pack)))
+	if err == nil {
+		return true, nil
+	}
+	if _, outage := errors.AsType[*pipeline.Outage](err); outage {
+		return false, err
+	}
+	u.Log.Warn("the device's key was not found in the pack", "device", rec.Identity.Name(), "row", rec.Row, "reason", err)
+	return false, nil
 }
 
 // RemoveImage destroys the published image of a device, whose key it holds: it is
