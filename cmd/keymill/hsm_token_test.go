@@ -115,7 +115,7 @@ func TestRekeyInToken(t *testing.T) {
 	}
 	s.checkLot(3)
 	s.checkKeys(3)
-	s.checkEvents("rekeyed", "destroyed", 1)
+	s.checkEvents("key-destroyed", "destroyed", 1)
 	s.checkEvidence()
 	if after := s.records()[1]; bytes.Equal(after.PublicKey, before.PublicKey) {
 		t.Error("the device has its old key")
