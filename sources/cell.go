@@ -156,11 +156,7 @@ func (f *formats) isoDate(v string) string {
 	if _, err := fmt.Sscan(v, &n); err != nil {
 		return v
 	}
-	props, err := f.book.GetWorkbookProps()
-	if err != nil {
-		return v
-	}
-	t, err := excelize.ExcelDateToTime(n, props.Date1904 != nil && *props.Date1904)
+	t, err := excelize.ExcelDateToTime(n, f.from1904)
 	if err != nil {
 		return v
 	}

@@ -3,6 +3,7 @@ package sources
 import (
 	"archive/zip"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -14,17 +15,19 @@ import (
 // applies them. It is given the workbook without its sheets and shared strings,
 // and one empty sheet in which single values are formatted.
 type formats struct {
-	book  *excelize.File
-	known map[int]format
-	shown map[formatted]string // what was asked lately
+	book     *excelize.File
+	known    map[int]format
+	shown    map[formatted]string // what was asked lately
+	from1904 bool                 // the date system
 }
 
 // format is what a cell's style does to its value.
 type format struct {
 	exists bool
-	date   bool // numbers are shown as dates or times
-	text   bool // texts are shown otherwise than they are stored
-	plain  bool // numbers are shown as they are stored
+	date   bool   // numbers are shown as dates or times
+	text   bool   // texts are shown otherwise than they are stored
+	plain  bool   // numbers are shown as they are stored
+	layout string // of simple dates, for package time
 }
 
 type formatted struct {
@@ -85,7 +88,11 @@ func (w *workbook) openFormats(main, styles string, sheets []sheetEntry) (*forma
 	if err != nil {
 		return nil, refuse("the workbook cannot be opened: "+err.Error(), "save it again from the spreadsheet program, as XLSX without a password")
 	}
-	return &formats{book: book, known: map[int]format{}, shown: map[formatted]string{}}, nil
+	props, err := book.GetWorkbookProps()
+	if err != nil {
+		return nil, errors.Join(damaged(main, err), book.Close())
+	}
+	return &formats{book: book, known: map[int]format{}, shown: map[formatted]string{}, from1904: props.Date1904 != nil && *props.Date1904}, nil
 }
 
 func (w *workbook) copyPart(to io.Writer, part string) error {
@@ -138,7 +145,9 @@ func (f *formats) look(style int) format {
 				if n.FormatCode16 != "" {
 					code = n.FormatCode16
 				}
-				return format{exists: true, date: dateCode(code), text: altersText(code), plain: code == "" || strings.EqualFold(code, "General") || code == "@"}
+				f := format{exists: true, date: dateCode(code), text: altersText(code), plain: code == "" || strings.EqualFold(code, "General") || code == "@"}
+				f.layout, _ = dateLayout(code)
+				return f
 			}
 		}
 	}
@@ -148,6 +157,11 @@ func (f *formats) look(style int) format {
 // as returns a value as the workbook shows it, "" for one that its format hides
 // or that excelize cannot format.
 func (f *formats) as(style int, value string, text bool) string {
+	if is := f.of(style); is.date && is.layout != "" && !text {
+		if v, ok := dateAs(value, is.layout, f.from1904); ok {
+			return v
+		}
+	}
 	key := formatted{style, value, text}
 	v, ok := f.shown[key]
 	if !ok {
