@@ -230,6 +230,10 @@ type Totals struct {
 	Conflict      int       `json:"conflict"`
 	Undone        int       `json:"undone,omitempty"`
 	Keys          KeyTotals `json:"keys"`
+	// InventoryPending and InventoryFailed are devices that the server's inventory
+	// does not describe yet, where server.device asks for it.
+	InventoryPending int `json:"inventory_pending,omitempty"`
+	InventoryFailed  int `json:"inventory_failed,omitempty"`
 }
 
 // Count returns a pointer to the counter of a state, nil for an unknown one.

@@ -367,6 +367,9 @@ func (c *checker) own(r *rawRow) {
 
 // finish reports what only the end of the file shows.
 func (c *checker) finish(ctx context.Context) error {
+	if len(c.l.identity) == 0 {
+		return nil // no row was read
+	}
 	err := c.askLedger(ctx)
 	c.finishColumns()
 	for i, col := range c.l.cols {

@@ -1,17 +1,14 @@
 package main
 
 import (
-	"context"
-	"crypto/x509"
-	"errors"
 	"io"
 	"os"
 
 	"github.com/spf13/cobra"
 
+	"keymill/cmd/keymill/internal/evidence"
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
-	"keymill/cmd/keymill/internal/station"
 	"keymill/pipeline"
 	"keymill/reports"
 )
@@ -66,66 +63,15 @@ Give it to the auditor before the first lot, by a way that the factory does not 
 	return cmd
 }
 
-// trustFlags are what an auditor brings along.
-type trustFlags struct{ keys, since, witnesses, authorities []string }
-
-func (t *trustFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringSliceVar(&t.keys, "key", nil, "file with a public key to trust (PEM or verifier key); from outside the bundle")
-	cmd.Flags().StringSliceVar(&t.witnesses, "witness", nil, "file with a witness's verifier key, which must have cosigned")
-	cmd.Flags().StringSliceVar(&t.authorities, "tsa-root", nil, "PEM file with the root of an RFC 3161 authority, which must have stamped")
-}
-
-func (t *trustFlags) load() (trust reports.Trust, err error) {
-	if len(t.keys) == 0 {
-		return trust, fault.As(fault.Usage, pipeline.WithHint(errors.New("no key to trust"),
-			"Give --key FILE with the station's public key, got from `keymill audit key` on the station and not from the bundle."))
-	}
-	for _, name := range t.keys {
-		data, err := os.ReadFile(name)
-		if err != nil {
-			return trust, fault.As(fault.Usage, err)
-		}
-		key, err := reports.ParsePublicKey(data)
-		if err != nil {
-			return trust, fault.Usagef("%s: %w", name, err)
-		}
-		trust.Keys = append(trust.Keys, key)
-	}
-	for _, name := range t.since {
-		data, err := os.ReadFile(name)
-		if err != nil {
-			return trust, fault.As(fault.Usage, err)
-		}
-		trust.Since = append(trust.Since, data)
-	}
-	if len(t.authorities) > 0 {
-		trust.Authorities = x509.NewCertPool()
-	}
-	for _, name := range t.authorities {
-		data, err := os.ReadFile(name)
-		if err != nil {
-			return trust, fault.As(fault.Usage, err)
-		}
-		if !trust.Authorities.AppendCertsFromPEM(data) {
-			return trust, fault.Usagef("%s holds no certificate", name)
-		}
-	}
-	for _, name := range t.witnesses {
-		data, err := os.ReadFile(name)
-		if err != nil {
-			return trust, fault.As(fault.Usage, err)
-		}
-		witness, err := reports.ParseWitness(string(data))
-		if err != nil {
-			return trust, fault.Usagef("%s: %w", name, err)
-		}
-		trust.Witnesses = append(trust.Witnesses, witness)
-	}
-	return trust, nil
+// addTrust declares the flags of what an auditor brings along.
+func addTrust(cmd *cobra.Command, t *evidence.TrustFiles) {
+	cmd.Flags().StringSliceVar(&t.Keys, "key", nil, "file with a public key to trust (PEM or verifier key); from outside the bundle")
+	cmd.Flags().StringSliceVar(&t.Witnesses, "witness", nil, "file with a witness's verifier key, which must have cosigned")
+	cmd.Flags().StringSliceVar(&t.Authorities, "tsa-root", nil, "PEM file with the root of an RFC 3161 authority, which must have stamped")
 }
 
 func (a *app) auditVerifyCmd() *cobra.Command {
-	var flags trustFlags
+	var flags evidence.TrustFiles
 	cmd := &cobra.Command{
 		Use:   "verify DIR --key FILE",
 		Short: "Verify an audit bundle, offline",
@@ -136,13 +82,13 @@ what exactly is wrong.`,
 		Example: "  keymill audit verify audit --key station.pem\n  keymill audit verify audit --key station.pem --since last/checkpoint --json",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			trust, err := flags.load()
+			trust, err := flags.Load()
 			if err != nil {
 				return err
 			}
 			report, err := reports.VerifyBundle(cmd.Context(), args[0], trust)
 			if err != nil {
-				return auditFault(cmd.Context(), err)
+				return evidence.Unreadable(cmd.Context(), err)
 			}
 			if a.json {
 				err = a.writeJSON(report)
@@ -155,18 +101,10 @@ what exactly is wrong.`,
 			return err
 		},
 	}
-	flags.add(cmd)
-	cmd.Flags().StringSliceVar(&flags.since, "since", nil, "checkpoint of an earlier export, which the log must still contain")
+	addTrust(cmd, &flags)
+	cmd.Flags().StringSliceVar(&flags.Since, "since", nil, "checkpoint of an earlier export, which the log must still contain")
 	a.jsonFlag(cmd)
 	return cmd
-}
-
-// auditFault is an error of evidence that cannot even be read.
-func auditFault(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return fault.As(fault.Evidence, err)
 }
 
 func (a *app) printVerified(r *reports.Report) {
@@ -215,34 +153,15 @@ func (a *app) auditProofCmd() *cobra.Command {
 	return cmd
 }
 
-func (a *app) prove(cmd *cobra.Command, lotName, device, bundle string) (*reports.Proof, error) {
-	ctx := cmd.Context()
+func (a *app) prove(cmd *cobra.Command, lot, device, bundle string) (*reports.Proof, error) {
 	if bundle != "" {
-		proof, err := reports.ProveFromBundle(ctx, bundle, device)
-		if err != nil {
-			err = auditFault(ctx, err)
-		}
-		return proof, err
+		return evidence.ProveFromBundle(cmd.Context(), bundle, device)
 	}
-	known, err := a.openLot(cmd, lotName)
-	if err != nil {
-		return nil, err
-	}
-	defer known.Close()
-	rec, err := known.Device(ctx, device)
-	if err != nil {
-		return nil, err
-	}
-	key, err := a.signer(cmd, known.Config)
-	if err != nil {
-		return nil, err
-	}
-	defer key.Close()
-	return reports.Prove(ctx, known, lotName, rec.Row, key)
+	return evidence.ProveFromLedger(cmd.Context(), a.options(cmd), lot, device)
 }
 
 func (a *app) auditVerifyDeviceCmd() *cobra.Command {
-	var flags trustFlags
+	var flags evidence.TrustFiles
 	var proof, image, path string
 	cmd := &cobra.Command{
 		Use:     "verify-device --proof FILE --image IMAGE --key FILE",
@@ -253,7 +172,7 @@ func (a *app) auditVerifyDeviceCmd() *cobra.Command {
 			if proof == "" {
 				return fault.Usagef("audit verify-device needs --proof FILE")
 			}
-			trust, err := flags.load()
+			trust, err := flags.Load()
 			if err != nil {
 				return err
 			}
@@ -261,41 +180,23 @@ func (a *app) auditVerifyDeviceCmd() *cobra.Command {
 			if err != nil {
 				return fault.As(fault.Usage, err)
 			}
-			spki, err := keyOfImage(cmd.Context(), image, path)
+			spki, err := evidence.KeyOfImage(cmd.Context(), image, path)
 			if err != nil {
-				return auditFault(cmd.Context(), err)
+				return evidence.Unreadable(cmd.Context(), err)
 			}
 			device, err := reports.VerifyUnit(cmd.Context(), &reports.DeviceProof{Proof: data}, reports.Unit{SPKI: spki}, trust)
 			if err != nil {
-				return auditFault(cmd.Context(), err)
+				return evidence.Unreadable(cmd.Context(), err)
 			}
 			return a.printDevice(device, image != "")
 		},
 	}
-	flags.add(cmd)
+	addTrust(cmd, &flags)
 	cmd.Flags().StringVar(&proof, "proof", "", "the device's .tlog-proof file")
 	cmd.Flags().StringVar(&image, "image", "", "the unit's disk image; without it only the proof is checked")
 	cmd.Flags().StringVar(&path, "path", pipeline.DefaultInject()[0].Path, "where in the image the key lies")
 	a.jsonFlag(cmd)
 	return cmd
-}
-
-// keyOfImage reads the SPKI of the key in a unit's image; nil without an image.
-func keyOfImage(ctx context.Context, image, path string) ([]byte, error) {
-	if image == "" {
-		return nil, nil
-	}
-	golden, closeImage, err := station.OpenImage(ctx, image, "")
-	if err != nil {
-		return nil, err
-	}
-	defer closeImage()
-	private, err := golden.ReadFile(ctx, path)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(private)
-	return pipeline.PublicOf(private)
 }
 
 func (a *app) printDevice(d *reports.Device, withImage bool) error {

@@ -1,16 +1,13 @@
 package main
 
 import (
-	"context"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/station"
-	"keymill/pipeline/ledger"
 )
 
 // complete teaches the shells what can stand behind a verb: lots and devices from
@@ -72,7 +69,7 @@ func (a *app) completeLots(cmd *cobra.Command, args []string, typed string) ([]c
 	}
 	defer known.Close()
 	if devices {
-		return devicesLike(cmd.Context(), known, args[0], typed), none
+		return station.DevicesLike(cmd.Context(), known, args[0], typed), none
 	}
 	lots, err := known.Lots(cmd.Context())
 	if err != nil {
@@ -85,31 +82,4 @@ func (a *app) completeLots(cmd *cobra.Command, args []string, typed string) ([]c
 		}
 	}
 	return names, none
-}
-
-const (
-	devicesOffered = 100         // nobody reads more
-	devicesWait    = time.Second // nobody waits longer
-)
-
-// devicesLike returns what names devices of a lot, identity values and serial
-// numbers, and begins like what was typed.
-func devicesLike(ctx context.Context, known *ledger.Ledger, lot, typed string) (names []cobra.Completion) {
-	ctx, cancel := context.WithTimeout(ctx, devicesWait)
-	defer cancel()
-	begins := func(value string) bool {
-		return len(value) >= len(typed) && strings.EqualFold(value[:len(typed)], typed)
-	}
-	for rec, err := range known.Records(ctx, lot) {
-		if err != nil || len(names) >= devicesOffered {
-			break
-		}
-		for _, attr := range slices.Concat(rec.Identity, rec.Attrs) {
-			named := attr.Name == "serial" || slices.Contains(rec.Identity, attr)
-			if named && begins(attr.Value) && !slices.Contains(names, attr.Value) && (typed != "" || attr.Value == rec.Identity.Name()) {
-				names = append(names, attr.Value)
-			}
-		}
-	}
-	return names
 }

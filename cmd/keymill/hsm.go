@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,7 +15,6 @@ import (
 	"keymill/cmd/keymill/internal/logs"
 	"keymill/cmd/keymill/internal/station"
 	"keymill/hsm"
-	"keymill/pipeline"
 )
 
 // table is what the HSM's reports are.
@@ -90,7 +88,7 @@ func (a *app) hsmBenchCmd() *cobra.Command {
 func (a *app) hsmGCCmd() *cobra.Command {
 	var opts hsm.GCOptions
 	gc := a.hsmVerb("gc", "Show what crashes left in the token; with --destroy, remove it", hsm.OpenJournalAlone, func(ctx context.Context, call *hsmCall, c hsm.Config) (table, error) {
-		return a.hsmGC(ctx, call.cfg, c, opts)
+		return station.GC(ctx, call.cfg, c, opts)
 	})
 	gc.Flags().BoolVar(&opts.Destroy, "destroy", false, "destroy what is found; without it nothing is changed")
 	gc.Flags().BoolVar(&opts.Torn, "torn", false, "with --destroy: also halves of key pairs, which may be another program's")
@@ -168,52 +166,4 @@ func (a *app) writeReports(reports []table) error {
 		}
 	}
 	return nil
-}
-
-// hsmGC asks journal and ledger what belongs to nobody.
-func (a *app) hsmGC(ctx context.Context, cfg *config.Config, config hsm.Config, opts hsm.GCOptions) (*hsm.GCReport, error) {
-	journal, ok := config.Journal.(*hsm.FileJournal)
-	if !ok {
-		return nil, errors.New("the journal is not a file")
-	}
-	inUse, err := keysInUse(ctx, cfg.Ledger)
-	if err != nil {
-		return nil, err
-	}
-	opts.Journaled = journal.Open()
-	if inUse != nil {
-		opts.InUse = func(_ context.Context, public []byte) (bool, error) { return inUse[pipeline.Fingerprint(public)], nil }
-	}
-	return hsm.GC(ctx, config, opts)
-}
-
-// keysInUse returns the fingerprints of all devices' keys that stay in tokens,
-// nil where there is no ledger that could tell. The keys of devices that were
-// taken back or that another lot took over are nobody's any more.
-func keysInUse(ctx context.Context, path string) (map[string]bool, error) {
-	known, err := station.OpenKnown(ctx, path)
-	if err != nil || known == nil {
-		return nil, err
-	}
-	defer known.Close()
-	lots, err := known.Lots(ctx)
-	if err != nil {
-		return nil, err
-	}
-	inUse := map[string]bool{}
-	for _, lot := range lots {
-		if lot.Keys != pipeline.KeysInToken {
-			continue
-		}
-		for rec, err := range known.Records(ctx, lot.Name) {
-			if err != nil {
-				return nil, err
-			}
-			taken := rec.State == pipeline.Undone || rec.Superseded != "" && rec.Pack.IsZero()
-			if !taken && len(rec.PublicKey) > 0 {
-				inUse[rec.Fingerprint()] = true
-			}
-		}
-	}
-	return inUse, nil
 }

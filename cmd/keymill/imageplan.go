@@ -1,9 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"encoding/csv"
 	"encoding/hex"
-	"errors"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -62,55 +62,20 @@ func (a *app) imagePlan(cmd *cobra.Command) error {
 
 // imagePlanOf shows what a lot's pack holds.
 func (a *app) imagePlanOf(cmd *cobra.Command, name string, table bool) error {
-	known, err := a.openLedger(cmd)
-	if err != nil {
-		return err
+	if !table {
+		found, err := station.LotTemplates(cmd.Context(), a.layers(cmd), name, nil)
+		if err != nil {
+			return err
+		}
+		return a.printDescriptions(found)
 	}
-	defer known.Close()
-	lot, err := station.FindLot(cmd.Context(), known, name)
-	if err != nil {
-		return err
-	}
-	pack, err := imaging.ReadPack(station.PackPath(lot))
-	if err != nil {
-		return fault.StorageOutage(err)
-	}
-	defer pack.Close()
 	rows := csv.NewWriter(a.out)
-	if table {
-		if err := rows.Write([]string{"identity", "path", "holds", "offset", "length", "hex"}); err != nil {
-			return err
-		}
+	if err := rows.Write([]string{"identity", "path", "holds", "offset", "length", "hex"}); err != nil {
+		return err
 	}
-	seen := map[*imaging.Template]bool{}
-	var found []*imaging.Description
-	for rec, err := range known.Records(cmd.Context(), name, pipeline.Staged, pipeline.Preauthorized, pipeline.Released) {
-		if err != nil {
-			return err
-		}
-		_, overlay, err := pack.Read(imaging.Ref(rec.Pack))
-		if errors.Is(err, imaging.ErrDestroyed) || rec.Pack.IsZero() {
-			continue // its image is out, and the pack was not the product
-		}
-		if err != nil {
-			return fault.StorageOutage(err)
-		}
-		if !seen[overlay.Template] {
-			seen[overlay.Template] = true
-			found = append(found, overlay.Template.Describe())
-		}
-		if table {
-			err = writeFields(rows, rec, overlay)
-		}
-		station.Wipe(overlay)
-		if err != nil {
-			return err
-		}
-	}
-	if rows.Flush(); table {
-		return rows.Error()
-	}
-	return a.printDescriptions(found)
+	_, err := station.LotTemplates(cmd.Context(), a.layers(cmd), name, func(rec *pipeline.Record, o *imaging.Overlay) error { return writeFields(rows, rec, o) })
+	rows.Flush()
+	return cmp.Or(err, rows.Error())
 }
 
 func writeFields(rows *csv.Writer, rec *pipeline.Record, overlay *imaging.Overlay) error {

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -12,6 +13,7 @@ import (
 
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/logs"
+	"keymill/cmd/keymill/internal/process"
 	"keymill/hsm"
 )
 
@@ -19,7 +21,7 @@ func main() {
 	// Keys pass through this memory: no core dumps, no swap where that is permitted.
 	hsm.Harden()
 	hsm.GuardCrashes(fault.HSM.ExitCode())
-	tune()
+	process.Tune()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	stdio := stdio{in: os.Stdin, out: os.Stdout, env: os.Environ(), err: logs.Journaled(os.Stderr, os.Getenv("JOURNAL_STREAM"))}
@@ -28,10 +30,14 @@ func main() {
 	}
 	interrupts := make(chan os.Signal, 2)
 	signal.Notify(interrupts, os.Interrupt, syscall.SIGTERM)
-	brake := newBrake(cancel)
+	brake := process.NewBrake(cancel)
 	go func() {
 		for range interrupts {
-			if brake.press(stdio.err) {
+			drains, again := brake.Press()
+			if drains {
+				fmt.Fprintln(stdio.err, "\nStopping: the steps under way are being finished. Interrupt again to stop at once; both can be resumed.")
+			}
+			if again {
 				// Every step can be cut off anywhere; a hanging one must not keep us.
 				time.AfterFunc(time.Second, func() { os.Exit(fault.Interrupted.ExitCode()) })
 			}

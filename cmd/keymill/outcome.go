@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 	"time"
 
 	"keymill/cmd/keymill/internal/station"
@@ -28,6 +29,12 @@ func (a *app) tellOutcome(out station.Outcome, err error) error {
 	}
 	if out.Failures != "" {
 		a.printf("Failures: %s (run it again as a manifest, or `keymill retry %s`)\n", out.Failures, out.Lot.Name)
+	}
+	if text := out.Described.String(); text != "" {
+		a.printf("Inventory: %s\n", text)
+	}
+	if d := out.Described; d.Pending+d.Failed > 0 {
+		fmt.Fprintf(a.err, "warning: the server's inventory does not describe all devices yet; `keymill retry %s --inventory` goes on\n", out.Lot.Name)
 	}
 	if out.Verified != nil {
 		a.printf("Verified: %d of the lot's devices compared with the server, all as they should be.\n", out.Verified.Devices)

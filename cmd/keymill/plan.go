@@ -80,6 +80,9 @@ func (a *app) printPlan(r station.Estimate) {
 		a.printf("          TOO LITTLE: run would refuse; --format pack takes a few KiB a device\n")
 	}
 	a.printf("Server:   %s\n", r.Server)
+	if r.InventoryRequests > 0 {
+		a.printf("Inventory: names, groups and tags take about %d further requests\n", r.InventoryRequests)
+	}
 	takes := time.Duration(r.Seconds * float64(time.Second))
 	for _, c := range r.Concerns {
 		if !c.Fatal {

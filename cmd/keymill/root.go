@@ -14,6 +14,7 @@ import (
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/logs"
+	"keymill/cmd/keymill/internal/process"
 	"keymill/cmd/keymill/internal/say"
 	"keymill/cmd/keymill/internal/station"
 	"keymill/cmd/keymill/internal/telemetry"
@@ -26,7 +27,7 @@ import (
 // app is what all verbs share.
 type app struct {
 	stdio
-	brake *brake
+	brake *process.Brake
 	// telemetry is nil where nothing is sent.
 	telemetry *telemetry.Telemetry
 	// begun is told of each run before its devices move; nil is allowed.
@@ -41,8 +42,8 @@ type app struct {
 }
 
 // run executes one command line.
-func run(ctx context.Context, args []string, stdio stdio, brake *brake) error {
-	out := &outlet{w: stdio.out}
+func run(ctx context.Context, args []string, stdio stdio, brake *process.Brake) error {
+	out := &process.Outlet{W: stdio.out}
 	stdio.out = out
 	a := &app{stdio: stdio, brake: brake, env: environ(stdio), modules: hsm.NewModules()}
 	defer a.modules.Close() // a module that hangs in it is left to the end of the process
@@ -53,7 +54,7 @@ func run(ctx context.Context, args []string, stdio stdio, brake *brake) error {
 	if err := root.ExecuteContext(ctx); err != nil {
 		return err
 	}
-	return out.fault()
+	return out.Fault()
 }
 
 // environ is the environment that settings come from.
@@ -87,7 +88,7 @@ Mender server, and leaves evidence that an auditor can check.
 	root.SetFlagErrorFunc(flagProblem)
 	root.AddCommand(
 		a.demoCmd(), a.initCmd(), a.checkCmd(), a.planCmd(), a.traced(a.runCmd()), a.batchCmd(), a.statusCmd(), a.traced(a.retryCmd()),
-		a.traced(a.verifyCmd()), a.traced(a.undoCmd()), a.allocateCmd(), a.submitCmd(), a.workerCmd(), a.ledgerCmd(),
+		a.traced(a.verifyCmd()), a.traced(a.undoCmd()), a.allocateCmd(), a.submitCmd(), a.workerCmd(), a.stationCmd(), a.labelCmd(), a.ledgerCmd(),
 		a.traced(a.exportCmd()), a.imageCmd(), a.hsmCmd(), a.auditCmd(), a.sandboxCmd(), a.doctorCmd(), a.configCmd(), a.versionCmd(), a.manCmd(),
 	)
 	root.SetOut(a.out) // cobra's completion verb asks for it while it is made
@@ -168,7 +169,7 @@ func (a *app) layers(cmd *cobra.Command) config.Layers {
 // options say how a verb works on lots, and lead what happens to the terminal.
 func (a *app) options(cmd *cobra.Command) station.Options {
 	return station.Options{
-		Settings: a.layers(cmd), ReplaceAccepted: a.replaceAccepted, Verify: a.verifyHow, Drain: a.brake.drainable, Modules: a.modules,
+		Settings: a.layers(cmd), ReplaceAccepted: a.replaceAccepted, Verify: a.verifyHow, Drain: a.brake.Drainable, Modules: a.modules,
 		Hooks: station.Hooks{
 			LogTo:   a.err,
 			Notice:  func(text string) { fmt.Fprintln(a.err, text) },

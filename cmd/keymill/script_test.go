@@ -14,6 +14,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"keymill/cmd/keymill/internal/process"
 	"keymill/imaging"
 	"keymill/sources"
 )
@@ -27,7 +28,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	tune() // as main does: the benchmarks measure the product
+	process.Tune() // as main does: the benchmarks measure the product
 	testscript.Main(patient{m}, map[string]func(){"keymill": main})
 }
 

@@ -72,6 +72,9 @@ func (a *app) statusOf(cmd *cobra.Command, known *ledger.Ledger, name string) er
 	}
 	a.printTotals(totals)
 	a.printf("Manifest: %s\nGolden:   %s\nServer:   %s\nFolder:   %s\n", lot.ManifestPath, lot.GoldenPath, lot.Server, lot.Out)
+	if totals.InventoryPending+totals.InventoryFailed > 0 {
+		a.printf("Inventory: %d pending, %d refused; `keymill retry %s --inventory` goes on\n", totals.InventoryPending, totals.InventoryFailed, name)
+	}
 	shown := 0
 	for rec, err := range known.Records(cmd.Context(), name, pipeline.Failed, pipeline.Conflicted) {
 		if err != nil {

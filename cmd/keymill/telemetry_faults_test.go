@@ -24,6 +24,7 @@ import (
 	metricspb "go.opentelemetry.io/proto/otlp/metrics/v1"
 	"google.golang.org/protobuf/proto"
 
+	"keymill/cmd/keymill/internal/process"
 	"keymill/cmd/keymill/internal/station"
 	"keymill/pipeline/mender/sandbox"
 )
@@ -45,7 +46,7 @@ func TestTelemetryOff(t *testing.T) {
 		}
 		var out, errs bytes.Buffer
 		ctx, cancel := context.WithCancel(t.Context())
-		a := &app{stdio: stdio{in: strings.NewReader(""), out: &out, err: &errs}, brake: newBrake(cancel), env: os.Environ()}
+		a := &app{stdio: stdio{in: strings.NewReader(""), out: &out, err: &errs}, brake: process.NewBrake(cancel), env: os.Environ()}
 		looked := 0
 		a.begun = func(r station.Begun) {
 			line := r.Line

@@ -40,7 +40,7 @@ there.
 				return err
 			}
 			defer l.Close()
-			o := station.VerifyOptions{Sample: sample, Unexpected: unexpected}
+			o := station.VerifyOptions{Sample: sample, Unexpected: unexpected, Inventory: !sample && !watch}
 			if watch {
 				return a.watchLot(cmd.Context(), l, o, every)
 			}
@@ -107,6 +107,12 @@ func printVerification(w io.Writer, result station.Verified) {
 	}
 	if result.Undone > 0 {
 		fmt.Fprintf(w, "%s taken back, %d of them still there\n", say.Count(result.Undone, "device"), result.Left)
+	}
+	if inv := result.Inventory; inv != nil {
+		fmt.Fprintf(w, "Inventory: %d of %d devices described as server.device says\n", inv.Counts[string(mender.InventoryDone)], inv.Devices)
+		for _, dev := range inv.Off[:min(len(inv.Off), 20)] {
+			fmt.Fprintf(w, "  %s: %s %s\n", dev.State, identityText(dev.Identity), dev.Reason)
+		}
 	}
 	for _, dev := range result.Lingering[:min(len(result.Lingering), 20)] {
 		fmt.Fprintf(w, "  %s: %s %s\n", dev.Category, identityText(dev.Identity), dev.DeviceID)

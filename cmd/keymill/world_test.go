@@ -13,6 +13,7 @@ import (
 
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
+	"keymill/cmd/keymill/internal/process"
 	"keymill/cmd/keymill/internal/station"
 	"keymill/cmd/keymill/internal/trial"
 	"keymill/imaging"
@@ -81,7 +82,7 @@ func (f *factory) call(args ...string) (code int, stdout, stderr string) {
 	io := stdio{in: strings.NewReader(""), out: &out, err: &errs}
 	ctx, cancel := context.WithCancel(f.t.Context())
 	defer cancel()
-	code = report(io, run(ctx, args, io, newBrake(cancel))).ExitCode()
+	code = report(io, run(ctx, args, io, process.NewBrake(cancel))).ExitCode()
 	return code, out.String(), errs.String()
 }
 

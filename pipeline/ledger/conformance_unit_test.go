@@ -365,10 +365,31 @@ func testInventory(t *testing.T, open opener) {
 	if err := l.SetInventory(t.Context(), rec, pipeline.InventoryFailed, "no"); err != nil {
 		t.Fatal(err)
 	}
+	rec.Auth.Status = "preauthorized"
 	mustMove(t, l, rec, pipeline.Failed) // leaves it alone
 	if now := record(t, l, "lot", 0); now.Inventory != pipeline.InventoryFailed || now.InventoryReason != "no" {
 		t.Errorf("%+v", now)
 	}
+	for range 2 { // only those that were never asked, and that the server has
+		if err := l.AskInventory(t.Context(), "lot"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	totals, err := l.Totals(t.Context(), "lot")
+	if err != nil || totals.InventoryFailed != 1 || totals.InventoryPending != 0 {
+		t.Errorf("%+v, %v", totals, err)
+	}
+	rec.Inventory, rec.InventoryReason = "", ""
+	if err := l.SetInventories(t.Context(), "lot", []*pipeline.Record{rec}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.AskInventory(t.Context(), "lot"); err != nil {
+		t.Fatal(err)
+	}
+	if totals, err = l.Totals(t.Context(), "lot"); err != nil || totals.InventoryPending != 1 || totals.InventoryFailed != 0 {
+		t.Errorf("%+v, %v", totals, err)
+	}
+	rec = record(t, l, "lot", 0)
 	rec.Stale = pipeline.Stale{Output: "x"}
 	if err := l.Commit(context.WithoutCancel(t.Context()), pipeline.Change{From: rec.State, Record: rec, Event: station("line-1", "x"), Details: true}); err != nil {
 		t.Fatal(err)

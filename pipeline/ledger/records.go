@@ -222,6 +222,7 @@ func (l *Ledger) Totals(ctx context.Context, lot string) (pipeline.Totals, error
 		query += fmt.Sprintf(sqlStateCount, state)
 		targets = append(targets, t.Count(state))
 	}
+	query, targets = query+sqlInventoryTotals, append(targets, &t.InventoryPending, &t.InventoryFailed)
 	after, last := lotRange(id)
 	err = l.db.QueryRowContext(ctx, query+sqlTotalsOf, after, last).Scan(targets...)
 	t.Keys.Released = t.Released

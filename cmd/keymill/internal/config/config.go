@@ -101,11 +101,29 @@ type ServerConfig struct {
 	// ShelfLife is how long devices may lie unused before their first boot; what
 	// ends before is warned of.
 	ShelfLife string `koanf:"shelf_life"`
+	// Device says what the server's inventory shall say of each device, after it was
+	// preauthorized. Nothing is held back by it.
+	Device DeviceConfig `koanf:"device"`
 	// GiveUp is how long the server may be down before a run stops with code 5.
 	// The lot pauses meanwhile and goes on when the server is back.
 	GiveUp time.Duration `koanf:"give_up"`
 
 	name string // under servers; empty for the one under server
+}
+
+// DeviceConfig is what the server's inventory shall say of a device. All values
+// are templates over the manifest's attributes.
+type DeviceConfig struct {
+	// Name is what Mender shows as the device's name; it is the tag "name".
+	//
+	//	name: "{{.serial}}"
+	Name string `koanf:"name"`
+	// Group is the device's static group.
+	Group string `koanf:"group"`
+	// Tags are added; tags of others stay.
+	//
+	//	tags: {batch: "{{.batch}}"}
+	Tags map[string]string `koanf:"tags"`
 }
 
 // ManifestConfig says how manifests are read.
@@ -589,6 +607,9 @@ func (c *Config) resolveServer() error {
 	chosen.OnConflict = cmp.Or(chosen.OnConflict, c.Server.OnConflict)
 	chosen.OverLimit = cmp.Or(chosen.OverLimit, c.Server.OverLimit)
 	chosen.Tier = cmp.Or(chosen.Tier, c.Server.Tier)
+	if chosen.Device.Name == "" && chosen.Device.Group == "" && len(chosen.Device.Tags) == 0 {
+		chosen.Device = c.Server.Device
+	}
 	chosen.ShelfLife = cmp.Or(chosen.ShelfLife, c.Server.ShelfLife)
 	c.Server, c.Server.name = chosen, name
 	return nil

@@ -31,6 +31,7 @@ func Flags() map[string]Flag {
 		"keys":           {Key: "keys.source", Usage: "where keys come from: software, hsm, hsm-entropy or token"},
 		"algorithm":      {Key: "keys.algorithm", Usage: "ed25519, ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096"},
 		"hsm":            {Key: "keys.hsm", Usage: "the token as an RFC 7512 URI with module-path and pin-source"},
+		"listen":         {Key: "station.listen", Usage: "address of the page (default 127.0.0.1:8090)"},
 		"workers":        {Key: "workers", Usage: "devices under way at once", Count: true},
 		"expect":         {Key: "manifest.expect", Usage: "control total: number of devices that the manifest must have", Count: true},
 		"sheet":          {Key: "manifest.sheet", Usage: "sheet of the workbook"},

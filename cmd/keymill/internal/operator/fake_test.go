@@ -278,15 +278,15 @@ func (p *fakePress) Wipe(_ context.Context, path string) error {
 	return nil
 }
 
-func (p *fakePress) File(_ context.Context, dir string, rec *pipeline.Record) (path, sum string, err error) {
+func (p *fakePress) File(_ context.Context, dir string, u *Unit) (path, sum string, err error) {
 	path = filepath.Join(dir, "image.img")
-	return path, "abc", os.WriteFile(path, []byte(deviceName(rec)), 0o600)
+	return path, "abc", os.WriteFile(path, []byte(deviceName(u.Record)), 0o600)
 }
 
 func (p *fakePress) Shred(path string) error { return os.Remove(path) }
 
-func (p *fakePress) Stream(ctx context.Context, path string, rec *pipeline.Record) error {
-	return os.WriteFile(path, []byte(deviceName(rec)), 0o600)
+func (p *fakePress) Stream(ctx context.Context, path string, u *Unit) error {
+	return os.WriteFile(path, []byte(deviceName(u.Record)), 0o600)
 }
 
 // fakePlace is a slot that a test plugs media into.

@@ -161,10 +161,10 @@ type Press interface {
 	Wipe(ctx context.Context, path string) error
 	// File makes the image as a file below dir, and says its SHA-256; Shred
 	// overwrites and removes it.
-	File(ctx context.Context, dir string, rec *pipeline.Record) (path, sha256 string, err error)
+	File(ctx context.Context, dir string, u *Unit) (path, sha256 string, err error)
 	Shred(path string) error
 	// Stream writes the image to a pipe's end.
-	Stream(ctx context.Context, path string, rec *pipeline.Record) error
+	Stream(ctx context.Context, path string, u *Unit) error
 }
 
 // WriteJob is one medium to be written.

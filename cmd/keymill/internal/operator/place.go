@@ -181,14 +181,13 @@ func (p *filePlace) String() string { return p.path }
 
 func (p *filePlace) Look() Presence { return Presence{Path: p.path, Seq: "file"} }
 
-// finish renames the file to NAME-DEVICE.img, and says what it is called then.
-func (p *filePlace) finish(device string) (string, error) {
-	ext := filepath.Ext(p.path)
-	to := strings.TrimSuffix(p.path, ext) + "-" + device + ext
+// finish renames the file to NAME-DEVICE.img, NAME being the slot's.
+func (p *filePlace) finish(slot, device string) error {
+	to := filepath.Join(filepath.Dir(p.path), safeName(slot)+"-"+safeName(device)+filepath.Ext(p.path))
 	if _, err := os.Lstat(to); err == nil {
-		return "", fmt.Errorf("%s is there already", to)
+		return fmt.Errorf("%s is there already", to)
 	}
-	return to, os.Rename(p.path, to)
+	return os.Rename(p.path, to)
 }
 
 // discard removes a file that holds a failed unit, no key among it.

@@ -38,7 +38,7 @@ func (st *Station) runSlot(ctx context.Context, s *slot, u *Unit) error {
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
 	if strings.Contains(all, "{{.image}}") || strings.Contains(all, "{{.sha256}}") {
-		path, sum, err := st.opt.Press.File(ctx, dir, u.Record)
+		path, sum, err := st.opt.Press.File(ctx, dir, u)
 		if err != nil {
 			return &WriteError{Code: "pack", Err: err}
 		}
@@ -59,7 +59,7 @@ func (st *Station) runSlot(ctx context.Context, s *slot, u *Unit) error {
 		}
 		words["pipe"] = pipe
 		streamed = make(chan error, 1)
-		go func() { streamed <- st.opt.Press.Stream(reading, pipe, u.Record) }()
+		go func() { streamed <- st.opt.Press.Stream(reading, pipe, u) }()
 	}
 	st.locked(func() { st.latency.add(time.Since(s.scanned)); s.phase, s.stepped = phaseWriting, time.Now() })
 	_, err = runProgram(ctx, s.program.Limit, filled(s.program.Command, words), nil, hookMost)

@@ -480,7 +480,7 @@ func (st *Station) confirm(ctx context.Context, s *slot) {
 	st.play("good")
 	s.phase = phaseDone
 	if file, ok := s.place.(*filePlace); ok {
-		if _, err := file.finish(safeName(deviceName(u.Record))); err != nil {
+		if err := file.finish(s.name, deviceName(u.Record)); err != nil {
 			st.stop("disk", err.Error(), true)
 		}
 	}

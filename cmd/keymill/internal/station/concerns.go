@@ -22,6 +22,7 @@ const serverRate = 400.0
 func lotPlan(cfg *config.Config, adds int, takes time.Duration) mender.LotPlan {
 	return mender.LotPlan{
 		Adds: adds, Takes: takes, Drawer: cfg.Server.ShelfFor(), Identity: cfg.Manifest.Identity,
+		Inventory:      cfg.Server.Device.Name != "" || cfg.Server.Device.Group != "" || len(cfg.Server.Device.Tags) > 0,
 		AllowOverLimit: cfg.Server.OverLimit == "allow",
 	}
 }

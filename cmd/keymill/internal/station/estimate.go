@@ -26,6 +26,8 @@ type Estimate struct {
 	Algorithm string     `json:"algorithm"`
 	Disk      DiskNeed   `json:"disk"`
 	Server    ServerView `json:"server"`
+	// InventoryRequests is how many more requests describing the devices takes.
+	InventoryRequests int `json:"inventory_requests,omitempty"`
 	// Concerns are what stands in the lot's way at the server.
 	Concerns []mender.Concern `json:"concerns"`
 	KeyRate  float64          `json:"keys_per_second"`
@@ -107,7 +109,10 @@ func (l *Lot) estimate(ctx context.Context, result *Estimate) (err error) {
 	if result.KeyRate > 0 {
 		rate = min(rate, result.KeyRate)
 	}
-	result.Seconds = float64(result.Devices) / rate
+	if result.InventoryRequests, err = inventoryRequests(l.Config.Server.Device, result.Devices); err != nil {
+		return err
+	}
+	result.Seconds = float64(result.Devices)/rate + float64(result.InventoryRequests)/serverRate
 	plan := lotPlan(l.Config, adds, time.Duration(result.Seconds*float64(time.Second)))
 	plan.Identity = result.Identity
 	result.Concerns = append(result.Concerns, probe.Concerns(plan, time.Now())...)

@@ -1,6 +1,7 @@
 package station
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -52,4 +53,52 @@ func (o *Options) guardPINs(cfg *config.Config, entry string, uri *hsm.URI) erro
 		return o.Settings.Env.GuardSecret("pin-value in keys.hsm", from)
 	}
 	return nil
+}
+
+// GC asks journal and ledger what belongs to nobody.
+func GC(ctx context.Context, cfg *config.Config, config hsm.Config, opts hsm.GCOptions) (*hsm.GCReport, error) {
+	journal, ok := config.Journal.(*hsm.FileJournal)
+	if !ok {
+		return nil, errors.New("the journal is not a file")
+	}
+	inUse, err := keysInUse(ctx, cfg.Ledger)
+	if err != nil {
+		return nil, err
+	}
+	opts.Journaled = journal.Open()
+	if inUse != nil {
+		opts.InUse = func(_ context.Context, public []byte) (bool, error) { return inUse[pipeline.Fingerprint(public)], nil }
+	}
+	return hsm.GC(ctx, config, opts)
+}
+
+// keysInUse returns the fingerprints of all devices' keys that stay in tokens,
+// nil where there is no ledger that could tell. The keys of devices that were
+// taken back or that another lot took over are nobody's any more.
+func keysInUse(ctx context.Context, path string) (map[string]bool, error) {
+	known, err := OpenKnown(ctx, path)
+	if err != nil || known == nil {
+		return nil, err
+	}
+	defer known.Close()
+	lots, err := known.Lots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	inUse := map[string]bool{}
+	for _, lot := range lots {
+		if lot.Keys != pipeline.KeysInToken {
+			continue
+		}
+		for rec, err := range known.Records(ctx, lot.Name) {
+			if err != nil {
+				return nil, err
+			}
+			taken := rec.State == pipeline.Undone || rec.Superseded != "" && rec.Pack.IsZero()
+			if !taken && len(rec.PublicKey) > 0 {
+				inUse[rec.Fingerprint()] = true
+			}
+		}
+	}
+	return inUse, nil
 }

@@ -20,6 +20,13 @@ func OpenManifest(path string, cfg *config.Config, lot string, known *ledger.Led
 	if render, err := pipeline.NewRenderer(cfg.Image.Inject); err == nil {
 		required = render.Attributes()
 	}
+	described, err := newDescriber(cfg.Server.Device)
+	if err != nil {
+		return nil, err
+	}
+	if described != nil {
+		required = append(required, described.attributes()...)
+	}
 	config := sources.Config{
 		Columns: cfg.Manifest.Columns, Identity: cfg.Manifest.Identity, Required: required,
 		Expect: cfg.Manifest.Expect, Sheet: cfg.Manifest.Sheet, HeaderRow: cfg.Manifest.HeaderRow, Unique: uniqueAttributes(cfg),

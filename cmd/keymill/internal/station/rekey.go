@@ -118,7 +118,11 @@ func (l *Lot) destroyGiven(ctx context.Context, changes *pipeline.Transitions, t
 	if !gone && l.Keys != pipeline.KeysInToken {
 		fate = "" // the image is lost, and perhaps somewhere
 	}
-	return changes.StaleDestroyed(ctx, rec, fate)
+	if err := changes.StaleDestroyed(ctx, rec, fate); err != nil {
+		return err
+	}
+	rec.Inventory, rec.InventoryReason = "", "" // the server will know it under another id
+	return l.Ledger.SetInventories(ctx, l.Name, []*pipeline.Record{rec})
 }
 
 // destroyEntry destroys a pack entry. One that is damaged or not there is said

@@ -35,6 +35,8 @@ type Outcome struct {
 	// closed, nil if nothing was compared. It is set also where that is not what
 	// it should hold, and the lot stays open.
 	Verified *Verified
+	// Described is how far the server's inventory describes the lot's devices.
+	Described Described
 }
 
 // totalFacts puts a lot's balance into an event.
@@ -80,6 +82,12 @@ func (l *Lot) settle(ctx context.Context, totals pipeline.Totals) (Outcome, erro
 		if err := l.writeReport(ctx); err != nil {
 			return out, fault.StorageOutage(fmt.Errorf("report: %w", err))
 		}
+	}
+	if !interrupted {
+		if out.Described, err = l.Describe(ctx, false); err != nil {
+			return out, err
+		}
+		out.Totals.InventoryPending, out.Totals.InventoryFailed = out.Described.Pending, out.Described.Failed
 	}
 	if totals.Released > 0 {
 		out.Products = ProductsPath(l.Lot)

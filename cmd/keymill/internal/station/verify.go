@@ -24,6 +24,7 @@ func sampleSize(devices int) int { return max(devices/100, 50) }
 // VerifyOptions say what is compared.
 type VerifyOptions struct {
 	Sample     bool // a random sample only
+	Inventory  bool // compare the server's inventory with server.device, too
 	Unexpected bool // report the server's devices that are not of this lot, too
 	// Each is told every finding; nil is allowed.
 	Each func(mender.Finding) error
@@ -75,7 +76,10 @@ func (l *Lot) Compare(ctx context.Context, o VerifyOptions) (Verified, error) {
 			}
 		}
 	}
-	return result, l.compareUndone(ctx, &result)
+	if err := l.compareUndone(ctx, &result); err != nil || !o.Inventory {
+		return result, err
+	}
+	return result, l.compareInventory(ctx, &result)
 }
 
 // compareUndone looks for keys of devices that were taken back. One that the
@@ -174,6 +178,8 @@ type Verified struct {
 	Undone    int              `json:"undone,omitempty"`
 	Left      int              `json:"left,omitempty"`
 	Lingering []VerifiedDevice `json:"lingering,omitempty"`
+	// Inventory is set where server.device says what it should say.
+	Inventory *VerifiedInventory `json:"inventory,omitempty"`
 }
 
 // VerifiedDevice is a device that is not as it should be.

@@ -1,4 +1,4 @@
-package main
+package process
 
 import (
 	"fmt"
@@ -9,27 +9,27 @@ import (
 	"keymill/pipeline"
 )
 
-// outlet is standard output. It remembers that something could not be written,
+// Outlet is standard output. It remembers that something could not be written,
 // so that `keymill audit key > station.pem` on a full disk does not end with 0.
-type outlet struct {
-	w io.Writer
+type Outlet struct {
+	W io.Writer
 
 	mu  sync.Mutex
 	err error // guarded by mu; the first one
 }
 
-func (o *outlet) Write(p []byte) (int, error) {
-	n, err := o.w.Write(p)
+func (o *Outlet) Write(p []byte) (int, error) {
+	n, err := o.W.Write(p)
 	return n, o.note(err)
 }
 
 // ReadFrom leaves the copying to the kernel where it can do it.
-func (o *outlet) ReadFrom(r io.Reader) (int64, error) {
-	n, err := io.Copy(o.w, r)
+func (o *Outlet) ReadFrom(r io.Reader) (int64, error) {
+	n, err := io.Copy(o.W, r)
 	return n, o.note(err)
 }
 
-func (o *outlet) note(err error) error {
+func (o *Outlet) note(err error) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.err == nil {
@@ -38,8 +38,8 @@ func (o *outlet) note(err error) error {
 	return err
 }
 
-// fault is the error of a verb that has succeeded otherwise.
-func (o *outlet) fault() error {
+// Fault is the error of a verb that has succeeded otherwise.
+func (o *Outlet) Fault() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.err == nil {

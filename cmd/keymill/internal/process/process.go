@@ -1,4 +1,6 @@
-package main
+// Package process fits the process to its work: Go's runtime to a production
+// line, interrupts to two grades of stopping, standard output to full disks.
+package process
 
 import (
 	"math"
@@ -23,9 +25,9 @@ const (
 	diskWaiters = 2
 )
 
-// tune fits the Go runtime to a production line. What its own environment
+// Tune fits the Go runtime to a production line. What its own environment
 // variables say is left alone.
-func tune() {
+func Tune() {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
 		if os.Getenv("GOGC") == "" {
@@ -37,9 +39,9 @@ func tune() {
 	}
 }
 
-// tuneServer takes back the limit of memory for a server that keeps all its
+// TuneServer takes back the limit of memory for a server that keeps all its
 // devices there: beyond the limit it would do little but collect garbage.
-func tuneServer() {
+func TuneServer() {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}

@@ -1,4 +1,4 @@
-package main
+package allocate
 
 import (
 	"context"
@@ -49,31 +49,47 @@ func (noGrants) Grant(context.Context, []allocation.Grant, bool) error {
 	return errors.New("there is no ledger to record in")
 }
 
-// heldIn yields every attribute value of the devices that the ledger knows,
+// heldIn yields every attribute value of the devices that the ledger ever had,
 // whatever became of them: an address that stands on a board is gone. With
 // reuse, those of undone devices are free.
 func heldIn(known *ledger.Ledger, reuse bool) func(context.Context) iter.Seq2[string, error] {
 	return func(ctx context.Context) iter.Seq2[string, error] {
+		devices := known.Attrs(ctx)
+		if reuse {
+			devices = liveAttrs(ctx, known)
+		}
 		return func(yield func(string, error) bool) {
-			lots, err := known.Lots(ctx)
-			if err != nil {
-				yield("", err)
-				return
-			}
-			for _, lot := range lots {
-				for record, err := range known.Records(ctx, lot.Name) {
-					if err != nil {
-						yield("", err)
+			for attrs, err := range devices {
+				if err != nil {
+					yield("", err)
+					return
+				}
+				for _, attr := range attrs {
+					if !yield(attr.Value, nil) {
 						return
 					}
-					if reuse && record.State == pipeline.Undone {
-						continue
-					}
-					for _, attr := range record.Attrs {
-						if !yield(attr.Value, nil) {
-							return
-						}
-					}
+				}
+			}
+		}
+	}
+}
+
+// liveAttrs yields the attributes of the devices that were not undone.
+func liveAttrs(ctx context.Context, known *ledger.Ledger) iter.Seq2[[]pipeline.Attr, error] {
+	return func(yield func([]pipeline.Attr, error) bool) {
+		lots, err := known.Lots(ctx)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		for _, lot := range lots {
+			for record, err := range known.Records(ctx, lot.Name) {
+				if err != nil {
+					yield(nil, err)
+					return
+				}
+				if record.State != pipeline.Undone && !yield(record.Attrs, nil) {
+					return
 				}
 			}
 		}
