@@ -40,7 +40,7 @@ and can be interrupted and run again. The server deletes devices in its own time
 				return err
 			}
 			defer l.Close()
-			if !yes && !a.confirmed(args[0]) {
+			if !yes && !a.confirmed(args[0], "This takes lot "+args[0]+" off the server and destroys its keys. Type the lot's name to go on: ") {
 				return fault.As(fault.Usage, pipeline.WithHint(errors.New("not confirmed; nothing was changed"),
 					"Type the lot's name when asked, or give --yes."))
 			}
@@ -94,8 +94,9 @@ func (a *app) undo(ctx context.Context, l *station.Lot, stay, wait bool) error {
 	return err
 }
 
-func (a *app) confirmed(lot string) bool {
-	fmt.Fprintf(a.err, "This takes lot %s off the server and destroys its keys. Type the lot's name to go on: ", lot)
+// confirmed asks for a name that has to be typed before something is destroyed.
+func (a *app) confirmed(name, question string) bool {
+	fmt.Fprint(a.err, question)
 	line, err := bufio.NewReader(a.in).ReadString('\n')
-	return (err == nil || line != "") && strings.TrimSpace(line) == lot
+	return (err == nil || line != "") && strings.TrimSpace(line) == name
 }

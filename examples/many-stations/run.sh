@@ -87,6 +87,12 @@ for name in line-1 line-2 line-3; do
 done
 workers=("${pids[@]:1}")
 
+# A second worker under the same name, or with the same folder, is refused.
+until_true 100 test -e line-1/out/.keymill-worker.lock
+code=0
+station line-1 worker --until-done 2>twice.log || code=$?
+[[ $code == 2 ]] || die "a second worker of line-1 ended with $code: $(cat twice.log)"
+
 # Line 3 dies in the middle of its work.
 released() { "$keymill" status many --json | jq .released; }
 half_done() { (($(released) > ${DEVICES:-3000} / 4)); }
@@ -94,6 +100,11 @@ until_true 600 half_done
 kill -KILL "${workers[2]}"
 echo "killed line-3 with $(released) devices released"
 station line-1 worker retire line-3 --reason "its disk failed" --released rekey --yes
+
+# It comes back, finds itself retired, destroys what it has, and ends with 2.
+code=0
+station line-3 worker --until-done >>line-3.out 2>>line-3.log || code=$?
+[[ $code == 2 ]] && grep -q 'destroyed keys of a retired station' line-3.log || die "the retired station came back and ended with $code"
 
 for pid in "${workers[@]:0:2}"; do
   wait "$pid" || die "a worker ended with $?"

@@ -106,6 +106,15 @@ func newGate(inFlight int, giveUp time.Duration, log *slog.Logger) *gate {
 	return &gate{giveUp: giveUp, log: log, limit: newLimiter(inFlight)}
 }
 
+// share bounds the requests in flight from now on.
+func (g *gate) share(most int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.limit.most = max(most, 1)
+	g.limit.set(g.limit.now)
+	g.pump(time.Now())
+}
+
 // enter waits until a request may go out. Its error is ctx.Err() or, when the
 // server has been down for too long, an *pipeline.Outage.
 func (g *gate) enter(ctx context.Context) (pass, error) {

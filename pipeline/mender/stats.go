@@ -21,6 +21,10 @@ type Stats struct {
 	Cause error
 }
 
+// Share bounds the requests in flight from now on: several stations share what
+// one server can take.
+func (c *Client) Share(inFlight int) { c.gate.share(inFlight) }
+
 // Stats returns how the conversation stands.
 func (c *Client) Stats() Stats {
 	g := c.gate

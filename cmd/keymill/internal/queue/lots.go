@@ -47,6 +47,10 @@ func (l *lotHere) CarryHeld(ctx context.Context, records iter.Seq2[*pipeline.Rec
 	return l.lot.CarryHeld(ctx, records, hold)
 }
 
+func (l *lotHere) Share(stations int) {
+	l.lot.Server.Share(l.lot.Config.Server.InFlight / stations)
+}
+
 func (l *lotHere) Close(ctx context.Context) error {
 	_, err := l.lot.End(ctx, nil)
 	return errors.Join(err, l.lot.Close())

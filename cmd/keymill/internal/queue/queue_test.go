@@ -132,10 +132,10 @@ func (a at) Due(_ context.Context, _, station string) (bool, error) {
 	return false, nil
 }
 
-func (a at) Beat(context.Context) (string, error) {
+func (a at) Beat(context.Context) (int, string, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.retired[a.station], nil
+	return 3, a.retired[a.station], nil
 }
 
 func (a at) Lots(context.Context) ([]pipeline.Lot, error) { return []pipeline.Lot{a.lot}, nil }
@@ -188,6 +188,8 @@ func (s *bench) Settle(context.Context, pipeline.Lot) error {
 	}
 	return nil
 }
+
+func (s *bench) Share(int) {}
 
 func (s *bench) Close(context.Context) error { return nil }
 

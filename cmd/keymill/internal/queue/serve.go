@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -104,16 +105,20 @@ func Serve(ctx context.Context, o ServeOptions) error {
 		return err
 	}
 	defer lock.Close()
-	if err := known.Beat(ctx, me); err != nil {
+	if err := known.Beat(ctx, me); err != nil && !errors.Is(err, ledger.ErrRetired) {
 		return stationFault(err)
 	}
 	w := &Worker{
 		Database: d, Ledger: known, Lots: &Here{Options: o.Station, Settled: o.Settled},
-		Beat:    func(ctx context.Context) (string, error) { return beat(ctx, known, me) },
+		Beat:    func(ctx context.Context) (int, string, error) { return beat(ctx, known, me) },
 		Station: me.Name, Process: fmt.Sprintf("%s/%d", me.Boot, me.PID), Lot: o.Lot, Times: o.Times, Log: log,
 		Retired: func(ctx context.Context, _ string) error { return destroyOwn(ctx, known, me.Name, log) },
 	}
 	err = w.Run(ctx, o.UntilDone)
+	if errors.Is(err, ErrRetired) {
+		return fault.As(fault.Usage, pipeline.WithHint(err,
+			"The keys that it still had are destroyed. A retired station doesn't come back: give this machine a new name in audit.station and an empty folder in `out`."))
+	}
 	return errors.Join(err, known.Quit(context.WithoutCancel(ctx), me))
 }
 
@@ -144,33 +149,37 @@ func join(cfg *config.Config) (ledger.Station, io.Closer, error) {
 	return ledger.Station{Name: cfg.Audit.Station, Boot: strings.TrimSpace(string(boot)), PID: os.Getpid(), Host: host, Out: out}, lock, nil
 }
 
-// beat returns why the station was retired, "" if it wasn't.
-func beat(ctx context.Context, known *ledger.Ledger, me ledger.Station) (string, error) {
-	err := known.Beat(ctx, me)
-	if !errors.Is(err, ledger.ErrRetired) {
-		return "", err
+// beat records that this station lives. It returns how many do, and why this one
+// was retired, "" if it wasn't.
+func beat(ctx context.Context, known *ledger.Ledger, me ledger.Station) (alive int, retired string, err error) {
+	err = known.Beat(ctx, me)
+	if err != nil && !errors.Is(err, ledger.ErrRetired) {
+		return 0, "", err
 	}
 	all, err := known.Stations(ctx)
 	if err != nil {
-		return "", err
+		return 0, "", err
+	}
+	now, err := known.Now(ctx)
+	if err != nil {
+		return 0, "", err
 	}
 	for _, s := range all {
-		if s.Name == me.Name {
-			return "retired: " + s.RetiredReason, nil
+		switch {
+		case !s.Retired.IsZero() && s.Name == me.Name:
+			return 0, cmp.Or(s.RetiredReason, "no reason given"), nil
+		case s.Retired.IsZero() && s.PID != 0 && now.Sub(s.Beat) < ledger.Silence:
+			alive++
 		}
 	}
-	return "retired", nil
+	return alive, "", nil
 }
 
-// stationFault gives refusals of the ledger their kind and advice.
+// stationFault gives the ledger's refusal of a second process its kind.
 func stationFault(err error) error {
-	switch {
-	case errors.Is(err, ledger.ErrStationTaken):
+	if errors.Is(err, ledger.ErrStationTaken) {
 		return fault.As(fault.Usage, pipeline.WithHint(err,
 			"Give each station a name of its own in audit.station. If that process died, its name is free a minute after its last sign of life."))
-	case errors.Is(err, ledger.ErrRetired):
-		return fault.As(fault.Usage, pipeline.WithHint(err,
-			"A retired station never comes back: give this machine a new name in audit.station and an empty `out`. What is left of the old one is destroyed by `keymill worker` under the old name."))
 	}
 	return err
 }

@@ -45,6 +45,8 @@ type Carried interface {
 	// CarryHeld is pipeline.Line's. A *pipeline.Outage says that this station can't
 	// go on.
 	CarryHeld(ctx context.Context, records iter.Seq2[*pipeline.Record, error], hold pipeline.Hold) error
+	// Share says among how many stations the server's requests are to be shared.
+	Share(stations int)
 	// Close writes down that this station's run ended.
 	Close(ctx context.Context) error
 }
@@ -77,9 +79,9 @@ type Worker struct {
 	Database *Database
 	Ledger   Ledger
 	Lots     Lots
-	// Beat records that the station lives, and says why it was retired, "" if it
-	// was not.
-	Beat    func(ctx context.Context) (retired string, err error)
+	// Beat records that the station lives. It returns how many stations do, and why
+	// this one was retired, "" if it was not.
+	Beat    func(ctx context.Context) (alive int, retired string, err error)
 	Station string
 	Process string // names this process among all of its station: boot id and process id
 	Lot     string // works on this lot alone; "" means on all
@@ -94,6 +96,7 @@ type Worker struct {
 	stop   context.CancelCauseFunc
 
 	mu      sync.Mutex
+	alive   int                // guarded by mu: stations that beat
 	open    map[string]Carried // guarded by mu
 	refused map[string]string  // guarded by mu: lots that this station can't work on, and why
 	added   map[string]bool    // guarded by mu: queues that the client works
@@ -104,6 +107,7 @@ type Worker struct {
 // asked to stop, and gives back the leases that it holds.
 func (w *Worker) Run(ctx context.Context, untilDone bool) error {
 	w.open, w.refused, w.added = map[string]Carried{}, map[string]string{}, map[string]bool{}
+	w.alive = 1
 	within, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	w.stop = stop
@@ -195,7 +199,7 @@ func (w *Worker) mind(ctx context.Context, untilDone bool) error {
 // beat says that the station lives. A database that doesn't answer stops
 // nothing: leases run out by themselves.
 func (w *Worker) beat(ctx context.Context) error {
-	retired, err := w.Beat(ctx)
+	alive, retired, err := w.Beat(ctx)
 	switch {
 	case err != nil:
 		if ctx.Err() == nil {
@@ -203,6 +207,7 @@ func (w *Worker) beat(ctx context.Context) error {
 		}
 		return nil
 	case retired == "":
+		w.share(alive)
 		return nil
 	}
 	if w.Retired != nil {
@@ -211,6 +216,16 @@ func (w *Worker) beat(ctx context.Context) error {
 		}
 	}
 	return fmt.Errorf("%w: %s", ErrRetired, retired)
+}
+
+// share tells the lots among how many stations they share the server.
+func (w *Worker) share(alive int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.alive = max(alive, 1)
+	for _, c := range w.open {
+		c.Share(w.alive)
+	}
 }
 
 // sweep adds the queues of lots that this station can work on, enqueues again
@@ -299,6 +314,7 @@ func (w *Worker) lot(ctx context.Context, lot pipeline.Lot) (Carried, error) {
 		w.stop(err)
 		return nil, err
 	}
+	c.Share(w.alive)
 	w.open[lot.Name] = c
 	return c, nil
 }
