@@ -93,7 +93,7 @@ func checkInstalled(t *testing.T, root, deb string) {
 	}
 	for _, path := range []string{
 		"usr/lib/systemd/system/keymill-batch.service", "usr/lib/systemd/system/keymill-batch.timer",
-		"usr/lib/systemd/system/keymill-upkeep.service", "usr/lib/systemd/system/keymill-upkeep.timer",
+		"usr/lib/systemd/system/keymill-worker.service", "usr/lib/systemd/system/keymill-upkeep.service", "usr/lib/systemd/system/keymill-upkeep.timer",
 		"usr/lib/systemd/system/keymill-.service.d/station.conf", "usr/lib/sysusers.d/keymill.conf", "usr/lib/tmpfiles.d/keymill.conf",
 		"usr/share/man/man1/keymill.1.gz", "usr/share/man/man1/keymill-batch.1.gz", "usr/share/man/man8/keymill-station.8.gz", "usr/share/keymill/keymill.schema.json",
 		"usr/share/bash-completion/completions/keymill", "usr/share/zsh/vendor-completions/_keymill", "usr/share/fish/vendor_completions.d/keymill.fish",
