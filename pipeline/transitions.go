@@ -22,10 +22,11 @@ const KeysInToken = "token"
 
 // What became of a private key, as events say it.
 const (
-	KeyInPack    = "in-pack"   // staged
-	KeyInImage   = "in-image"  // released
-	KeyInToken   = "in-token"  // it never left the device's own token
-	KeyDestroyed = "destroyed" // overwritten
+	KeyInPack     = "in-pack"      // staged
+	KeyInImage    = "in-image"     // released
+	KeyInToken    = "in-token"     // it never left the device's own token
+	KeyDestroyed  = "destroyed"    // overwritten
+	keyOutOfReach = "out-of-reach" // with a retired station
 )
 
 // Transitions makes the state changes of one station's devices, each with its
@@ -110,14 +111,29 @@ func (t *Transitions) Rekeyed(ctx context.Context, rec *Record, reason string) e
 	if !rec.Stale.IsZero() {
 		return fmt.Errorf("device %s has a key that was given up and is not destroyed yet", rec.Identity)
 	}
-	event := Event{Action: ActionRekey, Reason: reason, SPKI: rec.Fingerprint(), Algorithm: rec.Algorithm}
+	return t.rekeyed(ctx, rec, Event{Reason: reason}, func(next *Record) {
+		next.Stale = Stale{Pack: rec.Pack, Output: rec.Output.Name, Fingerprint: rec.Fingerprint()}
+	})
+}
+
+// Abandoned is Rekeyed for a key that lies out of reach, with a station that was
+// retired: nobody here can destroy it. Should that station come back, it does.
+func (t *Transitions) Abandoned(ctx context.Context, rec *Record, reason string) error {
+	return t.rekeyed(ctx, rec, Event{Reason: reason, Key: keyOutOfReach}, func(next *Record) {
+		next.Stale = Stale{}
+		next.KeysDestroyed = next.KeysGenerated
+	})
+}
+
+func (t *Transitions) rekeyed(ctx context.Context, rec *Record, event Event, change func(next *Record)) error {
+	event.Action, event.SPKI, event.Algorithm = ActionRekey, rec.Fingerprint(), rec.Algorithm
 	return t.commit(ctx, rec, Planned, event, func(next *Record) {
 		// A key that the server never confirmed does not displace the one before
 		// it, which may still be there.
 		if rec.Auth.Status != "" || len(rec.Replaces) == 0 {
 			next.Replaces = rec.PublicKey
 		}
-		next.Stale = Stale{Pack: rec.Pack, Output: rec.Output.Name, Fingerprint: rec.Fingerprint()}
+		change(next)
 		next.PublicKey, next.Algorithm = nil, ""
 		next.Pack, next.Auth, next.Output = PackRef{}, AuthSet{}, Output{}
 		next.Cert = Certificate{}

@@ -142,7 +142,7 @@ func (r *retiring) devices(ctx context.Context) error {
 // rekey sends a device back to the start. Its old key is still in the pack of
 // the station that is gone; off the server it is worth nothing.
 func (r *retiring) rekey(ctx context.Context, rec *pipeline.Record) error {
-	err := r.changes.Rekeyed(ctx, rec, "station "+r.done.Station+" was retired: "+r.done.Reason, "left at the retired station")
+	err := r.changes.Abandoned(ctx, rec, "station "+r.done.Station+" was retired: "+r.done.Reason)
 	switch {
 	case errors.Is(err, pipeline.ErrUnitBusy):
 		r.done.Busy = append(r.done.Busy, r.device(rec))
