@@ -1,6 +1,7 @@
 package sources
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -30,7 +31,7 @@ func readSample(pass rows) (*sample, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.rows = append(s.rows, rawRow{number: r.number, values: slices.Clone(r.values), fault: r.fault})
+		s.rows = append(s.rows, rawRow{number: r.number, values: slices.Clone(r.values), fault: cmp.Or(r.fault, r.badCell())})
 	}
 	return s, nil
 }
@@ -73,6 +74,17 @@ func (s *sample) header(cfg Config) (*rawRow, error) {
 		return nil, refuse("the header cannot be read: "+h.fault.What, "%s", h.fault.Remedy)
 	}
 	return h, nil
+}
+
+// badCell returns a problem of a workbook's row that could not be a header: one
+// of its cells cannot be read.
+func (r *rawRow) badCell() *Problem {
+	for i := range r.cells {
+		if f := cellFlaw(&r.cells[i], false); f != nil {
+			return &Problem{Row: r.number, Cell: cellName(i, r.number), What: f.what + " (" + cellName(i, r.number) + ")", Remedy: f.remedy}
+		}
+	}
+	return nil
 }
 
 // comment reports whether a row is one that people put above a header.

@@ -363,3 +363,24 @@ func TestFormats(t *testing.T) {
 		}
 	}
 }
+
+// TestHeaderCells: a header that cannot be read is no header.
+func TestHeaderCells(t *testing.T) {
+	for cell, what := range map[string]string{
+		`<c r="C1" t="s"><v>7</v></c>`:                               "text number 7",
+		`<c r="C1" t="e"><v>#REF!</v></c>`:                           "formula error",
+		`<c r="C1" t="x"><v>note</v></c>`:                            "type that does not exist",
+		`<c r="C1"><f>A2</f></c>`:                                    "never calculated",
+		`<c r="C1" t="inlineStr"><is><t>a_x0041_</t></is></c>`:       "escape",
+		`<c r="C1"><v>2026</v></c>`:                                  "",
+		`<c r="C1" s="" t="inlineStr"><is><t>Größe, mm</t></is></c>`: "",
+	} {
+		data := strings.Replace(rowsAround(sn3), `<c r="C1" t="inlineStr"><is><t>note</t></is></c>`, cell, 1)
+		o := takeXLSX(t, parts{data: data}.zip(t), Config{})
+		if what == "" {
+			accept(t, o)
+		} else {
+			openRefused(t, o, what, "")
+		}
+	}
+}
