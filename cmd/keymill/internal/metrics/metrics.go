@@ -68,6 +68,7 @@ func counted(s mender.Stats) map[string]int64 {
 	return map[string]int64{"sent": s.Requests, "retry": s.Retries, "failure": s.Failures, "quota": s.Refused}
 }
 
+// New returns a meter with every metric at zero.
 func New(cfg config.MetricsConfig, station string, now time.Time) *Meter {
 	m := &Meter{
 		cfg: cfg, station: station, Reg: prometheus.NewRegistry(),
@@ -122,6 +123,7 @@ func New(cfg config.MetricsConfig, station string, now time.Time) *Meter {
 	return m
 }
 
+// Seconds is a time as Prometheus has it, 0 for the zero time.
 func Seconds(t time.Time) float64 {
 	if t.IsZero() {
 		return 0
@@ -269,6 +271,7 @@ func (m *Meter) Write() error {
 	return WriteTextfile(m.cfg.Textfile, m.Reg)
 }
 
+// WriteTextfile replaces a textfile; an empty path writes nothing.
 func WriteTextfile(path string, reg *prometheus.Registry) error {
 	if path == "" {
 		return nil
@@ -299,6 +302,7 @@ func (m *Meter) Push(ctx context.Context, now time.Time, last bool) error {
 	return err
 }
 
+// Push replaces what a Pushgateway holds of a job; an empty URL pushes nothing.
 func Push(ctx context.Context, url, job, station string, reg *prometheus.Registry) error {
 	if url == "" {
 		return nil
@@ -312,6 +316,7 @@ func Push(ctx context.Context, url, job, station string, reg *prometheus.Registr
 	return nil
 }
 
+// Close closes the ledger that was read.
 func (m *Meter) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

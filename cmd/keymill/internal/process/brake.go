@@ -16,6 +16,7 @@ type Brake struct {
 	pressed bool          // guarded by mu
 }
 
+// NewBrake returns a brake whose hard stop is cancel.
 func NewBrake(cancel context.CancelFunc) *Brake { return &Brake{cancel: cancel} }
 
 // Drainable returns the channel that the first interrupt closes.

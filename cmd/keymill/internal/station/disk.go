@@ -37,7 +37,7 @@ type DiskNeed struct {
 // diskFor estimates the need of a lot's devices in its output folder.
 func (l *Lot) diskFor(devices int) (DiskNeed, error) {
 	var need DiskNeed
-	dir := existingParent(l.Lot.Out)
+	dir := existingParent(l.Out)
 	free, err := imaging.FreeBytes(dir)
 	if err != nil {
 		return need, err
@@ -51,7 +51,7 @@ func (l *Lot) diskFor(devices int) (DiskNeed, error) {
 	if err != nil {
 		return need, err
 	}
-	switch l.Lot.Format {
+	switch l.Format {
 	case config.FormatPack:
 	case "raw":
 		need.PerDevice += golden
@@ -60,7 +60,7 @@ func (l *Lot) diskFor(devices int) (DiskNeed, error) {
 	default: // a device's difference to golden
 		need.PerDevice += deltaBytes
 	}
-	if shares := l.Lot.Format == "raw" || isCompressed(l.Lot.Format); shares && need.Reflinks {
+	if shares := l.Format == "raw" || isCompressed(l.Format); shares && need.Reflinks {
 		need.PerDevice = ledgerBytesPerDevice + packBytesPerDevice + deltaBytes
 	}
 	need.Total = need.PerDevice * int64(devices)
@@ -77,12 +77,12 @@ func (l *Lot) enoughDisk(devices int) error {
 		return nil
 	}
 	hint := "Free the disk, or put the lot elsewhere with --out."
-	if l.Lot.Format == "raw" && !need.Reflinks {
+	if l.Format == "raw" && !need.Reflinks {
 		hint = "Use --format pack (a few KiB a device; `keymill image write` makes any image from it), " +
 			"or put --out and the golden image on one XFS or btrfs, where raw images share their blocks."
 	}
 	return &pipeline.Outage{Part: pipeline.PartStorage, Hint: hint,
-		Err: fmt.Errorf("%d devices need about %s in %s, but %s are free", devices, say.Bytes(need.Total), l.Lot.Out, say.Bytes(need.Free))}
+		Err: fmt.Errorf("%d devices need about %s in %s, but %s are free", devices, say.Bytes(need.Total), l.Out, say.Bytes(need.Free))}
 }
 
 // existingParent returns the nearest folder of path that exists.

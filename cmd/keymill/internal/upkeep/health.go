@@ -19,11 +19,13 @@ type Health struct {
 	Problems []string `json:"problems"`
 }
 
+// Unsound is the fault of a ledger that is not sound.
 func Unsound(h Health) error {
 	return fault.As(fault.Storage, pipeline.WithHint(fmt.Errorf("the ledger is not sound: %s", say.Count(len(h.Problems), "problem")),
 		"Keep the file as it is for an investigation, and go on with the last backup that is sound."))
 }
 
+// Check reads the whole ledger.
 func Check(ctx context.Context, known *ledger.Ledger) (Health, error) {
 	found, err := known.Check(ctx)
 	if err != nil {

@@ -22,6 +22,7 @@ type Gauges struct {
 	reg     *prometheus.Registry
 }
 
+// Metrics returns the gauges that say how an upkeep went.
 func Metrics(cfg *config.Config, done Done, began time.Time, err error) *Gauges {
 	m := &Gauges{cfg.Metrics, cfg.Audit.Station, prometheus.NewRegistry()}
 	m.gauge("upkeep_timestamp_seconds", "When the last upkeep began.", metrics.Seconds(began))
@@ -50,6 +51,7 @@ func (m *Gauges) gauge(name, help string, value float64) {
 	g.Set(value)
 }
 
+// Put writes them to the textfile and the Pushgateway that are configured.
 func (m *Gauges) Put(ctx context.Context) error {
 	return errors.Join(metrics.WriteTextfile(m.textfile(), m.reg), metrics.Push(ctx, m.cfg.Pushgateway, "keymill-upkeep", m.station, m.reg))
 }

@@ -39,6 +39,7 @@ type Rule struct {
 	accepted bool
 }
 
+// Retention is the rule that the settings make.
 func Retention(cfg *config.Config, accepted bool) (Rule, error) {
 	age, err := config.ParseAge(cfg.Retention.OlderThan)
 	if err != nil || age < 0 {
