@@ -10,7 +10,7 @@ import (
 func (a *app) ledgerCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "ledger",
-		Short:   "Keep house: back up, check and shrink the ledger, destroy what is no longer needed",
+		Short:   "Maintain the ledger: back up, check, shrink, destroy what is no longer needed",
 		Example: "  keymill ledger check\n  keymill ledger backup /backup/keymill.db",
 		Args:    unknownVerb,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },

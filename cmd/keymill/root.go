@@ -86,11 +86,16 @@ Mender server, and leaves evidence that an auditor can check.
 	}
 	root.PersistentFlags().StringVar(&a.configPath, "config", "", "configuration file (default ./keymill.yaml if it exists)")
 	root.SetFlagErrorFunc(flagProblem)
-	root.AddCommand(
-		a.demoCmd(), a.initCmd(), a.checkCmd(), a.planCmd(), a.traced(a.runCmd()), a.batchCmd(), a.statusCmd(), a.traced(a.retryCmd()),
-		a.traced(a.verifyCmd()), a.traced(a.undoCmd()), a.allocateCmd(), a.submitCmd(), a.workerCmd(), a.stationCmd(), a.labelCmd(), a.ledgerCmd(),
-		a.traced(a.exportCmd()), a.imageCmd(), a.hsmCmd(), a.auditCmd(), a.sandboxCmd(), a.doctorCmd(), a.configCmd(), a.versionCmd(), a.manCmd(),
-	)
+	for _, group := range a.verbs() {
+		root.AddGroup(&cobra.Group{ID: group.id, Title: group.title})
+		for _, verb := range group.verbs {
+			verb.GroupID = group.id
+			root.AddCommand(verb)
+		}
+	}
+	root.AddCommand(a.manCmd())
+	root.SetHelpCommandGroupID("machine")
+	root.SetCompletionCommandGroupID("machine")
 	root.SetOut(a.out) // cobra's completion verb asks for it while it is made
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
@@ -98,6 +103,25 @@ Mender server, and leaves evidence that an auditor can check.
 	a.complete(root)
 	wrapUsage(root)
 	return root
+}
+
+// verbGroup are the verbs that serve one kind of people.
+type verbGroup struct {
+	id, title string
+	verbs     []*cobra.Command
+}
+
+// verbs are all verbs, by whom they serve.
+func (a *app) verbs() []verbGroup {
+	return []verbGroup{
+		{"lots", "Lots:", []*cobra.Command{
+			a.demoCmd(), a.initCmd(), a.allocateCmd(), a.checkCmd(), a.planCmd(), a.traced(a.runCmd()), a.batchCmd(), a.statusCmd(),
+			a.traced(a.retryCmd()), a.traced(a.verifyCmd()), a.traced(a.undoCmd()),
+		}},
+		{"stations", "Stations:", []*cobra.Command{a.stationCmd(), a.labelCmd(), a.submitCmd(), a.workerCmd(), a.imageCmd(), a.hsmCmd()}},
+		{"auditor", "The auditor:", []*cobra.Command{a.traced(a.exportCmd()), a.auditCmd()}},
+		{"machine", "The machine:", []*cobra.Command{a.ledgerCmd(), a.sandboxCmd(), a.doctorCmd(), a.configCmd(), a.versionCmd()}},
+	}
 }
 
 // wrapUsage gives cobra's own complaints about arguments and verbs exit code 2.
@@ -109,7 +133,7 @@ func wrapUsage(cmd *cobra.Command) {
 				return nil
 			}
 			if !cmd.HasSubCommands() && cmd.Name() != "help" {
-				err = fmt.Errorf("arguments are missing or too many: it is written `%s`", strings.TrimSuffix(cmd.UseLine(), " [flags]"))
+				err = fmt.Errorf("wrong number of arguments; usage: `%s`", strings.TrimSuffix(cmd.UseLine(), " [flags]"))
 			}
 			return fault.As(fault.Usage, pipeline.WithHint(err, "See `%s --help`.", cmd.CommandPath()))
 		}

@@ -38,7 +38,7 @@ func TestConfigMistakes(t *testing.T) {
 		{"no section", "server: x\n", "", "server is the text \"x\"; it must be names and values"},
 		{"two at once", "a: 1\nimage: {frmat: raw}\n", "", "did you mean image.format?"},
 		{"wrong word", "keys: {source: softwar}\n", "", "did you mean software?"},
-		{"variable", "", "KEYMILL_SERVER_ULR=x", "KEYMILL_SERVER_ULR sets nothing; did you mean KEYMILL_SERVER_URL?"},
+		{"variable", "", "KEYMILL_SERVER_ULR=x", "unknown environment variable KEYMILL_SERVER_ULR; did you mean KEYMILL_SERVER_URL?"},
 		{"secret's variable", "", "KEYMILL_TOKN=x", "did you mean KEYMILL_TOKEN?"},
 		{"variable of a section", "", "KEYMILL_MANIFEST_COLUMNS=x", "cannot be set by the environment"},
 		{"number in a variable", "", "KEYMILL_WORKERS=x", `KEYMILL_WORKERS is "x"; it must be a whole number`},

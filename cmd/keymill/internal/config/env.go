@@ -63,7 +63,7 @@ func envSettings(env []string) (map[string]any, error) {
 		case !known:
 			names := append(slices.Sorted(maps.Keys(keys)), envOthers()...)
 			return nil, fault.As(fault.Usage, pipeline.WithHint(
-				fmt.Errorf("the environment variable %s sets nothing%s", name, say.DidYouMean(say.Nearest(name, names))),
+				fmt.Errorf("unknown environment variable %s%s", name, say.DidYouMean(say.Nearest(name, names))),
 				"Correct it or unset it; `keymill config` lists every setting and its variable."))
 		case !inEnv(types[key]):
 			return nil, fault.Usagef("%s: %s cannot be set by the environment; set it in %s", name, key, File)

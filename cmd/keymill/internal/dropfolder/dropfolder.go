@@ -235,14 +235,14 @@ func (b *batch) dropped(ctx context.Context) ([]dropped, error) {
 	ready, unsettled, err := b.folder.look(time.Now(), settle)
 	for name := range b.folder.odd {
 		if !known[name] {
-			b.Log.Warn("what is no plain file is left alone; drop the manifest itself", "name", name, "folder", b.folder.in())
+			b.Log.Warn("ignored: not a regular file; drop the manifest itself", "name", name, "folder", b.folder.in())
 		}
 	}
 	if err == nil && unsettled > 0 && !b.Watch && b.wait(ctx, settle) {
 		ready, unsettled, err = b.folder.look(time.Now(), settle)
 	}
 	if unsettled > 0 && !b.Watch {
-		b.Log.Warn("manifests that are still being written are left for the next batch", "count", unsettled)
+		b.Log.Warn("manifests are still being written; the next batch takes them", "count", unsettled)
 	}
 	return ready, err
 }

@@ -6,8 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/spf13/cobra"
-
 	"keymill/pipeline/ledger"
 )
 
@@ -18,7 +16,7 @@ const (
 
 // DevicesLike returns what names devices of a lot, identity values and serial
 // numbers, and begins like what was typed.
-func DevicesLike(ctx context.Context, known *ledger.Ledger, lot, typed string) (names []cobra.Completion) {
+func DevicesLike(ctx context.Context, known *ledger.Ledger, lot, typed string) (names []string) {
 	ctx, cancel := context.WithTimeout(ctx, devicesWait)
 	defer cancel()
 	begins := func(value string) bool {

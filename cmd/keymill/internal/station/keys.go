@@ -180,7 +180,7 @@ func (o *Options) HSMConfigs(cfg *config.Config, log *slog.Logger, open func(pat
 	journal, err := open(hsmJournalPath(cfg.Ledger))
 	if errors.Is(err, hsm.ErrJournalInUse) {
 		return nil, nil, fault.As(fault.Usage, pipeline.WithHint(err,
-			"Let it end: what it makes in the token at this moment looks like what a crash left there."))
+			"Its new objects look like crash leftovers; wait for it."))
 	}
 	if err != nil {
 		return nil, nil, fault.StorageOutage(err)

@@ -66,7 +66,7 @@ func (t *tally) warn(log *slog.Logger, end bool) {
 	if why == "" {
 		why = "more than the collector took in time"
 	}
-	log.Warn("the collector did not take all telemetry; the devices are not concerned",
+	log.Warn("the collector did not take all telemetry; devices are not affected",
 		"spans", spans, "spans_lost", lost, "newest_metrics_lost", t.stale, "why", why)
 }
 
