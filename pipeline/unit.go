@@ -149,6 +149,22 @@ func (t *Transitions) ReserveUnit(ctx context.Context, ledger UnitLedger, rec *R
 	return t.changeUnit(ctx, ledger, "", unit, next, states, event)
 }
 
+// RebuildUnit records a unit that a pack's hand-out mark tells of and the ledger
+// has forgotten: delivered, if it binds the device, else scrapped. unit has its
+// number, and what the mark says.
+func (t *Transitions) RebuildUnit(ctx context.Context, ledger UnitLedger, rec *Record, unit *Unit, bound bool) error {
+	next := *unit
+	next.Lot, next.Row, next.Device, next.State = rec.Lot, rec.Row, rec.Identity, UnitDelivered
+	if !bound {
+		next.State, next.Reason = UnitScrapped, "an earlier hand-out, known from the pack's mark alone"
+	}
+	next.Serial, _ = rec.Attr("serial")
+	next.Fingerprint = rec.Fingerprint()
+	event := Event{SPKI: next.Fingerprint, Action: ActionTakeBackUnit}
+	t.describe(rec, &event)
+	return t.changeUnit(ctx, ledger, "", unit, next, States, event)
+}
+
 // MoveUnit brings a unit to its next state, or records more about it in the
 // state that it has. ErrLost says that it is not what it was any more.
 func (t *Transitions) MoveUnit(ctx context.Context, ledger UnitLedger, rec *Record, unit *Unit, to UnitState, change func(*Unit)) error {
@@ -171,7 +187,9 @@ func (t *Transitions) MoveUnit(ctx context.Context, ledger UnitLedger, rec *Reco
 
 // changeUnit commits next and puts it into unit once it is durable.
 func (t *Transitions) changeUnit(ctx context.Context, ledger UnitLedger, from UnitState, unit *Unit, next Unit, states []State, event Event) error {
-	event.Action, event.Reason = next.State.action(), next.Reason
+	if event.Reason = next.Reason; event.Action == "" {
+		event.Action = next.State.action()
+	}
 	event.Unit, event.Medium, event.Slot, event.Operator = next.Number, next.Medium, next.Slot, next.Operator
 	if next.Recipient != "" {
 		event.Facts = append(event.Facts, Attr{"recipient", next.Recipient})

@@ -15,7 +15,7 @@ func (a *app) ledgerCmd() *cobra.Command {
 		Args:    unknownVerb,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.ledgerBackupCmd(), a.ledgerCheckCmd(), a.ledgerVacuumCmd(), a.ledgerPruneCmd(), a.ledgerUpkeepCmd())
+	cmd.AddCommand(a.ledgerBackupCmd(), a.ledgerRestoreCmd(), a.ledgerCheckCmd(), a.ledgerVacuumCmd(), a.ledgerPruneCmd(), a.ledgerUpkeepCmd())
 	return cmd
 }
 

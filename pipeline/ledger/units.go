@@ -71,15 +71,19 @@ func (l *Ledger) newUnit(ctx context.Context, tx *sql.Tx, unit *pipeline.Unit, l
 	if err != nil {
 		return err
 	}
-	if len(live) > 0 {
+	if len(live) > 0 && unit.State.Live() {
 		return &pipeline.UnitTakenError{Unit: live[0]}
+	}
+	if unit.Created = unit.Updated; unit.Number > 0 { // one that is rebuilt
+		_, err = tx.ExecContext(ctx, sqlNewUnit, append(unitArgs(unit), deviceID(lot, unit.Number), device, unit.Created.UnixMicro())...)
+		return err
 	}
 	var last int64
 	after, through := lotRange(lot)
 	if err := tx.QueryRowContext(ctx, sqlLastUnit, after, through).Scan(&last); err != nil {
 		return err
 	}
-	unit.Number, unit.Created = deviceRow(last)+1, unit.Updated
+	unit.Number = deviceRow(last) + 1
 	_, err = tx.ExecContext(ctx, sqlNewUnit, append(unitArgs(unit), deviceID(lot, unit.Number), device, unit.Created.UnixMicro())...)
 	return err
 }
