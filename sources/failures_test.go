@@ -48,6 +48,17 @@ func TestFailuresAreAManifest(t *testing.T) {
 	}
 }
 
+// TestFailuresOfAWorkbook: the settings of the workbook that the lot came from
+// name its sheet and header row.
+func TestFailuresOfAWorkbook(t *testing.T) {
+	cfg := Config{HeaderRow: 4, Sheet: "Sheet1", Columns: map[string]string{"mac": "MAC address"}}
+	devs := accept(t, take(t, "testdata/cases/title-rows.xlsx", Config{HeaderRow: 4, Columns: cfg.Columns}))
+	again := accept(t, take(t, write(t, "failures.csv", failures(t, devs)), cfg))
+	if len(again) != len(devs) || again[0].Identity.String() != devs[0].Identity.String() {
+		t.Errorf("%v", again)
+	}
+}
+
 func TestFailuresRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		name := rapid.StringMatching(`[a-z=+@'-][a-z0-9_ ]{0,6}[a-z0-9]`).Draw(t, "name")

@@ -50,12 +50,15 @@ func (s *sample) header(cfg Config) (*rawRow, error) {
 		l := newLayout(&s.rows[i], cfg)
 		return l.mapped(cfg)
 	}
-	if cfg.HeaderRow > 0 {
+	ours := slices.ContainsFunc(s.rows[0].values, func(h string) bool { return fold(h) == ownState })
+	switch {
+	case ours: // failures.csv has its header in row 1, whatever its manifest had
+	case cfg.HeaderRow > 0:
 		s.at = slices.IndexFunc(s.rows, func(r rawRow) bool { return r.number == cfg.HeaderRow })
 		if s.at < 0 {
 			return nil, refuse(fmt.Sprintf("row %d, which is configured as the header, is empty or missing", cfg.HeaderRow), "correct manifest.header_row")
 		}
-	} else {
+	default:
 		for s.at = 0; s.at < len(s.rows)-1 && s.rows[s.at].comment() && !maps(s.at); {
 			s.at++
 		}
