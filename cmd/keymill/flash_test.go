@@ -3,6 +3,8 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -43,14 +45,33 @@ func TestFlash(t *testing.T) {
 		t.Error(err)
 	}
 	code, _, errs := f.call(flash...)
-	if code != exitUsage || !strings.Contains(errs, "--again") {
+	if code != exitUsage || !strings.Contains(errs, "unit scrap") {
 		t.Errorf("a second time: exit %d: %s", code, errs)
 	}
-	if code, _, errs := f.call(append(flash, "--again")...); code != 0 {
-		t.Errorf("--again: exit %d: %s", code, errs)
+	scrap := []string{"unit", "scrap", "lot", device.Identity.Name(), "--ledger", f.ledger}
+	if code, _, errs := f.call(scrap...); code != exitUsage || !strings.Contains(errs, "--reason") {
+		t.Errorf("scrapped without a reason: exit %d: %s", code, errs)
 	}
-	if code, _, errs := f.call("image", "flash", "lot", device.Identity.Name(), "/dev/null", "--ledger", f.ledger, "--again"); code != exitStorage {
+	if code, _, errs := f.call(append(scrap, "--reason", "trial")...); code != 0 {
+		t.Errorf("scrap: exit %d: %s", code, errs)
+	}
+	if code, _, errs := f.call(flash...); code != exitUsage || !strings.Contains(errs, "--overwrite") {
+		t.Errorf("onto a medium with an image: exit %d: %s", code, errs)
+	}
+	if code, _, errs := f.call(append(flash, "--overwrite")...); code != 0 {
+		t.Errorf("after scrapping: exit %d: %s", code, errs)
+	}
+	if code, _, errs := f.call("image", "flash", "lot", device.Identity.Name(), "/dev/null", "--ledger", f.ledger); code != exitStorage {
 		t.Errorf("to /dev/null: exit %d: %s", code, errs)
+	}
+	_, out2, _ := f.call("unit", "list", "lot", "--ledger", f.ledger, "--json")
+	var list []struct {
+		State, Medium, Reason string
+		Unit, Row             int
+	}
+	if err := json.Unmarshal([]byte(out2), &list); err != nil || len(list) != 2 || list[0].State != "scrapped" || list[0].Reason != "trial" ||
+		list[1].State != "verified" || list[1].Unit != 2 || list[1].Row != device.Row || !strings.Contains(list[1].Medium, loop) {
+		t.Errorf("%v: %s", err, out2)
 	}
 }
 
@@ -63,6 +84,9 @@ func TestServe(t *testing.T) {
 	}
 	device := f.records()[0].Identity.Name()
 	if code, _, errs := f.call("image", "write", "lot", device, "-o", f.path("want.img"), "--ledger", f.ledger); code != 0 {
+		t.Fatalf("exit %d: %s", code, errs)
+	}
+	if code, _, errs := f.call("unit", "scrap", "lot", device, "--reason", "to compare with", "--ledger", f.ledger); code != 0 {
 		t.Fatalf("exit %d: %s", code, errs)
 	}
 	want, err := os.ReadFile(f.path("want.img"))
@@ -84,13 +108,44 @@ func TestServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	url = strings.TrimSpace(url) + "/lot/" + device + ".img"
-	status, body := fetch(t, url, "Bearer s3cret", "")
+	status, body := fetch(t, url, "Bearer s3cret", "bytes=0-99")
+	if status != http.StatusPartialContent || !bytes.Equal(body, want[:100]) {
+		t.Errorf("the beginning: %d, %d bytes", status, len(body))
+	}
+	if _, out, _ := f.call("unit", "list", "lot", "--ledger", f.ledger); strings.Contains(out, "writing") {
+		t.Errorf("a range without the device's own bytes made a unit: %s", out)
+	}
+	status, body = fetch(t, url, "Bearer s3cret", "")
 	if status != http.StatusOK || !bytes.Equal(body, want) {
 		t.Errorf("whole: %d, %d bytes", status, len(body))
 	}
-	status, body = fetch(t, url, "Bearer s3cret", "bytes=45000000-45999999")
-	if status != http.StatusPartialContent || !bytes.Equal(body, want[45000000:46000000]) {
+	status, body = fetch(t, url, "Bearer s3cret", "bytes=44000000-44999999")
+	if status != http.StatusPartialContent || !bytes.Equal(body, want[44000000:45000000]) {
 		t.Errorf("in part: %d, %d bytes", status, len(body))
+	}
+	if status, body := fetch(t, url, "Bearer s3cret", ""); status != http.StatusConflict || !bytes.Contains(body, []byte("unit scrap")) {
+		t.Errorf("a second time: %d: %s", status, body)
+	}
+	if _, out, _ := f.call("unit", "show", "lot", device, "--ledger", f.ledger); !strings.Contains(out, "delivered") {
+		t.Errorf("%s", out)
+	}
+	if code, _, errs := f.call("image", "write", "lot", device, "-o", f.path("again.img"), "--ledger", f.ledger); code != exitUsage {
+		t.Errorf("written after it was served: exit %d: %s", code, errs)
+	}
+	f.write("report.csv", func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "device,result,medium,time\n%s,ok,emmc 0815,2026-11-30T10:00:00Z\nnobody,ok,,\n%s,ok,,\n", device, device)
+		return err
+	})
+	if code, _, errs := f.call("unit", "import", "lot", f.path("report.csv"), "--ledger", f.ledger); code != exitManifest ||
+		!strings.Contains(errs, "line 3: device \"nobody\"") || !strings.Contains(errs, "in line 2 already") {
+		t.Errorf("a wrong report: exit %d: %s", code, errs)
+	}
+	f.write("report.csv", func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "device,result,medium,time\n%s,ok,emmc 0815,\n", device)
+		return err
+	})
+	if code, out, errs := f.call("unit", "import", "lot", f.path("report.csv"), "--ledger", f.ledger); code != 0 || !strings.Contains(out, "1 units verified") {
+		t.Errorf("exit %d: %s%s", code, out, errs)
 	}
 	if status, _ := fetch(t, url, "Bearer wrong", ""); status != http.StatusUnauthorized {
 		t.Errorf("with a wrong token: %d", status)

@@ -7,7 +7,6 @@ import (
 
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/station"
-	"keymill/imaging"
 )
 
 func (a *app) imageCmd() *cobra.Command {
@@ -23,7 +22,7 @@ func (a *app) imageCmd() *cobra.Command {
 }
 
 func (a *app) imageWriteCmd() *cobra.Command {
-	var output string
+	var o station.WriteOptions
 	cmd := &cobra.Command{
 		Use:   "write LOT DEVICE -o FILE|-",
 		Short: "Write one device's image from golden and pack",
@@ -31,22 +30,26 @@ func (a *app) imageWriteCmd() *cobra.Command {
 of the device's identity values or its serial. Images of lots in format raw are
 copied from the lot's images folder: their pack entries are destroyed.
 
+A device's image goes to one unit only, which this makes; --for says whom it is for. A
+second one needs ` + "`keymill unit scrap`" + ` first: two units with one key are clones.
+
 ` + exitCodesHelp,
-		Example: "  keymill image write 2026-W47 00:0a:35:00:00:01 -o device.img\n  keymill image write 2026-W47 SN0001 -o - | zstd > device.img.zst",
+		Example: "  keymill image write 2026-W47 00:0a:35:00:00:01 -o device.img\n  keymill image write 2026-W47 SN0001 -o - --for 'line 4' | zstd > device.img.zst",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if output == "" {
+			if o.Output == "" {
 				return fault.Usagef("image write needs -o FILE, or -o - for standard output")
 			}
-			return a.imageWrite(cmd, args[0], args[1], output)
+			return a.imageWrite(cmd, args[0], args[1], o)
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "file to write, or - for standard output")
+	cmd.Flags().StringVarP(&o.Output, "output", "o", "", "file to write, or - for standard output")
+	cmd.Flags().StringVar(&o.For, "for", "", "whom the image is for (default: the file)")
 	addSettings(cmd, "golden")
 	return cmd
 }
 
-func (a *app) imageWrite(cmd *cobra.Command, lotName, device, output string) error {
+func (a *app) imageWrite(cmd *cobra.Command, lotName, device string, o station.WriteOptions) error {
 	known, err := a.openLot(cmd, lotName)
 	if err != nil {
 		return err
@@ -56,27 +59,13 @@ func (a *app) imageWrite(cmd *cobra.Command, lotName, device, output string) err
 	if err != nil {
 		return err
 	}
-	golden, err := station.OpenGolden(cmd.Context(), known.Config, known.Planned)
+	o.Stream = a.out
+	unit, err := known.WriteImage(cmd.Context(), rec, o)
 	if err != nil {
 		return err
 	}
-	defer golden.Close()
-	if output != "-" {
-		if err := imaging.CheckOutput(output, station.Kept(known.Config, known.Planned, golden)...); err != nil {
-			return fault.As(fault.Usage, err)
-		}
+	if o.Output != "-" {
+		fmt.Fprintf(a.err, "Wrote %s for %s, unit %d. It holds the device's private key.\n", o.Output, rec.Identity, unit.Number)
 	}
-	image, err := station.DeviceImage(cmd.Context(), golden, known.Planned, rec)
-	if err != nil {
-		return err
-	}
-	defer image.Close()
-	if output == "-" {
-		return fault.Disk(image.Stream(cmd.Context(), a.out))
-	}
-	if err := image.Write(cmd.Context(), output); err != nil {
-		return fault.StorageOutage(err)
-	}
-	fmt.Fprintf(a.err, "Wrote %s for %s. It holds the device's private key.\n", output, rec.Identity)
 	return nil
 }

@@ -1,6 +1,7 @@
 package station
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -8,10 +9,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
+	"keymill/hsm"
 	"keymill/imaging"
 	"keymill/pipeline"
 )
@@ -86,6 +89,13 @@ func DeviceImage(ctx context.Context, golden *imaging.Golden, lot pipeline.Lot, 
 	if key != rec.Identity.Sum() {
 		return nil, fault.StorageOutage(fmt.Errorf("the pack entry of %s belongs to another device", rec.Identity))
 	}
+	image, err := imaging.NewReader(golden, overlay)
+	if err != nil {
+		return nil, fault.StorageOutage(err)
+	}
+	if err := keyMatches(lot, rec, overlay.Template, image); err != nil {
+		return nil, err
+	}
 	return &Image{golden: golden, Overlay: overlay}, nil
 }
 
@@ -94,6 +104,9 @@ func DeviceImage(ctx context.Context, golden *imaging.Golden, lot pipeline.Lot, 
 func publishedImage(ctx context.Context, golden *imaging.Golden, lot pipeline.Lot, rec *pipeline.Record) (*Image, error) {
 	dir := filepath.Join(lot.Out, "images")
 	path := filepath.Join(dir, rec.Output.Name)
+	if err := asRecorded(ctx, lot, rec, path); err != nil {
+		return nil, err
+	}
 	if isCompressed(lot.Format) {
 		return unpackedImage(golden, lot, path)
 	}
@@ -109,7 +122,28 @@ func publishedImage(ctx context.Context, golden *imaging.Golden, lot pipeline.Lo
 	if err != nil {
 		return nil, files.Closing(writer, imageGone(lot, err))
 	}
+	if err := keyMatches(lot, rec, recordedTemplate(lot, rec), view); err != nil {
+		return nil, errors.Join(err, view.Close(), writer.Close())
+	}
 	return &Image{golden: golden, image: io.NewSectionReader(view, 0, golden.Size()), closers: []io.Closer{view, writer}}, nil
+}
+
+// recordedTemplate returns the template of a device's pack entry, nil where the pack
+// doesn't tell.
+func recordedTemplate(lot pipeline.Lot, rec *pipeline.Record) *imaging.Template {
+	if rec.Pack.IsZero() {
+		return nil
+	}
+	pack, err := imaging.ReadPack(PackPath(lot))
+	if err != nil {
+		return nil
+	}
+	defer pack.Close()
+	t, err := pack.Template(imaging.Ref(rec.Pack))
+	if err != nil {
+		return nil
+	}
+	return t
 }
 
 func unpackedImage(golden *imaging.Golden, lot pipeline.Lot, path string) (*Image, error) {
@@ -140,6 +174,56 @@ func (o *Image) Write(ctx context.Context, path string) error {
 		return err
 	}
 	return imaging.WriteSparse(ctx, path, o.image)
+}
+
+// firstOwn returns the first byte that is the device's own, 0 where that isn't known.
+func (o *Image) firstOwn() int64 {
+	if o.Overlay == nil || len(o.Overlay.Slots) == 0 {
+		return 0
+	}
+	return o.Overlay.Slots[0].Offset
+}
+
+// keyMatches makes sure that an image holds the key that the ledger has for the
+// device, where it holds one.
+func keyMatches(lot pipeline.Lot, rec *pipeline.Record, t *imaging.Template, image io.ReaderAt) error {
+	if t == nil || lot.Keys == pipeline.KeysInToken {
+		return nil
+	}
+	found := false
+	for i := range t.Slots {
+		content, err := imaging.ReadContent(t, i, image)
+		if err != nil {
+			return fault.StorageOutage(fmt.Errorf("read %s back: %w", t.Slots[i].Path, err))
+		}
+		if bytes.Contains(content, []byte("PRIVATE KEY-----")) {
+			found = true
+			err = pipeline.MatchKey(content, rec.PublicKey)
+		}
+		clear(content)
+		if err != nil {
+			return fault.As(fault.Storage, pipeline.WithHint(fmt.Errorf("the image of %s: %w", rec.Identity, err),
+				"It is another device's image, or damaged: nothing was given out. `keymill retry %s --rekey DEVICE` gives the device a new key.", lot.Name))
+		}
+	}
+	if !found && slices.Contains([]string{string(hsm.ModeSoftware), "hsm", "hsm-entropy"}, lot.Keys) {
+		return fault.As(fault.Storage, fmt.Errorf("the image of %s holds no private key", rec.Identity))
+	}
+	return nil
+}
+
+// asRecorded compares a published file with the hash that was recorded for it.
+func asRecorded(ctx context.Context, lot pipeline.Lot, rec *pipeline.Record, path string) error {
+	sum, err := files.SHA256(ctx, path)
+	if err != nil {
+		return imageGone(lot, err)
+	}
+	if rec.Output.SHA256 != "" && sum != rec.Output.SHA256 {
+		return fault.As(fault.Storage, pipeline.WithHint(fmt.Errorf("%s is not the image that was published for %s: sha256 %s, recorded %s",
+			path, rec.Identity, sum, rec.Output.SHA256),
+			"It was changed or swapped: nothing was given out. Put the file back, or give the device a new key with `keymill retry %s --rekey DEVICE`.", lot.Name))
+	}
+	return nil
 }
 
 // Close gives the image up and wipes what it holds of the key.

@@ -3,6 +3,8 @@ package station
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -25,6 +27,7 @@ type ServeOptions struct {
 	Listen    string // address
 	TokenFile string // holds what clients must show; empty: a new token is made
 	Cert, Key string // PEM files; empty: plain HTTP
+	ClientCA  string // PEM file; clients with a certificate of it need no token
 	Plain     bool   // plain HTTP beyond loopback
 
 	Token func(token string) // told the token that was made
@@ -41,13 +44,14 @@ func ServeImages(ctx context.Context, o Options, s ServeOptions) error {
 	if err != nil {
 		return err
 	}
-	shelf := NewShelf(cfg, known)
+	log := logs.New(cfg.Log, o.Hooks.LogTo)
+	shelf := NewShelf(cfg, known, log)
 	defer shelf.Close()
-	token, err := s.token(o.Settings.Env)
+	tokens, err := s.tokens(o.Settings.Env)
 	if err != nil {
 		return err
 	}
-	handler, err := imaging.NewServeHandler(imaging.ServeOptions{Token: token, Resolve: shelf.Resolve, Log: logs.New(cfg.Log, o.Hooks.LogTo)})
+	handler, err := imaging.NewServeHandler(imaging.ServeOptions{Tokens: tokens, Resolve: shelf.Resolve, Begin: shelf.Begin, Log: log})
 	if err != nil {
 		return fault.As(fault.Usage, err)
 	}
@@ -67,6 +71,16 @@ func ServeImages(ctx context.Context, o Options, s ServeOptions) error {
 func (o *ServeOptions) serve(ctx context.Context, ln net.Listener, handler http.Handler) error {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
 	scheme, serve := "http", func() error { return server.Serve(ln) }
+	if o.ClientCA != "" {
+		pem, err := os.ReadFile(o.ClientCA)
+		if err != nil {
+			return files.Closing(ln, fault.As(fault.Usage, err))
+		}
+		server.TLSConfig = &tls.Config{ClientCAs: x509.NewCertPool(), ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12}
+		if !server.TLSConfig.ClientCAs.AppendCertsFromPEM(pem) {
+			return files.Closing(ln, fault.Usagef("%s holds no certificate", o.ClientCA))
+		}
+	}
 	if o.Cert != "" {
 		scheme, serve = "https", func() error { return server.ServeTLS(ln, o.Cert, o.Key) }
 	}
@@ -86,23 +100,36 @@ func (o *ServeOptions) serve(ctx context.Context, ln net.Listener, handler http.
 	return nil
 }
 
-// token is what clients must show.
-func (o *ServeOptions) token(env config.Environ) (string, error) {
+// tokens reads who may fetch images: a line has a token, or a client's name and its
+// token. Without a file there is one token, which is made now.
+func (o *ServeOptions) tokens(env config.Environ) ([]imaging.ServeToken, error) {
 	if o.TokenFile == "" {
 		secret := make([]byte, 16)
 		if _, err := rand.Read(secret); err != nil {
-			return "", err
+			return nil, err
 		}
 		token := hex.EncodeToString(secret)
 		o.Token(token)
-		return token, nil
+		return []imaging.ServeToken{{Secret: token}}, nil
 	}
 	if err := env.GuardSecret("--serve-token-file", o.TokenFile); err != nil {
-		return "", err
+		return nil, err
 	}
 	data, err := os.ReadFile(o.TokenFile)
 	if err != nil {
-		return "", fault.As(fault.Usage, err)
+		return nil, fault.As(fault.Usage, err)
 	}
-	return strings.TrimSpace(string(data)), nil
+	var tokens []imaging.ServeToken
+	for line := range strings.Lines(string(data)) {
+		switch words := strings.Fields(line); len(words) {
+		case 0:
+		case 1:
+			tokens = append(tokens, imaging.ServeToken{Secret: words[0]})
+		case 2:
+			tokens = append(tokens, imaging.ServeToken{Name: words[0], Secret: words[1]})
+		default:
+			return nil, fault.Usagef("--serve-token-file: a line has a token, or a name and a token, not %d words", len(words))
+		}
+	}
+	return tokens, nil
 }
