@@ -177,7 +177,7 @@ func (r *Record) Progress() State {
 	switch {
 	case r.State == Released || r.State == Undone:
 		return r.State
-	case r.Pack.IsZero():
+	case r.Pack.IsZero() && len(r.PublicKey) == 0: // with a key: the device's own, which no image holds
 		return Planned
 	case r.Auth.Status == "":
 		return Staged
@@ -214,6 +214,9 @@ type Lot struct {
 // Destroyed plus those that lie staged.
 type KeyTotals struct {
 	Generated int `json:"generated"`
+	// Imported are keys that existed before: of files, or of the devices
+	// themselves. Where it is shown, Generated doesn't count them.
+	Imported  int `json:"imported,omitempty"`
 	Released  int `json:"released"`
 	Destroyed int `json:"destroyed"`
 }
@@ -267,7 +270,7 @@ func (t *Totals) Check() error {
 	if sum != t.Devices {
 		return fmt.Errorf("%d devices, but the states count %d", t.Devices, sum)
 	}
-	held := t.Keys.Generated - t.Keys.Released - t.Keys.Destroyed
+	held := t.Keys.Generated + t.Keys.Imported - t.Keys.Released - t.Keys.Destroyed
 	if open := t.Devices - t.Released - t.Undone; held < 0 || held > open {
 		return fmt.Errorf("%d keys generated, %d released, %d destroyed: that leaves %d for %d devices under way",
 			t.Keys.Generated, t.Keys.Released, t.Keys.Destroyed, held, open)

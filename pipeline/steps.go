@@ -13,12 +13,15 @@ import (
 // crash before the pack has it loses a key that nobody knows; a crash between
 // pack and ledger leaves an entry that Recover destroys.
 func (l *Line) stage(r *reins, rec *Record) error {
-	private, public, err := l.generate(r, rec)
+	private, public, algorithm, err := l.generate(r, rec)
 	if err != nil {
 		return err
 	}
 	defer clear(private)
 	if err := l.made.add(public); err != nil {
+		if l.given() != nil {
+			err = &KeyFlaw{"another device of this lot has the same key", "Each device needs a key of its own: clones can't be told apart."}
+		}
 		return err
 	}
 	ref, err := l.Images.Stage(r.hard, &rec.Device, private, public)
@@ -26,12 +29,15 @@ func (l *Line) stage(r *reins, rec *Record) error {
 		return err
 	}
 	where := KeyInPack
-	if l.Lot.Keys == KeysInToken {
+	switch l.Lot.Keys {
+	case KeysInToken:
 		where = KeyInToken
+	case KeysInManifest:
+		where = KeyInDevice
 	}
 	// Where the commit's fate is unknown, or another worker had the record, the
 	// entry stays in the pack: the next start compares pack and ledger.
-	return l.transitions().staged(r.hard, rec, where, public, l.Lot.Algorithm, ref)
+	return l.transitions().staged(r.hard, rec, where, public, algorithm, ref)
 }
 
 // madeKeys remembers the public keys that a run has made, 16 bytes of each hash.
@@ -58,12 +64,22 @@ func (m *madeKeys) add(spki []byte) error {
 	return nil
 }
 
-func (l *Line) generate(r *reins, rec *Record) (private, public []byte, err error) {
+// given returns the source of keys that exist already, nil where keys are made.
+func (l *Line) given() GivenKeys {
+	given, _ := l.Keys.(GivenKeys)
+	return given
+}
+
+func (l *Line) generate(r *reins, rec *Record) (private, public []byte, algorithm string, err error) {
 	if err := acquire(r, l.making); err != nil {
-		return nil, nil, err
+		return nil, nil, "", err
 	}
 	defer l.making.Release(1)
-	return l.Keys.Generate(r.hard, rec.Identity.Name())
+	if given := l.given(); given != nil {
+		return given.For(r.hard, &rec.Device)
+	}
+	private, public, err = l.Keys.Generate(r.hard, rec.Identity.Name())
+	return private, public, l.Lot.Algorithm, err
 }
 
 // preauthorize tells the server the public key and records what it said.
@@ -88,6 +104,8 @@ func (l *Line) release(r *reins, rec *Record) error {
 	where, readBack := KeyInImage, "match"
 	if l.Lot.Keys == KeysInToken {
 		where, readBack = KeyInToken, ""
+	} else if l.Lot.Keys == KeysInManifest { // there is no image
+		where, readBack = KeyInDevice, ""
 	} else if err := l.compare(r, private, rec.PublicKey); err != nil {
 		return err
 	}

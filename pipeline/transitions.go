@@ -25,6 +25,7 @@ const (
 	KeyInPack     = "in-pack"      // staged
 	KeyInImage    = "in-image"     // released
 	KeyInToken    = "in-token"     // it never left the device's own token
+	KeyInDevice   = "in-device"    // the device made it; it was never here
 	KeyDestroyed  = "destroyed"    // overwritten
 	keyOutOfReach = "out-of-reach" // with a retired station
 )

@@ -26,6 +26,7 @@ type checker struct {
 	values   []string
 	id       pipeline.Identity
 	notes    map[noteKey]*note
+	keys     map[[16]byte]int // the rows of public keys, by the beginning of their SHA-256
 }
 
 func newChecker(l *layout, cfg Config, report func(Problem)) *checker {
@@ -161,6 +162,11 @@ func (c *checker) value(r *rawRow, i int) {
 			return
 		}
 		c.values[i] = v
+	}
+	if v != "" && c.cfg.PublicKey != "" && col.Attribute == c.cfg.PublicKey {
+		c.cols[i].filled = true
+		c.publicKey(r, i, v)
+		return
 	}
 	if v != "" && col.Attribute != "" && !c.l.ours {
 		var ok bool

@@ -37,6 +37,9 @@ type Config struct {
 	// that templates render. Those of Identity and Columns, mac and serial are
 	// required anyway; other cells may be empty.
 	Required []string
+	// PublicKey is the attribute that holds the devices' public keys, if they have
+	// made keys themselves. It is required then, and no two may be the same.
+	PublicKey string
 	// HeaderRow is the row with the column headers, as a spreadsheet counts; what
 	// stands above it is not read. 0: the first row that is no comment.
 	HeaderRow int
@@ -188,7 +191,7 @@ func (m *Manifest) devices(ctx context.Context, yield func(pipeline.Device, erro
 		return errChanged(m.path)
 	}
 	stopped := false
-	c := newChecker(&m.layout, Config{}, nil)
+	c := newChecker(&m.layout, Config{PublicKey: m.cfg.PublicKey}, nil)
 	sum, err = m.pass(ctx, c, func(d pipeline.Device) bool {
 		stopped = !yield(d, nil)
 		return !stopped

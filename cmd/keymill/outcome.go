@@ -30,6 +30,12 @@ func (a *app) tellOutcome(out station.Outcome, err error) error {
 	if out.Failures != "" {
 		a.printf("Failures: %s (run it again as a manifest, or `keymill retry %s`)\n", out.Failures, out.Lot.Name)
 	}
+	if n := out.KeyFiles.Destroyed; n > 0 {
+		a.printf("Key files: %d overwritten and removed\n", n)
+	}
+	if n := out.KeyFiles.Left; n > 0 {
+		fmt.Fprintf(a.err, "warning: %d key files could not be destroyed; the log says why\n", n)
+	}
 	if text := out.Described.String(); text != "" {
 		a.printf("Inventory: %s\n", text)
 	}
@@ -52,6 +58,10 @@ func (a *app) printTotals(t pipeline.Totals) {
 		}
 	}
 	k := t.Keys
-	a.printf("Keys: %d generated = %d released + %d destroyed + %d held for devices under way\n",
-		k.Generated, k.Released, k.Destroyed, k.Generated-k.Released-k.Destroyed)
+	made, word := k.Generated, "generated"
+	if k.Imported > 0 {
+		made, word = k.Generated+k.Imported, "imported"
+	}
+	a.printf("Keys: %d %s = %d released + %d destroyed + %d held for devices under way\n",
+		made, word, k.Released, k.Destroyed, made-k.Released-k.Destroyed)
 }

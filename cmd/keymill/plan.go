@@ -11,6 +11,7 @@ import (
 	"keymill/cmd/keymill/internal/say"
 	"keymill/cmd/keymill/internal/station"
 	"keymill/hsm"
+	"keymill/pipeline"
 )
 
 func (a *app) planCmd() *cobra.Command {
@@ -66,11 +67,20 @@ func (a *app) printPlan(r station.Estimate) {
 		verb = "is planned and would be resumed"
 	}
 	a.printf("Lot %s %s: %d devices, identity %s, %d warnings\n", r.Lot, verb, r.Devices, strings.Join(r.Identity, ", "), r.Warnings)
-	a.printf("Golden:   %s\n", r.Golden)
+	if r.Golden != "" {
+		a.printf("Golden:   %s\n", r.Golden)
+	}
 	if r.Data != nil {
 		a.printf("Data:     partition %d, as %s\n          %s\n", r.Data.Number, r.Data.Reason, r.Data.Boot)
 	}
-	a.printf("Keys:     %s, %s, %s\n", r.Algorithm, r.Keys, keySpeed(r))
+	switch r.Keys {
+	case pipeline.KeysInManifest:
+		a.printf("Keys:     made by the devices; the manifest has the public ones, no image is made\n")
+	case pipeline.KeysInFiles:
+		a.printf("Keys:     in files\n")
+	default:
+		a.printf("Keys:     %s, %s, %s\n", r.Algorithm, r.Keys, keySpeed(r))
+	}
 	shared := ""
 	if r.Disk.Reflinks {
 		shared = " (images share golden's blocks)"

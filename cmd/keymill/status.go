@@ -42,7 +42,7 @@ func (a *app) statusAll(cmd *cobra.Command, known *ledger.Ledger) error {
 		if err != nil {
 			return err
 		}
-		all = append(all, totals)
+		all = append(all, station.Shown(lot, totals))
 	}
 	if a.json {
 		return a.writeJSON(all)
@@ -67,6 +67,7 @@ func (a *app) statusOf(cmd *cobra.Command, known *ledger.Ledger, name string) er
 	if err != nil {
 		return err
 	}
+	totals = station.Shown(lot, totals)
 	if a.json {
 		return a.writeJSON(totals)
 	}

@@ -26,7 +26,7 @@ func (c *Config) Choices() []Choice {
 		{"server.over_limit", c.Server.OverLimit, []string{"refuse", "allow"}},
 		{"server.tier", c.Server.Tier, mender.Tiers},
 		{"keys.kek_import", c.Keys.KEKImport, []string{"refuse", "allow"}},
-		{"keys.source", c.Keys.Source, []string{"software", "hsm", "hsm-entropy", "token"}},
+		{"keys.source", c.Keys.Source, []string{"software", "hsm", "hsm-entropy", "token", "files", "manifest"}},
 		{"keys.algorithm", c.Keys.Algorithm, algorithms()},
 		{"image.format", c.Image.Format, ImageFormats()},
 		{"station.confirm", c.Station.Confirm, []string{"label", "operator"}},

@@ -144,6 +144,11 @@ type ManifestConfig struct {
 	// Sheet names the sheet of a workbook. Default: the only visible one, or the
 	// only one whose columns are those of a manifest.
 	Sheet string `koanf:"sheet"`
+	// PublicKey is the header of the column with the devices' public keys, for
+	// keys.source manifest: PEM, or SPKI in base64 or hexadecimal.
+	//
+	//	public_key: "Public key"
+	PublicKey string `koanf:"public_key"`
 	// HeaderRow is the row with the column headers, as a spreadsheet counts. 0: the
 	// first row that is neither empty nor a comment.
 	HeaderRow int `koanf:"header_row"`
@@ -156,8 +161,17 @@ type ManifestConfig struct {
 
 // KeysConfig says where keys come from.
 type KeysConfig struct {
-	// Source: software, hsm, hsm-entropy or token.
+	// Source: software, hsm, hsm-entropy or token. For keys that exist already:
+	// files (private keys, see files), or manifest (the devices made their keys
+	// themselves, and manifest.public_key has the public ones; no image is made).
 	Source string `koanf:"source"`
+	// Files are the private keys of keys.source files: a path with attributes of
+	// the manifest. PEM: PKCS#8, PKCS#1 or SEC1.
+	//
+	//	files: "keys/{{.serial}}-private.key"
+	Files string `koanf:"files"`
+	// FilesDestroy overwrites and removes the file of each released device.
+	FilesDestroy bool `koanf:"files_destroy"`
 	// Algorithm: ed25519, ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096.
 	Algorithm string `koanf:"algorithm"`
 	// HSM names the HSM token as an RFC 7512 URI with module-path and pin-source.

@@ -28,7 +28,7 @@ func Flags() map[string]Flag {
 		"partition":      {Key: "image.partition", Usage: "data partition of the golden image: number, label or PARTUUID"},
 		"format":         {Key: "image.format", Usage: "form of the products: " + strings.Join(ImageFormats(), ", ")},
 		"out":            {Key: "out", Usage: "folder of the lot's products (default out/LOT)"},
-		"keys":           {Key: "keys.source", Usage: "where keys come from: software, hsm, hsm-entropy or token"},
+		"keys":           {Key: "keys.source", Usage: "where keys come from: software, hsm, hsm-entropy, token, files or manifest"},
 		"algorithm":      {Key: "keys.algorithm", Usage: "ed25519, ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072 or rsa-4096"},
 		"hsm":            {Key: "keys.hsm", Usage: "the token as an RFC 7512 URI with module-path and pin-source"},
 		"listen":         {Key: "station.listen", Usage: "address of the page (default 127.0.0.1:8090)"},
@@ -50,8 +50,14 @@ func OfLot(lot *pipeline.Lot) map[string]any {
 	if lot == nil {
 		return nil
 	}
-	return map[string]any{
+	settings := map[string]any{
 		"server.url": lot.Server, "image.golden": lot.GoldenPath, "image.format": lot.Format,
 		"keys.source": lot.Keys, "keys.algorithm": lot.Algorithm, "out": lot.Out,
 	}
+	for name, value := range settings {
+		if value == "" { // a lot without images has no golden one
+			delete(settings, name)
+		}
+	}
+	return settings
 }

@@ -78,8 +78,9 @@ func (l *Lot) goldenTiers(ctx context.Context) ([]deviceTier, error) {
 		var conf struct {
 			DeviceTier string `json:"DeviceTier"`
 		}
-		if json.Unmarshal(content, &conf) != nil || conf.DeviceTier == "" {
-			return nil // what is no JSON is no concern of ours
+		_ = json.Unmarshal(content, &conf) // what is no JSON is no concern of ours
+		if conf.DeviceTier == "" {
+			return nil
 		}
 		if err := mender.CheckTier(conf.DeviceTier); err != nil {
 			return fault.As(fault.Storage, pipeline.WithHint(fmt.Errorf("golden image: DeviceTier in %s: %w", at, err),
@@ -119,6 +120,9 @@ func (l *Lot) goldenTiers(ctx context.Context) ([]deviceTier, error) {
 
 // tierConcerns compares the image's tiers with the one that is preauthorized.
 func (l *Lot) tierConcerns(ctx context.Context) ([]mender.Concern, error) {
+	if l.keyless() {
+		return nil, nil
+	}
 	tiers, err := l.goldenTiers(ctx)
 	if err != nil {
 		return nil, err

@@ -43,6 +43,11 @@ func (l *Lot) diskFor(devices int) (DiskNeed, error) {
 		return need, err
 	}
 	need.Free = free
+	if l.keyless() {
+		need.PerDevice = ledgerBytesPerDevice
+		need.Total = need.PerDevice * int64(devices)
+		return need, nil
+	}
 	need.PerDevice = ledgerBytesPerDevice + packBytesPerDevice
 	if need.Reflinks, err = imaging.Reflinks(l.images.golden, dir); err != nil {
 		return need, err

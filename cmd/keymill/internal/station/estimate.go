@@ -51,6 +51,9 @@ func EstimateLot(ctx context.Context, o Options, path, name string) (Estimate, e
 	if err != nil {
 		return Estimate{}, err
 	}
+	if err := l.checkGiven(ctx, manifest.Devices(ctx)); err != nil {
+		return Estimate{}, err
+	}
 	if err := l.openGolden(ctx, time.Now().UTC().Truncate(time.Second)); err != nil {
 		return Estimate{}, err
 	}
@@ -123,7 +126,7 @@ func (l *Lot) estimate(ctx context.Context, result *Estimate) (err error) {
 // that is: of one core, or of all sessions of a token. It is 0 for keys that
 // would stay in their token.
 func keyRate(ctx context.Context, keys keySource) (float64, error) {
-	if keys.Origin().Mode == hsm.ModeToken {
+	if _, given := keys.(*givenKeys); given || keys.Origin().Mode == hsm.ModeToken {
 		return 0, nil
 	}
 	var made atomic.Int64

@@ -17,6 +17,10 @@ import (
 // openGolden opens the golden image and what is injected into it. now is the
 // time that files in the images get.
 func (l *Lot) openGolden(ctx context.Context, now time.Time) (err error) {
+	if l.keyless() {
+		l.images = &lotImages{log: l.Log}
+		return nil
+	}
 	ctx, ended := trace.Phase(ctx, "golden")
 	defer func() { ended(&err) }()
 	if l.Config.Image.Golden == "" {
@@ -81,6 +85,9 @@ type DataView struct {
 }
 
 func (l *Lot) dataView() (DataView, error) {
+	if l.images.golden == nil {
+		return DataView{}, errGiven
+	}
 	data, err := l.images.golden.Data()
 	if err != nil {
 		return DataView{}, err

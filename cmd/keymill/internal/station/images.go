@@ -37,6 +37,9 @@ type lotImages struct {
 var _ pipeline.Images = (*lotImages)(nil)
 
 func (l *lotImages) Stage(ctx context.Context, dev *pipeline.Device, private, public []byte) (pipeline.PackRef, error) {
+	if l.golden == nil { // the device has its key, and gets no image
+		return pipeline.PackRef{}, nil
+	}
 	key := pipeline.KeyFiles{PrivateKey: private}
 	if l.finder != nil {
 		var err error
@@ -61,6 +64,9 @@ func (l *lotImages) Stage(ctx context.Context, dev *pipeline.Device, private, pu
 }
 
 func (l *lotImages) Release(ctx context.Context, rec *pipeline.Record) (pipeline.Output, []byte, error) {
+	if l.golden == nil {
+		return pipeline.Output{}, nil, nil
+	}
 	overlay, err := l.overlay(rec)
 	if err != nil {
 		return pipeline.Output{}, nil, err
@@ -147,6 +153,9 @@ func (l *lotImages) Destroy(_ context.Context, ref pipeline.PackRef) error {
 
 func (l *lotImages) Entries(ctx context.Context) iter.Seq2[pipeline.PackEntry, error] {
 	return func(yield func(pipeline.PackEntry, error) bool) {
+		if l.pack == nil {
+			return
+		}
 		for entry, err := range l.pack.Entries(ctx) {
 			if errors.Is(err, imaging.ErrPackDamaged) {
 				// Devices whose overlays lie there fail one by one when they are

@@ -150,7 +150,8 @@ func (l *Lot) Describe(ctx context.Context, again bool) (done Described, err err
 		done.Failed = totals.InventoryFailed
 		return done, nil
 	}
-	if done.Trouble = l.openServer(ctx, 0); done.Trouble == nil {
+	done.Trouble = l.openServer(ctx, 0)
+	if done.Trouble == nil {
 		if err := l.describeAll(ctx, d, again, &done); err != nil {
 			return done, err
 		}
@@ -170,7 +171,8 @@ func (l *Lot) describeAll(ctx context.Context, d *describer, again bool, done *D
 			return err
 		}
 		again = false // once is enough
-		if done.Trouble != nil || p.absent == 0 || time.Now().Add(pause).After(deadline) {
+		troubled := done.Trouble != nil
+		if troubled || p.absent == 0 || time.Now().Add(pause).After(deadline) {
 			return nil
 		}
 		select {

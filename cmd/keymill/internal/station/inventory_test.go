@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"testing"
 	"time"
 
@@ -51,7 +52,7 @@ func TestLotIsDescribed(t *testing.T) {
 	o := describedLot(f, nil)
 	ctx, cut := context.WithCancel(t.Context())
 	o.Hooks.FollowRequest = func(_ context.Context, a mender.Attempt) func(mender.Answer) {
-		if a.Method == "PATCH" {
+		if a.Method == http.MethodPatch {
 			cut() // the process is gone while the inventory is being told
 		}
 		return func(mender.Answer) {}

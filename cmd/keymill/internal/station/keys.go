@@ -135,6 +135,13 @@ func deviceFiles(d config.DeviceTokenConfig, uri string) (key pipeline.KeyFiles,
 
 // openKeys opens the configured source of keys, and never another one.
 func (o *Options) openKeys(ctx context.Context, cfg *config.Config, log *slog.Logger) (keySource, error) {
+	switch cfg.Keys.Source {
+	case pipeline.KeysInManifest:
+		return &givenKeys{mode: cfg.Keys.Source}, nil
+	case pipeline.KeysInFiles:
+		path, err := keyPath(cfg.Keys.Files)
+		return &givenKeys{mode: cfg.Keys.Source, path: path}, err
+	}
 	algorithm, err := hsm.ParseAlgorithm(cfg.Keys.Algorithm)
 	if err != nil {
 		return nil, fault.As(fault.Usage, err)

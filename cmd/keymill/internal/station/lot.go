@@ -156,6 +156,12 @@ func (l *Lot) describeLot(name, manifest, manifestSHA256 string, devices int) (p
 	if err != nil {
 		return pipeline.Lot{}, err
 	}
+	if l.keyless() {
+		return pipeline.Lot{
+			Name: name, ManifestPath: manifest, ManifestSHA256: manifestSHA256, Devices: devices, Format: config.FormatPack,
+			Keys: l.Config.Keys.Source, Server: l.Config.Server.Identity(), Out: out, Station: l.Config.Audit.Station,
+		}, nil
+	}
 	goldenPath, err := filepath.Abs(l.Config.Image.Golden)
 	if err != nil {
 		return pipeline.Lot{}, err

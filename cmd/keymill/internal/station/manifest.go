@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
@@ -27,8 +28,27 @@ func OpenManifest(path string, cfg *config.Config, lot string, known *ledger.Led
 	if described != nil {
 		required = append(required, described.attributes()...)
 	}
+	columns, publicKey := cfg.Manifest.Columns, ""
+	if cfg.Keys.Source == pipeline.KeysInManifest {
+		publicKey = pipeline.AttrPublicKey
+		if cfg.Manifest.PublicKey != "" {
+			columns = maps.Clone(columns)
+			if columns == nil {
+				columns = map[string]string{}
+			}
+			columns[publicKey] = cfg.Manifest.PublicKey
+		}
+		required = append(required, publicKey)
+	}
+	if cfg.Keys.Source == pipeline.KeysInFiles {
+		path, err := keyPath(cfg.Keys.Files)
+		if err != nil {
+			return nil, err
+		}
+		required = append(required, path.Attributes()...)
+	}
 	config := sources.Config{
-		Columns: cfg.Manifest.Columns, Identity: cfg.Manifest.Identity, Required: required,
+		PublicKey: publicKey, Columns: columns, Identity: cfg.Manifest.Identity, Required: required,
 		Expect: cfg.Manifest.Expect, Sheet: cfg.Manifest.Sheet, HeaderRow: cfg.Manifest.HeaderRow, Unique: uniqueAttributes(cfg),
 	}
 	if known != nil {

@@ -62,6 +62,9 @@ func (l *Lot) Plan(ctx context.Context, path string) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := l.checkGiven(ctx, manifest.Devices(ctx)); err != nil {
+		return err
+	}
 	now := time.Now().UTC().Truncate(time.Second)
 	if err := l.openGolden(ctx, now); err != nil {
 		return err

@@ -24,6 +24,9 @@ func (l *Lot) openProducts(ctx context.Context) error {
 	if err := files.MakeDirs(out); err != nil {
 		return err
 	}
+	if l.keyless() {
+		return nil
+	}
 	path := PackPath(l.Lot)
 	if err := l.packStillThere(ctx, path); err != nil {
 		return err

@@ -18,6 +18,10 @@ import (
 // the old ones cannot be had back; then the ledger says what is given up, and
 // only then anything is destroyed. It works also where the lot's pack is gone.
 func (l *Lot) Rekey(ctx context.Context, devices []string) error {
+	if l.Keys == pipeline.KeysInManifest || l.Keys == pipeline.KeysInFiles {
+		return fault.As(fault.Usage, pipeline.WithHint(errors.New("this lot's keys were given: there is nothing to make new ones from"),
+			"Undo the device's lot, and plan another one with the new keys."))
+	}
 	records := make([]*pipeline.Record, 0, len(devices))
 	for _, value := range devices {
 		found, err := l.Ledger.Find(ctx, l.Name, value)

@@ -35,6 +35,8 @@ type Outcome struct {
 	// closed, nil if nothing was compared. It is set also where that is not what
 	// it should hold, and the lot stays open.
 	Verified *Verified
+	// KeyFiles is what became of the files that the keys came from.
+	KeyFiles KeyFiles
 	// Described is how far the server's inventory describes the lot's devices.
 	Described Described
 }
@@ -83,13 +85,17 @@ func (l *Lot) settle(ctx context.Context, totals pipeline.Totals) (Outcome, erro
 			return out, fault.StorageOutage(fmt.Errorf("report: %w", err))
 		}
 	}
+	if out.KeyFiles, err = l.destroyKeyFiles(ctx); err != nil {
+		return out, err
+	}
+	out.Totals = Shown(l.Lot, out.Totals)
 	if !interrupted {
 		if out.Described, err = l.Describe(ctx, false); err != nil {
 			return out, err
 		}
 		out.Totals.InventoryPending, out.Totals.InventoryFailed = out.Described.Pending, out.Described.Failed
 	}
-	if totals.Released > 0 {
+	if totals.Released > 0 && !l.keyless() {
 		out.Products = ProductsPath(l.Lot)
 	}
 	if len(l.Config.Report.Formats) > 0 {

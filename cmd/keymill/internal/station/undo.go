@@ -221,6 +221,9 @@ func (u *undoing) destroy(ctx context.Context, rec *pipeline.Record, removal str
 	if err != nil {
 		return err
 	}
+	if u.Keys == pipeline.KeysInManifest {
+		fate = pipeline.KeyInDevice // for ever
+	}
 	if !gone && u.Keys != pipeline.KeysInToken {
 		u.Log.Warn("the image is not where it was published: its key may lie elsewhere", "device", rec.Identity.Name(), "image", rec.Output.Name)
 		fate = ""
