@@ -224,7 +224,7 @@ func checkPublic(key any) (string, error) {
 		return fmt.Sprintf("rsa-%d", bits), nil
 	case *ecdh.PublicKey:
 		return "", flawed("Use Ed25519, P-256 or RSA.", "the key is for key agreement (X25519), not for signatures")
-	case *dsa.PublicKey: //nolint:staticcheck // only to say what it is
+	case *dsa.PublicKey:
 		return "", flawed("Use Ed25519, P-256 or RSA.", "the key is DSA, which Mender's client can't use")
 	}
 	return "", flawed("Use Ed25519, P-256 or RSA.", "the key is of a kind that Mender's client can't use")

@@ -48,7 +48,7 @@ func keyForms() (good, bad map[string]string) {
 	cert := must(x509.CreateCertificate(rand.Reader, template, template, &ec.PublicKey, ec))
 	request := must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, ec))
 	point := must(ec.PublicKey.ECDH()).Bytes()
-	compressed := bytes.Replace(ecSPKI, point, elliptic.MarshalCompressed(elliptic.P256(), ec.X, ec.Y), 1) //nolint:staticcheck // a form that is refused
+	compressed := bytes.Replace(ecSPKI, point, elliptic.MarshalCompressed(elliptic.P256(), ec.X, ec.Y), 1)
 	good = map[string]string{
 		"PEM": edPEM, "PEM of P-256": asPEM("PUBLIC KEY", ecSPKI), "PEM of RSA": asPEM("PUBLIC KEY", rsaSPKI),
 		"CRLF": strings.ReplaceAll(edPEM, "\n", "\r\n"), "base64": base64.StdEncoding.EncodeToString(ecSPKI),

@@ -124,6 +124,7 @@ type describing struct {
 	queue     []*pipeline.Record
 	settled   []*pipeline.Record // to be recorded
 	absent    int
+	troubled  bool
 	done      *Described
 }
 
@@ -171,8 +172,7 @@ func (l *Lot) describeAll(ctx context.Context, d *describer, again bool, done *D
 			return err
 		}
 		again = false // once is enough
-		troubled := done.Trouble != nil
-		if troubled || p.absent == 0 || time.Now().Add(pause).After(deadline) {
+		if p.troubled || p.absent == 0 || time.Now().Add(pause).After(deadline) {
 			return nil
 		}
 		select {
@@ -195,7 +195,7 @@ func (p *describing) pass(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return errors.Join(ctx.Err(), p.record(context.WithoutCancel(ctx)))
 			}
-			p.done.Trouble = err
+			p.done.Trouble, p.troubled = err, true
 			break
 		}
 		rec := p.queue[0]
