@@ -120,23 +120,58 @@ func (s *sqliteDB) claimFile(ctx context.Context, f *os.File) error {
 	}
 	header := make([]byte, 72)
 	n, err := io.ReadFull(f, header)
-	if n == len(header) && string(header[:16]) == "SQLite format 3\x00" &&
-		binary.BigEndian.Uint32(header[68:]) == applicationID {
-		return nil
-	}
-	if n > 0 {
-		return fmt.Errorf("%w: %s", errForeign, s.path)
-	}
-	if !errors.Is(err, io.EOF) {
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return err
 	}
-	// The mark is written before write-ahead logging begins, so that it is in
-	// the file itself, where the check above looks.
-	db, err := sql.Open("sqlite", s.dsn("synchronous(FULL)", fmt.Sprintf("application_id(%d)", applicationID)))
+	mark := uint32(0)
+	if n == len(header) && string(header[:16]) == "SQLite format 3\x00" {
+		mark = binary.BigEndian.Uint32(header[68:])
+	} else if n > 0 {
+		return fmt.Errorf("%w: %s", errForeign, s.path)
+	}
+	_, noJournal := os.Lstat(s.path + "-journal")
+	if mark == applicationID && noJournal != nil {
+		return nil
+	}
+	if mark != applicationID && mark != 0 {
+		return fmt.Errorf("%w: %s", errForeign, s.path)
+	}
+	return s.mark(ctx)
+}
+
+// mark marks a database as a keymill ledger that isn't yet: a new or an empty
+// one, or one whose maker was killed, whereupon SQLite took the mark back. The
+// mark is written before write-ahead logging begins, or moved out of its log, so
+// that it is in the file itself, where claimFile looks.
+func (s *sqliteDB) mark(ctx context.Context) error {
+	db, err := sql.Open("sqlite", s.dsn("synchronous(FULL)"))
 	if err != nil {
 		return err
 	}
-	return errors.Join(db.PingContext(ctx), db.Close())
+	db.SetMaxOpenConns(1)
+	return errors.Join(s.markIn(ctx, db), db.Close())
+}
+
+func (s *sqliteDB) markIn(ctx context.Context, db *sql.DB) error {
+	var mark, foreign, ours int
+	err := db.QueryRowContext(ctx, `SELECT
+		(SELECT COUNT(*) FROM sqlite_schema WHERE name NOT IN ('goose_db_version', 'sqlite_sequence')),
+		(SELECT COUNT(*) FROM sqlite_schema WHERE type = 'table' AND
+			name IN ('goose_db_version', 'lots', 'devices', 'records', 'identities', 'stations', 'events'))`).Scan(&foreign, &ours)
+	if err == nil {
+		err = db.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&mark)
+	}
+	if err != nil || mark == applicationID {
+		return err
+	}
+	if foreign > 0 && ours < 7 { // one that has no more than a table of versions was being made
+		return fmt.Errorf("%w: %s", errForeign, s.path)
+	}
+	if _, err := db.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id = %d", applicationID)); err != nil {
+		return err
+	}
+	_, err = db.ExecContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`) // does nothing where there is no such log
+	return err
 }
 
 // flock locks a file for this process alone, independently of SQLite's locks.

@@ -105,6 +105,45 @@ func TestSettings(t *testing.T) {
 	}
 }
 
+// TestMarkIsPutBack: a ledger whose maker was killed lost its mark; it is one all
+// the same. So is a database without tables.
+func TestMarkIsPutBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keymill.db")
+	l := openAt(t, path)
+	plan(t, l, "lot", 0, 2)
+	for _, query := range []string{`PRAGMA application_id = 0`, `PRAGMA wal_checkpoint(TRUNCATE)`} {
+		if _, err := l.db.Exec(query); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = openAt(t, path)
+	if got := totals(t, l, "lot"); got.Planned != 2 {
+		t.Errorf("%+v", got)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	header, err := os.ReadFile(path)
+	if err != nil || string(header[68:72]) != "kmil" {
+		t.Errorf("the mark is not in the file: %q %v", header[68:72], err)
+	}
+	empty := filepath.Join(t.TempDir(), "empty.db")
+	db, err := sql.Open("sqlite", "file:"+empty)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec(`PRAGMA user_version = 1; PRAGMA user_version = 0`); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	plan(t, openAt(t, empty), "lot", 0, 1)
+}
+
 func TestOpenRefuses(t *testing.T) {
 	dir := t.TempDir()
 	other, err := sql.Open("sqlite", filepath.Join(dir, "other.db"))

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -37,6 +38,42 @@ type Rule struct {
 	byAge    bool
 	age      time.Duration
 	accepted bool
+	// TrustClock counts a lot's age by this machine's clock alone.
+	TrustClock bool
+}
+
+// maxGap is how much of the time between two things that the ledger saw counts at
+// most for a lot's age. A clock that was wrong when a lot was closed, or is wrong
+// now, leaves a gap of months or years: it must not make last night's lot look
+// old, as its pack would be destroyed.
+const maxGap = 7 * 24 * time.Hour
+
+// age is how long ago a lot was closed, as far as the ledger saw the time pass.
+// seen are the times of what it saw, sorted.
+func age(seen []time.Time, closed, now time.Time) time.Duration {
+	var total time.Duration
+	at := closed
+	for _, next := range append(slices.Clone(seen), now) {
+		if next.After(at) {
+			total += min(next.Sub(at), maxGap)
+			at = next
+		}
+	}
+	return total
+}
+
+// seenBy returns the times of what the ledger saw, sorted.
+func seenBy(ctx context.Context, known *ledger.Ledger, lots []pipeline.Lot) ([]time.Time, error) {
+	last, err := known.LastEvent(ctx)
+	if err != nil {
+		return nil, err
+	}
+	seen := []time.Time{last}
+	for _, lot := range lots {
+		seen = append(seen, lot.Created, lot.Closed)
+	}
+	slices.SortFunc(seen, time.Time.Compare)
+	return seen, nil
 }
 
 // Retention is the rule that the settings make.
@@ -45,7 +82,7 @@ func Retention(cfg *config.Config, accepted bool) (Rule, error) {
 	if err != nil || age < 0 {
 		return Rule{accepted: accepted}, err
 	}
-	return Rule{true, age, accepted}, nil
+	return Rule{byAge: true, age: age, accepted: accepted}, nil
 }
 
 // Prune returns what is left of lots that are done with, up to the error;
@@ -55,6 +92,13 @@ func Prune(ctx context.Context, o station.Options, cfg *config.Config, known *le
 	lots, err := known.Lots(ctx)
 	if err != nil {
 		return all, err
+	}
+	seen, err := seenBy(ctx, known, lots)
+	if err != nil {
+		return all, err
+	}
+	if rule.TrustClock {
+		seen = nil
 	}
 	for _, lot := range lots {
 		if lot.Closed.IsZero() {
@@ -67,7 +111,7 @@ func Prune(ctx context.Context, o station.Options, cfg *config.Config, known *le
 		if found.Files == 0 {
 			continue
 		}
-		if found.Reason, err = doneWith(ctx, o, lot, rule); err != nil {
+		if found.Reason, err = doneWith(ctx, o, lot, rule, seen); err != nil {
 			return all, err
 		}
 		if found.Reason == "" {
@@ -85,8 +129,13 @@ func Prune(ctx context.Context, o station.Options, cfg *config.Config, known *le
 }
 
 // doneWith says why a closed lot's images are needed no more, "" if they are.
-func doneWith(ctx context.Context, o station.Options, lot pipeline.Lot, rule Rule) (string, error) {
-	if old := time.Since(lot.Closed); rule.byAge && old >= rule.age {
+// seen are the times of what the ledger saw; nil has the clock trusted.
+func doneWith(ctx context.Context, o station.Options, lot pipeline.Lot, rule Rule, seen []time.Time) (string, error) {
+	old := time.Since(lot.Closed)
+	if seen != nil {
+		old = age(seen, lot.Closed, time.Now())
+	}
+	if rule.byAge && old >= rule.age {
 		return fmt.Sprintf("closed %s ago", say.Count(int(old/(24*time.Hour)), "day")), nil
 	}
 	if !rule.accepted {
