@@ -48,6 +48,7 @@ const benchDevices = 100_000
 type streamLedger struct {
 	*fakeLedger
 	devices int
+	start   time.Time
 }
 
 func newStreamLedger(b *testing.B) *streamLedger {
@@ -55,21 +56,28 @@ func newStreamLedger(b *testing.B) *streamLedger {
 	l.fill("lot-1", 1)
 	lot := l.lots["lot-1"]
 	lot.Devices = benchDevices
+	plan := &l.logs["line-3/lot-1"][0]
+	plan.Canonical = []byte(setFact(setFact(string(plan.Canonical), "devices", itoa(benchDevices)), "roster_sha256", roster(benchDevices)))
+	plan.Leaf = pipeline.LeafHash(plan.Canonical)
 	l.lots["lot-1"] = lot
-	return &streamLedger{l, benchDevices}
+	return &streamLedger{l, benchDevices, l.clock}
 }
 
 // each yields one device at a time with its events, numbered throughout.
 func (s *streamLedger) each(yield func(r *pipeline.Record, events []pipeline.StoredEvent) bool) {
-	one := &fakeLedger{t: s.t, lots: s.lots, records: map[string][]*pipeline.Record{}, clock: s.clock}
-	last := s.events[1:2]
+	const origin = "line-3/lot-1"
+	one := newLedger(s.t)
+	one.lots, one.clock = s.lots, s.start
+	last := s.logs[origin][1:2]
 	for i := range s.devices {
-		one.events, one.records["lot-1"] = last, nil
+		one.records["lot-1"], one.from = nil, last[0].Seq
+		one.logs[origin] = nil
 		one.carry("lot-1", 2, i)
-		if !yield(one.records["lot-1"][0], one.events[1:]) {
+		events := one.logs[origin]
+		if !yield(one.records["lot-1"][0], events) {
 			return
 		}
-		last = []pipeline.StoredEvent{one.events[len(one.events)-1]}
+		last = events[len(events)-1:]
 	}
 }
 
@@ -81,9 +89,12 @@ func (s *streamLedger) Records(_ context.Context, _ string, states ...pipeline.S
 	}
 }
 
-func (s *streamLedger) Events(context.Context, string) iter.Seq2[pipeline.StoredEvent, error] {
+func (s *streamLedger) LogEvents(ctx context.Context, log Log, after int64) iter.Seq2[pipeline.StoredEvent, error] {
+	if log.Kind == pipeline.LogStation {
+		return s.fakeLedger.LogEvents(ctx, log, after)
+	}
 	return func(yield func(pipeline.StoredEvent, error) bool) {
-		for _, e := range s.events[:2] {
+		for _, e := range s.logs[log.Origin][:2] {
 			if !yield(e, nil) {
 				return
 			}
@@ -97,6 +108,16 @@ func (s *streamLedger) Events(context.Context, string) iter.Seq2[pipeline.Stored
 			return true
 		})
 	}
+}
+
+func (s *streamLedger) Logs(ctx context.Context, lot string) ([]Log, error) {
+	logs, err := s.fakeLedger.Logs(ctx, lot)
+	for i := range logs {
+		if logs[i].Kind == pipeline.LogLot {
+			logs[i].Size = 1 << 40 // as many as there are
+		}
+	}
+	return logs, err
 }
 
 func (s *streamLedger) Totals(ctx context.Context, lot string) (pipeline.Totals, error) {
@@ -124,7 +145,7 @@ func BenchmarkExport(b *testing.B) {
 	for b.Loop() {
 		dir := filepath.Join(b.TempDir(), "report")
 		peak = max(peak, peakHeap(func() {
-			if _, err := Export(b.Context(), l, "lot-1", dir, Options{Signer: stationKey("a"), Station: "line-3"}); err != nil {
+			if _, err := Export(b.Context(), l, "lot-1", dir, Options{Signer: stationKey("a"), Station: "line-3", Journal: l}); err != nil {
 				b.Fatal(err)
 			}
 		}))
@@ -157,7 +178,7 @@ func BenchmarkExportXLSX(b *testing.B) {
 func BenchmarkVerify(b *testing.B) {
 	l := newStreamLedger(b)
 	dir := filepath.Join(b.TempDir(), "report")
-	if _, err := Export(b.Context(), l, "lot-1", dir, Options{Signer: stationKey("a"), Station: "line-3"}); err != nil {
+	if _, err := Export(b.Context(), l, "lot-1", dir, Options{Signer: stationKey("a"), Station: "line-3", Journal: l}); err != nil {
 		b.Fatal(err)
 	}
 	var peak uint64

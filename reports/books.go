@@ -2,7 +2,6 @@ package reports
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"keymill/pipeline"
@@ -13,7 +12,7 @@ const nameLeaves = "leaves.jsonl" // all leaves of a station log
 
 // writeBooks writes events.jsonl and all logs: it reads each log of the lot once,
 // signs what has grown, and writes what was signed.
-func (e *export) writeBooks(ctx context.Context, src LogSource) error {
+func (e *export) writeBooks(ctx context.Context, src Source) error {
 	p, err := readLogs(ctx, src, e.lot, e.signing())
 	if err != nil {
 		return err
@@ -30,7 +29,7 @@ func (e *export) writeBooks(ctx context.Context, src LogSource) error {
 		return e.event(stored)
 	}
 	for _, l := range p.eventLogs() {
-		if l.log.Kind == KindLegacy {
+		if l.log.Kind == pipeline.LogLegacy {
 			err = e.writeLegacy(ctx, src, l, each)
 		} else {
 			err = l.read(ctx, src, each)
@@ -69,7 +68,7 @@ func (p *books) eventLogs() []*bookLog {
 
 // writeLegacy writes the lot's events of an old log, and the subtrees that hide
 // those of other lots.
-func (e *export) writeLegacy(ctx context.Context, src LogSource, l *bookLog, each func(pipeline.StoredEvent) error) error {
+func (e *export) writeLegacy(ctx context.Context, src Source, l *bookLog, each func(pipeline.StoredEvent) error) error {
 	tree, err := newStationLog(e.out.dir, l.log.Station)
 	if err != nil {
 		return storage(err)
@@ -155,10 +154,10 @@ func (e *export) writeHeads(ctx context.Context, p *books) error {
 	}
 	for _, l := range p.eventLogs() {
 		head := l.listed()
-		if l.log.Kind == KindLot && l.own == 0 || l.log.Kind == KindLegacy && l.own == 0 {
+		if l.log.Kind == pipeline.LogLot && l.own == 0 || l.log.Kind == pipeline.LogLegacy && l.own == 0 {
 			continue
 		}
-		if l.log.Kind == KindLegacy {
+		if l.log.Kind == pipeline.LogLegacy {
 			e.logs = append(e.logs, head) // the station log names it: log-frozen
 			continue
 		}
@@ -198,13 +197,10 @@ func (e *export) writeHead(ctx context.Context, l *bookLog, head LogHead) error 
 
 // listed returns a log's head as the statement lists it.
 func (b *bookLog) listed() LogHead {
-	head := LogHead{Kind: b.log.Kind, Station: b.log.Station, Epoch: b.log.Epoch, Origin: b.log.Origin,
+	head := LogHead{Kind: string(b.log.Kind), Station: b.log.Station, Epoch: b.log.Epoch, Origin: b.log.Origin,
 		Size: b.walk.tree.size, Root: b.walk.tree.root().String(), SignedBy: b.by}
-	if b.log.Kind != KindStation {
+	if b.log.Kind != pipeline.LogStation {
 		head.Events = b.own
 	}
 	return head
 }
-
-// errNoLogs says that a ledger's events cannot be read log by log.
-var errNoLogs = errors.New("the ledger does not keep lot logs")

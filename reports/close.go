@@ -2,14 +2,10 @@ package reports
 
 import (
 	"context"
-	"crypto"
 	"encoding/json"
 	"fmt"
-	"io"
-	"os"
+	"slices"
 	"strings"
-
-	"golang.org/x/sync/errgroup"
 
 	"keymill/pipeline"
 )
@@ -25,20 +21,13 @@ func (e *ImbalanceError) Error() string {
 }
 
 // Close checks that a lot's totals reconcile and returns the event that closes
-// it: the balance, and a checkpoint of the station's log so far. The caller
-// appends it to the ledger. A lot that does not reconcile is an
-// *ImbalanceError.
-func Close(ctx context.Context, src Source, lot, station string, key crypto.Signer) (pipeline.Event, error) {
-	pass := &eventPass{lot: lot, dir: os.TempDir(), each: func(pipeline.StoredEvent) error { return nil }}
-	defer pass.close()
-	var s *Summary
-	work, within := errgroup.WithContext(ctx)
-	work.Go(func() (err error) {
-		s, err = survey(within, src, lot)
-		return err
-	})
-	work.Go(func() error { return pass.run(within, src, "") })
-	if err := work.Wait(); err != nil {
+// it: the balance, and the head of the log of each station that worked on it. The
+// caller appends it to the ledger and signs the lot then. A lot that does not
+// reconcile is an *ImbalanceError. It costs what the lot costs, however much else
+// the ledger holds.
+func Close(ctx context.Context, src Source, lot, station string) (pipeline.Event, error) {
+	s, err := survey(ctx, src, lot)
+	if err != nil {
 		return pipeline.Event{}, err
 	}
 	if wrong := s.Balance.Check(s.Lot.Devices); len(wrong) > 0 {
@@ -49,21 +38,26 @@ func Close(ctx context.Context, src Source, lot, station string, key crypto.Sign
 	if err != nil {
 		return pipeline.Event{}, err
 	}
-	event := pipeline.Event{Station: station, Lot: lot, Action: pipeline.ActionClose,
-		Facts: []pipeline.Attr{{Name: "balance", Value: string(balance)}}}
-	for _, l := range pass.logs {
-		if l.station != station {
+	logs, err := src.Logs(ctx, lot)
+	if err != nil {
+		return pipeline.Event{}, fmt.Errorf("logs of lot %s: %w", lot, err)
+	}
+	heads := []namedHead{}
+	for _, l := range logs {
+		if l.Kind != pipeline.LogLot || l.Size == 0 {
 			continue
 		}
-		head, err := l.head(io.Discard)
-		if err != nil {
+		b := &bookLog{log: l, walk: walk{name: logName(l)}}
+		if err := b.read(ctx, src, nil); err != nil {
 			return pipeline.Event{}, err
 		}
-		signed, err := head.sign(key)
-		if err != nil {
-			return pipeline.Event{}, err
-		}
-		event.Facts = append(event.Facts, pipeline.Attr{Name: factCheckpoint, Value: string(signed)})
+		heads = append(heads, b.walk.head(l.Origin))
 	}
-	return event, nil
+	slices.SortFunc(heads, func(a, b namedHead) int { return strings.Compare(a.Origin, b.Origin) })
+	listed, err := json.Marshal(heads)
+	if err != nil {
+		return pipeline.Event{}, err
+	}
+	return pipeline.Event{Station: station, Lot: lot, Action: pipeline.ActionClose,
+		Facts: []pipeline.Attr{{Name: "balance", Value: string(balance)}, {Name: factHeads, Value: string(listed)}}}, nil
 }

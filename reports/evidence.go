@@ -22,63 +22,12 @@ const (
 	folderLog      = "log"
 	nameNodes      = "nodes"
 	nameCheckpoint = "checkpoint"
-	namePrevious   = "previous"
+	namePrevious   = "previous"            // in the first format
 	nameTimestamp  = "checkpoint.tsr"      // RFC 3161, where an authority is configured
 	nameCosigned   = "checkpoint.cosigned" // added after the export, not bound by the statement
 )
 
 func logFile(station, name string) string { return path.Join(folderLog, escapeName(station), name) }
-
-// writeLogs writes what the bundle needs of each station's log.
-func (e *export) writeLogs(ctx context.Context, logs []*stationLog) error {
-	for _, l := range logs {
-		if l.own == 0 {
-			continue // a station that had no part in the lot
-		}
-		if err := e.writeLog(ctx, l); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (e *export) writeLog(ctx context.Context, l *stationLog) error {
-	out, err := e.out.create(logFile(l.station, nameNodes))
-	if err != nil {
-		return storage(err)
-	}
-	defer out.Abort()
-	head, err := l.head(out)
-	if err != nil {
-		return err
-	}
-	if err := out.Close(); err != nil {
-		return storage(err)
-	}
-	if previous := l.previous(); previous != nil {
-		if err := e.out.write(logFile(l.station, namePrevious), previous); err != nil {
-			return storage(err)
-		}
-	}
-	signed, err := head.sign(e.opt.Signer)
-	if err != nil {
-		return fmt.Errorf("sign the checkpoint: %w", err)
-	}
-	if l.station == e.opt.Station {
-		e.result.Checkpoint = signed
-	}
-	e.logs = append(e.logs, head)
-	if e.opt.Timestamp != nil {
-		answer, err := e.opt.Timestamp(ctx, signed)
-		if err != nil {
-			return err
-		}
-		if err := e.out.write(logFile(l.station, nameTimestamp), answer); err != nil {
-			return storage(err)
-		}
-	}
-	return e.out.write(logFile(l.station, nameCheckpoint), signed)
-}
 
 // imageSums writes images.sha256: the released images in the form that
 // sha256sum -c reads, so that they can be checked with stock tools.

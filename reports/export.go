@@ -51,11 +51,6 @@ func Export(ctx context.Context, src Source, lot, dir string, opt Options) (Resu
 		return Result{}, err
 	}
 	e.result.Dir = dir
-	if opt.Record != nil && !e.exportedLast && !e.books {
-		if err := opt.Record(ctx, e.recorded()); err != nil {
-			return Result{}, fmt.Errorf("record the export: %w", err)
-		}
-	}
 	return e.result, publish(temp, dir)
 }
 
@@ -75,11 +70,9 @@ type export struct {
 	summary *Summary
 	result  Result
 	// Of the events.
-	stats        Stats
-	last         time.Time
-	logs         []LogHead
-	exportedLast bool // nothing has happened to the lot since it was exported
-	books        bool // the second format: whole lot logs
+	stats Stats
+	last  time.Time
+	logs  []LogHead
 }
 
 func (e *export) write(ctx context.Context) error {
@@ -132,12 +125,11 @@ func (e *export) read(ctx context.Context) error {
 	return err
 }
 
-// writeEvents writes events.jsonl, the lot's events verbatim, where it is
-// wanted, gathers the statistics, and with a signer the logs.
+// writeEvents gathers the statistics. With a signer it writes events.jsonl and the
+// logs; without one events.jsonl is written where it is wanted.
 func (e *export) writeEvents(ctx context.Context) error {
-	if src, ok := e.src.(LogSource); ok && e.opt.Signer != nil {
-		e.books = true
-		return e.writeBooks(ctx, src)
+	if e.opt.Signer != nil {
+		return e.writeBooks(ctx, e.src)
 	}
 	var out *outFile
 	if e.has("jsonl") {
@@ -147,29 +139,26 @@ func (e *export) writeEvents(ctx context.Context) error {
 		}
 		defer out.Abort()
 	}
-	pass := &eventPass{lot: e.lot, dir: e.out.dir, each: func(stored pipeline.StoredEvent) error {
+	for stored, err := range e.src.Events(ctx, e.lot) {
+		if err != nil {
+			return fmt.Errorf("events of lot %s: %w", e.lot, err)
+		}
 		e.result.Events++
 		if out != nil {
 			_, _ = out.Write(stored.Canonical) // a bufio.Writer keeps its error
 			_ = out.WriteByte('\n')
 		}
-		return e.event(stored)
-	}}
-	defer pass.close()
-	lots := e.lot
-	if e.opt.Signer != nil {
-		lots = "" // the log is the station's, not the lot's
-	}
-	if err := pass.run(ctx, e.src, lots); err != nil {
-		return err
-	}
-	e.exportedLast = pass.exportedLast
-	if out != nil {
-		if err := out.Close(); err != nil {
-			return storage(err)
+		if err := e.event(stored); err != nil {
+			return err
 		}
 	}
-	return e.writeLogs(ctx, pass.logs)
+	if out == nil {
+		return nil
+	}
+	if err := out.Close(); err != nil {
+		return storage(err)
+	}
+	return nil
 }
 
 // event takes one event of the lot for the statistics.
@@ -232,20 +221,6 @@ func (e *export) has(name string) bool {
 		}
 	}
 	return false
-}
-
-// recorded is what the ledger shall remember of this export.
-func (e *export) recorded() pipeline.Event {
-	facts := []pipeline.Attr{}
-	if e.result.Checkpoint != nil {
-		facts = append(facts, pipeline.Attr{Name: factCheckpoint, Value: string(e.result.Checkpoint)})
-	}
-	for _, f := range e.result.Files {
-		if f.Name == fileStatement {
-			facts = append(facts, pipeline.Attr{Name: "statement_sha256", Value: f.SHA256})
-		}
-	}
-	return pipeline.Event{Station: e.opt.Station, Lot: e.lot, Action: pipeline.ActionExport, Facts: facts}
 }
 
 // withEvidence adds what a signed bundle always has.

@@ -297,8 +297,8 @@ func TestAFailedExportLeavesNothing(t *testing.T) {
 			return err
 		},
 		"cancelled": func(dir string) error { _, err := Export(canceled, l, "lot-1", dir, Options{}); return err },
-		"record": func(dir string) error {
-			_, err := Export(t.Context(), l, "lot-1", dir, Options{Record: func(context.Context, pipeline.Event) error { return errors.New("no") }})
+		"journal": func(dir string) error {
+			_, err := Export(t.Context(), l, "lot-1", dir, Options{Signer: stationKey("a"), Station: "line-3", Journal: brokenJournal{l}})
 			return err
 		},
 		"no lot": func(dir string) error { _, err := Export(t.Context(), l, "lot-2", dir, Options{}); return err },
@@ -407,27 +407,28 @@ func TestBalance(t *testing.T) {
 }
 
 // TestExportIsRecordedOnce: a night in which nothing happens to a lot adds
-// nothing to its log.
+// nothing to the station log.
 func TestExportIsRecordedOnce(t *testing.T) {
 	l, key := newLedger(t), stationKey("a")
 	l.fill("lot-0", 3)
 	l.fill("lot-1", 3)
-	recorded := 0
-	opt := signedOptions(l, key, "csv")
-	opt.Record = func(ctx context.Context, e pipeline.Event) error {
-		recorded++
-		return l.Append(ctx, e)
-	}
-	for i, want := range []int{1, 1, 1, 2, 2} {
+	for i, want := range []int{2, 2, 2, 3, 3} { // the key, and the lot's heads
 		switch i {
 		case 2:
 			l.append(pipeline.Event{Lot: "lot-0", Action: pipeline.ActionVerify})
 		case 3:
 			l.append(pipeline.Event{Lot: "lot-1", Action: pipeline.ActionVerify})
 		}
-		exportLot(t, l, "lot-1", opt)
-		if recorded != want {
-			t.Errorf("export %d: %d are recorded, want %d", i+1, recorded, want)
+		exportLot(t, l, "lot-1", signedOptions(l, key, "csv"))
+		if got := len(l.logs["line-3"]); got != want {
+			t.Errorf("export %d: the station log has %d leaves, want %d", i+1, got, want)
 		}
 	}
+}
+
+// brokenJournal takes nothing.
+type brokenJournal struct{ *fakeLedger }
+
+func (brokenJournal) Append(context.Context, pipeline.Event) (int64, error) {
+	return 0, errors.New("no")
 }

@@ -15,21 +15,26 @@ import (
 	"keymill/pipeline"
 )
 
-// fakeLedger is an in-memory ledger. It asserts the contract of Source: nobody
-// changes what it hands out.
+// fakeLedger is an in-memory ledger that keeps lot logs and station logs, as Source
+// and Journal want it.
 type fakeLedger struct {
 	t       testing.TB
 	lots    map[string]pipeline.Lot
 	records map[string][]*pipeline.Record
-	events  []pipeline.StoredEvent // one station, by seq
 	clock   time.Time
-	failAt  int         // a device that fails, 0 for none
-	books   *bookLedger // takes the events, where it keeps lot logs
+	failAt  int // a device that fails, 0 for none
+	order   []Log
+	logs    map[string][]pipeline.StoredEvent // by origin
+	heads   map[string][]byte
+	epoch   map[string]int // by station and lot
+	read    int            // events handed out by LogEvents
+	from    int64          // events before those that are in memory
 }
 
 func newLedger(t testing.TB) *fakeLedger {
 	return &fakeLedger{t: t, lots: map[string]pipeline.Lot{}, records: map[string][]*pipeline.Record{},
-		clock: time.Date(2026, 3, 14, 8, 0, 0, 0, time.UTC)}
+		clock: time.Date(2026, 3, 14, 8, 0, 0, 0, time.UTC),
+		logs:  map[string][]pipeline.StoredEvent{}, heads: map[string][]byte{}, epoch: map[string]int{}}
 }
 
 func (l *fakeLedger) Lot(_ context.Context, name string) (pipeline.Lot, error) {
@@ -74,35 +79,98 @@ func (l *fakeLedger) Records(ctx context.Context, lot string, states ...pipeline
 	}
 }
 
-func (l *fakeLedger) Events(_ context.Context, lot string) iter.Seq2[pipeline.StoredEvent, error] {
+// seq gives an event its number and time, as a ledger does.
+func (l *fakeLedger) seq(e pipeline.Event) int64 {
+	l.clock = l.clock.Add(1700 * time.Microsecond)
+	e.Time = l.clock
+	if e.Station == "" {
+		e.Station = "line-3"
+	}
+	log := Log{Kind: pipeline.LogStation, Station: e.Station, Lot: e.Lot, Epoch: max(l.epoch[e.Station+"/"+e.Lot], 1)}
+	if e.Lot != "" {
+		log.Kind = pipeline.LogLot
+	}
+	log.Origin = pipeline.LogOrigin(e.Station, e.Lot, log.Epoch)
+	if len(l.logs[log.Origin]) == 0 {
+		l.order = append(l.order, log)
+	}
+	e.Seq, e.Epoch = l.from+int64(len(l.logs[log.Origin]))+1, log.Epoch
+	line := e.Canonical()
+	l.logs[log.Origin] = append(l.logs[log.Origin], pipeline.StoredEvent{Origin: log.Origin, Epoch: log.Epoch, Station: e.Station, Seq: e.Seq,
+		Lot: e.Lot, Canonical: line, Leaf: pipeline.LeafHash(line)})
+	return e.Seq
+}
+
+func (l *fakeLedger) Append(_ context.Context, e pipeline.Event) (int64, error) { return l.seq(e), nil }
+func (l *fakeLedger) append(e pipeline.Event)                                   { l.seq(e) }
+
+// last returns the seq of the lot's last event.
+func (l *fakeLedger) last(lot string) int64 { return int64(len(l.logs[LotOrigin("line-3", lot, 1)])) }
+
+func (l *fakeLedger) Logs(_ context.Context, lot string) ([]Log, error) {
+	stations := map[string]bool{}
+	var out []Log
+	for _, one := range l.order {
+		if one.Kind == pipeline.LogLot && one.Lot == lot {
+			stations[one.Station] = true
+		}
+	}
+	for _, one := range l.order {
+		one.Size = int64(len(l.logs[one.Origin]))
+		if lot == "" || one.Kind == pipeline.LogLot && one.Lot == lot || one.Kind == pipeline.LogStation && stations[one.Station] {
+			out = append(out, one)
+		}
+	}
+	return out, nil
+}
+
+func (l *fakeLedger) LogEvents(_ context.Context, log Log, after int64) iter.Seq2[pipeline.StoredEvent, error] {
 	return func(yield func(pipeline.StoredEvent, error) bool) {
-		for _, e := range l.events {
-			if (lot == "" || e.Lot == lot) && !yield(e, nil) {
+		for _, e := range l.logs[log.Origin][min(after, int64(len(l.logs[log.Origin]))):] {
+			l.read++
+			if !yield(e, nil) {
 				return
 			}
 		}
 	}
 }
 
-// Append gives an event its seq and time, as a ledger does.
-func (l *fakeLedger) Append(_ context.Context, e pipeline.Event) error {
-	l.clock = l.clock.Add(1700 * time.Microsecond)
-	e.Time = l.clock
-	if e.Station == "" {
-		e.Station = "line-3"
-	}
-	e.Seq = 1
-	for _, old := range slices.Backward(l.events) {
-		if old.Station == e.Station {
-			e.Seq = old.Seq + 1
-			break
+func (l *fakeLedger) Events(_ context.Context, lot string) iter.Seq2[pipeline.StoredEvent, error] {
+	return func(yield func(pipeline.StoredEvent, error) bool) {
+		for _, one := range l.order {
+			for _, e := range l.logs[one.Origin] {
+				if (lot == "" || e.Lot == lot) && !yield(e, nil) {
+					return
+				}
+			}
 		}
 	}
-	e.First = true
-	line := e.Canonical()
-	l.events = append(l.events, pipeline.StoredEvent{Station: e.Station, Seq: e.Seq, Lot: e.Lot,
-		Canonical: line, Leaf: pipeline.LeafHash(line)})
+}
+
+func (l *fakeLedger) Head(_ context.Context, origin string) (int64, string, error) {
+	if l.heads[origin] == nil {
+		return 0, "", nil
+	}
+	head, err := readHead(string(l.heads[origin]))
+	return head.Size, string(l.heads[origin]), err
+}
+
+func (l *fakeLedger) SaveHead(_ context.Context, origin string, _ int64, signed string) error {
+	l.heads[origin] = []byte(signed)
 	return nil
+}
+
+// close closes a lot as a run does.
+func (l *fakeLedger) close(lot string) {
+	l.t.Helper()
+	e, err := Close(l.t.Context(), l, lot, "line-3")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.seq(e)
+	one := l.lots[lot]
+	one.Closed = l.clock
+	l.lots[lot] = one
 }
 
 // spki returns the SPKI of an Ed25519 public key that depends on the seed only.
@@ -126,9 +194,7 @@ func (l *fakeLedger) fill(lot string, n int) {
 		Server: "https://mender.example", Station: "line-3", Created: l.clock}
 	facts := []pipeline.Attr{{Name: "devices", Value: fmt.Sprint(n)}, {Name: "format", Value: "raw"}, {Name: "golden_sha256", Value: sum("golden")},
 		{Name: "identity", Value: "mac"}, {Name: "inject_sha256", Value: sum("inject")}, {Name: "manifest_sha256", Value: sum(lot)}}
-	if l.books != nil {
-		facts = append(facts, pipeline.Attr{Name: "roster_sha256", Value: roster(n)})
-	}
+	facts = append(facts, pipeline.Attr{Name: "roster_sha256", Value: roster(n)})
 	l.append(pipeline.Event{Lot: lot, Action: pipeline.ActionPlan, Facts: facts})
 	l.append(pipeline.Event{Lot: lot, Action: pipeline.ActionRun, Facts: []pipeline.Attr{{Name: "algorithm", Value: "ed25519"},
 		{Name: "keys", Value: "software"}, {Name: "operator", Value: "r. müller"}, {Name: "server", Value: "https://mender.example"}, {Name: "tool_version", Value: "1.0"}}})
@@ -142,15 +208,6 @@ func (l *fakeLedger) fill(lot string, n int) {
 		counts = append(counts, pipeline.Attr{Name: string(state), Value: fmt.Sprint(*totals.Count(state))})
 	}
 	l.append(pipeline.Event{Lot: lot, Run: run, Action: pipeline.ActionRunEnd, Facts: sortedFacts(counts)})
-}
-
-// last returns the seq of the lot's last event.
-func (l *fakeLedger) last(lot string) int64 {
-	if l.books != nil {
-		events := l.books.logs[LotOrigin("line-3", lot, 1)]
-		return int64(len(events))
-	}
-	return l.events[len(l.events)-1].Seq
 }
 
 // device returns the i-th device of every lot.
@@ -168,16 +225,6 @@ func roster(n int) string {
 		fmt.Fprintf(h, "%d\t%s\t%s\n", i+2, identity.JSON(), pipeline.Identity(attrs).JSON())
 	}
 	return hex.EncodeToString(h.Sum(nil))
-}
-
-func (l *fakeLedger) append(e pipeline.Event) {
-	if l.books != nil {
-		l.books.seq(e)
-		return
-	}
-	if err := l.Append(l.t.Context(), e); err != nil {
-		l.t.Fatal(err)
-	}
 }
 
 // carry takes one device as far as its row says and appends its events.

@@ -19,14 +19,13 @@ import (
 // snapshot copies a ledger, as a backup does.
 func (b *bookLedger) snapshot() *bookLedger {
 	c := *b
-	c.fakeLedger = &fakeLedger{t: b.t, clock: b.clock, failAt: b.failAt, lots: maps.Clone(b.lots), records: map[string][]*pipeline.Record{}}
+	c.lots, c.records = maps.Clone(b.lots), map[string][]*pipeline.Record{}
 	for lot, records := range b.records {
 		for _, r := range records {
 			clone := *r
 			c.records[lot] = append(c.records[lot], &clone)
 		}
 	}
-	c.fakeLedger.books = &c
 	c.order, c.logs, c.heads, c.epoch = slices.Clone(b.order), map[string][]pipeline.StoredEvent{}, maps.Clone(b.heads), maps.Clone(b.epoch)
 	for origin, events := range b.logs {
 		c.logs[origin] = slices.Clone(events)

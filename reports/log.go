@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
-	"context"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -13,7 +12,6 @@ import (
 	"strconv"
 
 	"golang.org/x/mod/sumdb/tlog"
-	"golang.org/x/sync/errgroup"
 
 	"keymill/pipeline"
 )
@@ -109,18 +107,6 @@ func (l *stationLog) note(signed []byte) error {
 	return nil
 }
 
-// previous returns the last checkpoint that was issued before the log grew to
-// its size, nil if there is none.
-func (l *stationLog) previous() []byte {
-	var last issued
-	for _, c := range l.issued {
-		if c.size < l.size && (last.checkpoint == nil || c.size > last.size) {
-			last = c
-		}
-	}
-	return last.signed
-}
-
 // head computes the log's head and writes its nodes file: one line a subtree,
 // "START LEVEL HASH", that covers leaves of other lots. No subtree spans the
 // end of an issued checkpoint, recorded or likely, so that each can be checked
@@ -202,107 +188,9 @@ func writeNodes(out io.Writer, nodes []node) error {
 	return nil
 }
 
-// eventPass reads the events that an export covers. Exports themselves are
-// left out at the end of a station's log: exporting again finds the same log.
-type eventPass struct {
-	lot  string
-	dir  string
-	each func(pipeline.StoredEvent) error // the lot's events
-	logs []*stationLog
-	// exportedLast says that the lot's last event is an export.
-	exportedLast bool
-
-	pending []pipeline.StoredEvent // exports that nothing has followed yet
-}
-
-// factCheckpoint is the fact under which events carry a signed checkpoint.
+// factCheckpoint is the fact under which events of the first format carry a signed
+// checkpoint.
 const factCheckpoint = "checkpoint"
-
-// maxPending bounds the exports in a row that are kept in memory.
-const maxPending = 100_000
-
-func (p *eventPass) run(ctx context.Context, src Source, lots string) error {
-	work, within := errgroup.WithContext(ctx)
-	read := make(chan []pipeline.StoredEvent, aheadBatches)
-	work.Go(func() error {
-		if err := readAhead(within, src.Events(within, lots), read); err != nil {
-			return fmt.Errorf("events of the ledger: %w", err)
-		}
-		return nil
-	})
-	work.Go(func() error {
-		return receive(within, read, func(e pipeline.StoredEvent) error { return p.event(e, lots == "") })
-	})
-	return work.Wait()
-}
-
-func (p *eventPass) event(e pipeline.StoredEvent, whole bool) error {
-	if len(p.pending) > 0 && p.pending[0].Station != e.Station {
-		p.pending = p.pending[:0]
-	}
-	if whole {
-		if err := p.log(e.Station); err != nil {
-			return err
-		}
-	}
-	if e.Lot == p.lot {
-		p.exportedLast = isAction(e.Canonical, pipeline.ActionExport)
-	}
-	marks := isAction(e.Canonical, pipeline.ActionExport) || isAction(e.Canonical, pipeline.ActionClose)
-	if marks && whole {
-		line, err := parseEvent(e.Canonical)
-		if err != nil {
-			return err
-		}
-		if signed := line.fact(factCheckpoint); signed != "" {
-			if err := p.logs[len(p.logs)-1].note([]byte(signed)); err != nil {
-				return err
-			}
-		}
-	}
-	if isAction(e.Canonical, pipeline.ActionExport) && len(p.pending) < maxPending {
-		p.pending = append(p.pending, e)
-		return nil
-	}
-	for _, earlier := range p.pending {
-		if err := p.take(earlier, whole); err != nil {
-			return err
-		}
-	}
-	p.pending = p.pending[:0]
-	return p.take(e, whole)
-}
-
-func (p *eventPass) take(e pipeline.StoredEvent, whole bool) error {
-	if whole {
-		if err := p.logs[len(p.logs)-1].add(e, e.Lot == p.lot); err != nil {
-			return err
-		}
-	}
-	if e.Lot != p.lot {
-		return nil
-	}
-	return p.each(e)
-}
-
-// log begins the station's log; the ledger yields events by station.
-func (p *eventPass) log(station string) error {
-	if len(p.logs) > 0 && p.logs[len(p.logs)-1].station == station {
-		return nil
-	}
-	l, err := newStationLog(p.dir, station)
-	if err != nil {
-		return err
-	}
-	p.logs = append(p.logs, l)
-	return nil
-}
-
-func (p *eventPass) close() {
-	for _, l := range p.logs {
-		l.close()
-	}
-}
 
 const actionPrefix = `{"action":"`
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"iter"
 	"strconv"
 	"strings"
 	"time"
@@ -14,73 +13,42 @@ import (
 	"keymill/pipeline"
 )
 
-// Kinds of logs.
+// Kinds of logs, as statements name them.
 const (
-	KindLot     = "lot"     // all events of one lot at one station
-	KindStation = "station" // the heads of a station's lot logs, and its own events
-	KindLegacy  = "legacy"  // of the first format: all events of a station, frozen
-)
-
-// Actions of a station log's own events and of those that tie logs together.
-const (
-	actionLotHead   = "lot-head"      // facts lot, origin, root, size: the signed head of a lot log
-	actionFrozen    = "log-frozen"    // facts origin, root, size: the last head of a legacy log
-	actionContinued = "log-continued" // the same facts; the first event of a lot log that continues a legacy log
-	actionRestarted = "log-restarted" // the same facts; the first event of an epoch, of what the last one had issued
-	actionKey       = "audit-key"     // the station begins to sign with a key; see Custody
-	actionRotated   = "key-rotated"   // from one audit key to another, signed by both
+	KindLot     = string(pipeline.LogLot)     // all events of one lot at one station
+	KindStation = string(pipeline.LogStation) // the heads of a station's lot logs, and its own events
+	KindLegacy  = string(pipeline.LogLegacy)  // of the first format: all events of a station, frozen
 )
 
 // Log is one append-only log of a station.
-type Log struct {
-	Kind    string
-	Station string
-	Lot     string // of a lot log
-	Epoch   int    // from 1; 0 for legacy logs
-	Origin  string // the first line of its checkpoints
-	Size    int64  // leaves
-}
+type Log = pipeline.Log
 
-// LogSource is a ledger that keeps lot logs and station logs.
-type LogSource interface {
-	Source
-	// Logs returns a lot's logs: its lot logs of all stations and epochs, the legacy
-	// logs that hold events of it, and the station logs of those stations in all
-	// epochs. For "" it returns the station logs and legacy logs of all stations.
-	Logs(ctx context.Context, lot string) ([]Log, error)
-	// LogEvents yields a log's events from the leaf with the index from on (0 is the
-	// first), in order. It costs what this log costs, whatever else the ledger
-	// holds.
-	LogEvents(ctx context.Context, log Log, from int64) iter.Seq2[pipeline.StoredEvent, error]
-	// Head returns the last checkpoint of a log that was kept, nil if there is none.
-	Head(ctx context.Context, origin string) ([]byte, error)
-}
+// Actions of a station log's own events and of those that tie logs together.
+const (
+	actionLotHead   = pipeline.ActionLotHead
+	actionFrozen    = pipeline.ActionFrozen
+	actionContinued = pipeline.ActionContinued
+	actionRestarted = pipeline.ActionRestarted
+	actionKey       = "audit-key"   // the station begins to sign with a key; see Custody
+	actionRotated   = "key-rotated" // from one audit key to another, signed by both
+)
 
 // Journal takes what a station signs into its ledger.
 type Journal interface {
 	// Append adds an event to the log that it belongs to: of a lot, or the
-	// station's.
+	// station's. It returns the event's number.
 	Append(ctx context.Context, e pipeline.Event) (int64, error)
-	// KeepHead keeps a checkpoint, so that other stations can export it.
-	KeepHead(ctx context.Context, origin string, size int64, signed []byte) error
+	// SaveHead keeps a checkpoint, so that other stations can export it.
+	SaveHead(ctx context.Context, origin string, size int64, signed string) error
 }
 
 // StationOrigin returns the origin of a station log, the first line of its
-// checkpoints. Lots have names, so nothing else can have an origin with "//".
-func StationOrigin(station string, epoch int) string {
-	if epoch > 1 {
-		return escapeName(station) + "//" + strconv.Itoa(epoch)
-	}
-	return escapeName(station)
-}
+// checkpoints.
+func StationOrigin(station string, epoch int) string { return pipeline.LogOrigin(station, "", epoch) }
 
-// LotOrigin returns the origin of a lot log: STATION/LOT, STATION/LOT/2.
+// LotOrigin returns the origin of a lot log.
 func LotOrigin(station, lot string, epoch int) string {
-	origin := escapeName(station) + "/" + escapeName(lot)
-	if epoch > 1 {
-		origin += "/" + strconv.Itoa(epoch)
-	}
-	return origin
+	return pipeline.LogOrigin(station, lot, epoch)
 }
 
 // folderOf returns the folder of a log's files in a bundle.
@@ -281,9 +249,9 @@ func (w *walk) head(origin string) namedHead {
 // logName is what messages call a log.
 func logName(l Log) string {
 	switch l.Kind {
-	case KindStation:
+	case pipeline.LogStation:
 		return "the log of station " + l.Station
-	case KindLot:
+	case pipeline.LogLot:
 		return fmt.Sprintf("the log of lot %s at station %s", l.Lot, l.Station)
 	}
 	return "the old log of station " + l.Station

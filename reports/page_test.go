@@ -39,7 +39,7 @@ func TestPageIsSelfContainedAndSafe(t *testing.T) {
 	if len(rows) != 120 || rows[7][3] != nasty || rows[0][4] != "released" {
 		t.Errorf("%d rows, %q", len(rows), rows[7])
 	}
-	for _, want := range []string{"The totals reconcile", "keymill/line-3", "bad identity"} {
+	for _, want := range []string{"The totals reconcile", "line-3/lot-1", "bad identity"} {
 		if !strings.Contains(html, want) {
 			t.Errorf("the page does not say %q", want)
 		}
@@ -91,7 +91,7 @@ func TestPDF(t *testing.T) {
 	}
 	pages := strings.Split(string(text), "\f")
 	for i, want := range map[int][]string{
-		0: {`Lot Lösung \u6E2C\u8A66`, "The totals reconcile", "keymill/line-3", "Quality: name"},
+		0: {`Lot Lösung \u6E2C\u8A66`, "The totals reconcile", "line-3/lot-1", "Quality: name"},
 		1: {"Failed and conflicting devices", "02:12:61:00:00:31", "bad identity"},
 		3: {"All devices", l.records["Lösung 測試"][0].Fingerprint()[:40]},
 	} {

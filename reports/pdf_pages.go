@@ -103,7 +103,7 @@ func (w *pdfWriter) evidence(y float64) {
 	const side = 34.0
 	head := s.Logs[0]
 	for _, h := range s.Logs {
-		if h.Station == s.Lot.Station {
+		if h.Station == s.Lot.Station && h.Kind == KindStation { // which names the lot's
 			head = h
 		}
 	}

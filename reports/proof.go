@@ -3,7 +3,6 @@ package reports
 import (
 	"bytes"
 	"context"
-	"crypto"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -88,58 +87,9 @@ func ParseProof(data []byte) (*Proof, error) {
 	return p, nil
 }
 
-// Prove makes the proof that a lot's device, by its row, was released, from the
-// ledger. key signs the checkpoint as it stands.
-func Prove(ctx context.Context, src Source, lot string, row int, key crypto.Signer) (*Proof, error) {
-	p := &Proof{}
-	station := ""
-	pass := &eventPass{lot: lot, dir: os.TempDir(), each: func(stored pipeline.StoredEvent) error {
-		if !isAction(stored.Canonical, pipeline.ActionRelease) {
-			return nil
-		}
-		e, err := parseEvent(stored.Canonical)
-		if err == nil && e.Row == row {
-			p.Index, p.Event, station = stored.Seq-1, bytes.Clone(stored.Canonical), stored.Station
-		}
-		return err
-	}}
-	defer pass.close()
-	if err := pass.run(ctx, src, ""); err != nil {
-		return nil, err
-	}
-	for _, l := range pass.logs {
-		if l.station == station && p.Event != nil {
-			return p, p.complete(l, key)
-		}
-	}
-	return nil, errNotReleased(row)
-}
-
 func errNotReleased(row int) error {
 	return pipeline.WithHint(fmt.Errorf("no event says that the device of row %d was released", row),
 		"only released devices can be proved; look at the lot's status")
-}
-
-// complete adds the hashes and the checkpoint.
-func (p *Proof) complete(l *stationLog, key crypto.Signer) error {
-	path, err := newInclusion(p.Index, l.size)
-	if err != nil {
-		return err
-	}
-	var tree frontier
-	err = l.each(func(n node, _ byte) error {
-		tree.push(n)
-		return path.add(n)
-	})
-	if err != nil {
-		return err
-	}
-	if p.Hashes, err = path.proof(); err != nil {
-		return err
-	}
-	head := LogHead{Station: l.station, Origin: Origin(l.station), Size: l.size, Root: tree.root().String()}
-	p.Checkpoint, err = head.sign(key)
-	return err
 }
 
 // ProveFromBundle makes the proof from a bundle's files; device is any of its

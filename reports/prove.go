@@ -60,7 +60,7 @@ func (f *lotLeaf) current(row int) error {
 
 // ProveDevice makes the proof that a lot's device, by its row, is released, from
 // the ledger. What has grown since it was signed is signed first.
-func ProveDevice(ctx context.Context, src LogSource, lot string, row int, s Signing) (*DeviceProof, error) {
+func ProveDevice(ctx context.Context, src Source, lot string, row int, s Signing) (*DeviceProof, error) {
 	p, err := readLogs(ctx, src, lot, s)
 	if err != nil {
 		return nil, err
@@ -80,7 +80,7 @@ func ProveDevice(ctx context.Context, src LogSource, lot string, row int, s Sign
 	if err := found.current(row); err != nil {
 		return nil, err
 	}
-	if found.log.log.Kind == KindLegacy {
+	if found.log.log.Kind == pipeline.LogLegacy {
 		return nil, pipeline.WithHint(errors.New("the device was released in the station's old log, of which this keymill signs no more heads"),
 			"make the proof from a bundle that the keymill of then exported: --bundle DIR")
 	}
@@ -218,7 +218,7 @@ func (b *bundleProof) make() (*DeviceProof, error) {
 	err := b.each(func(h LogHead, index int64, line []byte) error {
 		l := logs[h.Origin]
 		if l == nil {
-			l = &bookLog{log: Log{Kind: h.Kind, Station: h.Station, Epoch: h.Epoch, Origin: h.Origin, Size: h.Size}}
+			l = &bookLog{log: Log{Kind: pipeline.LogKind(h.Kind), Station: h.Station, Epoch: h.Epoch, Origin: h.Origin, Size: h.Size}}
 			logs[h.Origin] = l
 		}
 		if err := b.leaf.take(l, b.row, index, line); err != nil {

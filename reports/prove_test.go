@@ -65,7 +65,7 @@ func TestTheTwoStepsOfAProof(t *testing.T) {
 		"no head for a witness":  {&DeviceProof{Proof: p.Proof}, unit, withWitness, "proof of the lot's head is missing"},
 		"a key of another line":  {p, unit, Trust{Keys: []PublicKey{other}}, "none of the given keys is for this station"},
 		"the head of the event":  {&DeviceProof{Proof: p.Proof, Head: p.Proof}, unit, trusted(key), "something else"},
-		"proofs swapped":         {&DeviceProof{Proof: p.Head, Head: p.Proof}, unit, trusted(key), "elsewhere"},
+		"proofs swapped":         {&DeviceProof{Proof: p.Head, Head: p.Proof}, unit, trusted(key), "not released by it"},
 		"another device's":       {earlier, unit, trusted(key), "another unit's proof"},
 	} {
 		if d, err := VerifyUnit(t.Context(), c.proof, c.unit, c.trust); err != nil || d.OK() || !strings.Contains(fmt.Sprint(d.Problems), c.says) {

@@ -28,6 +28,17 @@ type Source interface {
 	// Events yields a lot's events, or those of all lots for "", ordered by
 	// station, then seq.
 	Events(ctx context.Context, lot string) iter.Seq2[pipeline.StoredEvent, error]
+	// Logs returns a lot's logs: its lot logs of all stations and epochs, the legacy
+	// logs that hold events of it, and the station logs of those stations in all
+	// epochs. For "" it returns all logs.
+	Logs(ctx context.Context, lot string) ([]Log, error)
+	// LogEvents yields a log's events that follow on the one numbered after (0: from
+	// the first), in order. It costs what this log costs, whatever else the ledger
+	// holds.
+	LogEvents(ctx context.Context, log Log, after int64) iter.Seq2[pipeline.StoredEvent, error]
+	// Head returns the largest checkpoint of a log that was kept, 0 and "" if there
+	// is none.
+	Head(ctx context.Context, origin string) (size int64, signed string, err error)
 }
 
 // Options says what an export writes.
@@ -56,12 +67,6 @@ type Options struct {
 	Journal Journal
 	// MadeBy names the program that exports, with its version.
 	MadeBy string
-	// Record is called when the bundle is complete and before it appears under
-	// its name, unless nothing has happened to the lot since the last recorded
-	// export; an error of it withdraws the bundle. It appends the event to the
-	// ledger, so that the next export continues from this checkpoint. Nil records
-	// nothing.
-	Record func(ctx context.Context, e pipeline.Event) error
 }
 
 // Subject is a file that a statement vouches for.

@@ -18,19 +18,19 @@ type Restart struct {
 // Restarts compares a ledger that was put back with the heads that its station
 // signed, and returns what must begin its next epoch because events that were
 // signed are lost: of the station log, and of a lot's log ("" for none).
-func Restarts(ctx context.Context, src LogSource, heads *Heads, station, lot string) ([]Restart, error) {
+func Restarts(ctx context.Context, src Source, heads *Heads, station, lot string) ([]Restart, error) {
 	all, err := src.Logs(ctx, lot)
 	if err != nil {
 		return nil, err
 	}
-	last := map[string]Log{}
+	last := map[pipeline.LogKind]Log{}
 	for _, l := range all {
-		if l.Station == station && l.Kind != KindLegacy && last[l.Kind].Epoch < l.Epoch {
+		if l.Station == station && l.Kind != pipeline.LogLegacy && last[l.Kind].Epoch < l.Epoch {
 			last[l.Kind] = l
 		}
 	}
 	var restarts []Restart
-	for _, kind := range []string{KindStation, KindLot} {
+	for _, kind := range []pipeline.LogKind{pipeline.LogStation, pipeline.LogLot} {
 		l, ok := last[kind]
 		if !ok {
 			continue

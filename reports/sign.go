@@ -27,7 +27,7 @@ type Signing struct {
 // the last one, and then the station log's, which holds it. It costs what the
 // lot and the station log cost. A log that contradicts an earlier head of itself
 // is a *RolledBackError or says that the ledger was changed.
-func SignLot(ctx context.Context, src LogSource, lot string, s Signing) error {
+func SignLot(ctx context.Context, src Source, lot string, s Signing) error {
 	p, err := readLogs(ctx, src, lot, s)
 	if err != nil {
 		return err
@@ -43,6 +43,38 @@ func SignLot(ctx context.Context, src LogSource, lot string, s Signing) error {
 	return p.sign(ctx, src)
 }
 
+// SignFor signs the last head of a lot's log of another station, which is retired,
+// in this station's log, with the reason: bundles say who signed for whom and why.
+func SignFor(ctx context.Context, src Source, lot, station, reason string, s Signing) error {
+	p, err := readLogs(ctx, src, lot, s)
+	if err != nil {
+		return err
+	}
+	if err := p.introduce(ctx, src, p.ownStation()); err != nil {
+		return err
+	}
+	for _, l := range p.lots {
+		if l.log.Station != station || l.ended {
+			continue
+		}
+		if err := l.read(ctx, src, nil); err != nil {
+			return err
+		}
+		head := l.walk.head(l.log.Origin)
+		if l.named == head {
+			continue // it signed that itself, or somebody did for it
+		}
+		if err := p.signHead(ctx, l, true); err != nil {
+			return err
+		}
+		facts := head.facts(pipeline.Attr{Name: "lot", Value: lot}, pipeline.Attr{Name: "for", Value: station}, pipeline.Attr{Name: "reason", Value: reason})
+		if err := p.append(ctx, pipeline.Event{Action: actionLotHead, Facts: facts}); err != nil {
+			return err
+		}
+	}
+	return SignLot(ctx, src, lot, s)
+}
+
 // bookLog is one log of a lot on its way into a bundle.
 type bookLog struct {
 	log    Log
@@ -51,6 +83,7 @@ type bookLog struct {
 	signed []byte    // checkpoint of the log as it stands
 	own    int64     // events of the lot
 	ended  bool      // another epoch follows
+	limit  int64     // of a station log of others: events that it has signed; -1 for none
 	by     string    // another station, which signed for this one
 }
 
@@ -74,7 +107,7 @@ type stationBook struct {
 
 // readLogs reads the station logs, which are small, and prepares the lot's logs
 // to be read: each must agree with every head of it that was signed.
-func readLogs(ctx context.Context, src LogSource, lot string, s Signing) (*books, error) {
+func readLogs(ctx context.Context, src Source, lot string, s Signing) (*books, error) {
 	all, err := src.Logs(ctx, lot)
 	if err != nil {
 		return nil, fmt.Errorf("logs of lot %s: %w", lot, err)
@@ -83,14 +116,14 @@ func readLogs(ctx context.Context, src LogSource, lot string, s Signing) (*books
 	ended := func(l Log) bool {
 		return slices.ContainsFunc(all, func(o Log) bool { return o.Kind == l.Kind && o.Station == l.Station && o.Epoch > l.Epoch })
 	}
-	if !slices.ContainsFunc(all, func(l Log) bool { return l.Kind == KindStation && l.Station == s.Station }) {
-		all = append(all, Log{Kind: KindStation, Station: s.Station, Epoch: 1, Origin: StationOrigin(s.Station, 1)})
+	if !slices.ContainsFunc(all, func(l Log) bool { return l.Kind == pipeline.LogStation && l.Station == s.Station }) {
+		all = append(all, Log{Kind: pipeline.LogStation, Station: s.Station, Epoch: 1, Origin: StationOrigin(s.Station, 1)})
 	}
 	for _, l := range all {
-		if l.Kind != KindStation {
+		if l.Kind != pipeline.LogStation {
 			continue
 		}
-		b := &stationBook{bookLog: bookLog{log: l, walk: walk{name: logName(l)}, ended: ended(l)}, frozen: map[string]namedHead{}, adopted: map[string]string{}}
+		b := &stationBook{bookLog: bookLog{log: l, walk: walk{name: logName(l)}, ended: ended(l), limit: -1}, frozen: map[string]namedHead{}, adopted: map[string]string{}}
 		if err := p.recall(ctx, src, &b.bookLog); err != nil {
 			return nil, err
 		}
@@ -99,9 +132,9 @@ func readLogs(ctx context.Context, src LogSource, lot string, s Signing) (*books
 	for _, l := range all {
 		b := &bookLog{log: l, walk: walk{name: logName(l)}, ended: ended(l)}
 		switch l.Kind {
-		case KindLot:
+		case pipeline.LogLot:
 			p.lots = append(p.lots, b)
-		case KindLegacy:
+		case pipeline.LogLegacy:
 			p.legacy = append(p.legacy, b)
 			continue // it is checked as it is read, against what it holds itself
 		default:
@@ -131,7 +164,7 @@ func readLogs(ctx context.Context, src LogSource, lot string, s Signing) (*books
 // recall notes the heads of a log that were signed: in the heads file for the
 // station's own logs, in the ledger for all. Of an epoch that ended the next one
 // says what was kept.
-func (p *books) recall(ctx context.Context, src LogSource, b *bookLog) error {
+func (p *books) recall(ctx context.Context, src Source, b *bookLog) error {
 	if b.ended {
 		return nil
 	}
@@ -142,15 +175,18 @@ func (p *books) recall(ctx context.Context, src LogSource, b *bookLog) error {
 			}
 		}
 	}
-	signed, err := src.Head(ctx, b.log.Origin)
-	if err != nil || signed == nil {
+	size, signed, err := src.Head(ctx, b.log.Origin)
+	if b.log.Kind == pipeline.LogStation && b.log.Station != p.signing.Station {
+		b.limit = size
+	}
+	if err != nil || signed == "" {
 		return err
 	}
-	head, err := readHead(string(signed))
+	head, err := readHead(signed)
 	if err != nil {
 		return fmt.Errorf("the ledger's head of %s: %w", b.walk.name, err)
 	}
-	b.signed = signed
+	b.signed = []byte(signed)
 	return rolledBack(b.walk.want(head, "the head that the ledger keeps"), b, "the ledger")
 }
 
@@ -163,10 +199,13 @@ func rolledBack(err error, b *bookLog, where string) error {
 }
 
 // readStation reads what a station log has that was not read yet.
-func (p *books) readStation(ctx context.Context, src LogSource, b *stationBook) error {
+func (p *books) readStation(ctx context.Context, src Source, b *stationBook) error {
 	for e, err := range src.LogEvents(ctx, b.log, b.walk.tree.size) {
 		if err != nil {
 			return fmt.Errorf("%s: %w", b.walk.name, err)
+		}
+		if b.limit >= 0 && e.Seq > b.limit {
+			break // its station has not signed that yet
 		}
 		if err := b.walk.stored(e); err != nil {
 			return rolledBack(err, &b.bookLog, "the ledger")
@@ -222,7 +261,7 @@ func (p *books) stationLeaf(b *stationBook, e *eventLine) error {
 }
 
 // read reads a lot log as it stands. each is given the events; nil wants none.
-func (b *bookLog) read(ctx context.Context, src LogSource, each func(pipeline.StoredEvent) error) error {
+func (b *bookLog) read(ctx context.Context, src Source, each func(pipeline.StoredEvent) error) error {
 	if b.walk.tree.size > 0 {
 		return nil
 	}
@@ -249,7 +288,7 @@ func (b *bookLog) read(ctx context.Context, src LogSource, each func(pipeline.St
 
 // sign signs what has grown: lot logs first, so that the station log holds their
 // heads, then the station log.
-func (p *books) sign(ctx context.Context, src LogSource) error {
+func (p *books) sign(ctx context.Context, src Source) error {
 	own := p.ownStation()
 	if err := p.introduce(ctx, src, own); err != nil {
 		return err
@@ -283,7 +322,7 @@ func (p *books) ownStation() *stationBook {
 
 // introduce has the station log say what the old logs were, if there are any, and
 // which key signs it, before it does.
-func (p *books) introduce(ctx context.Context, src LogSource, own *stationBook) error {
+func (p *books) introduce(ctx context.Context, src Source, own *stationBook) error {
 	id, err := KeyID(p.signing.Signer.Public())
 	if err != nil || own.keyID == id {
 		return err
@@ -304,13 +343,13 @@ func (p *books) introduce(ctx context.Context, src LogSource, own *stationBook) 
 
 // freeze names the head of every old log that no station log names yet. It reads
 // them whole, once in a ledger's life.
-func (p *books) freeze(ctx context.Context, src LogSource) error {
+func (p *books) freeze(ctx context.Context, src Source) error {
 	all, err := src.Logs(ctx, "")
 	if err != nil {
 		return err
 	}
 	for _, l := range all {
-		if l.Kind != KindLegacy || l.Size == 0 || p.frozen(l.Origin) {
+		if l.Kind != pipeline.LogLegacy || l.Size == 0 || p.frozen(l.Origin) {
 			continue
 		}
 		b := &bookLog{log: l, walk: walk{name: logName(l)}}
@@ -375,7 +414,7 @@ func (p *books) signHead(ctx context.Context, b *bookLog, own bool) error {
 		return err
 	}
 	if p.signing.Journal != nil {
-		if err := p.signing.Journal.KeepHead(ctx, head.Origin, head.Size, signed); err != nil {
+		if err := p.signing.Journal.SaveHead(ctx, head.Origin, head.Size, string(signed)); err != nil {
 			return err
 		}
 	}

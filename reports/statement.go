@@ -90,7 +90,7 @@ const bundlePrefix = "bundle/"
 
 func (e *export) statement(files []File) *Statement {
 	s, lot := e.summary, e.summary.Lot
-	st := &Statement{Type: statementType, PredicateType: predicateType1}
+	st := &Statement{Type: statementType, PredicateType: PredicateType}
 	add := func(name, sum string) {
 		if sum != "" {
 			st.Subject = append(st.Subject, statementSubject{name, map[string]string{"sha256": sum}})
@@ -114,15 +114,12 @@ func (e *export) statement(files []File) *Statement {
 		Format: lot.Format, Injection: lot.InjectSHA256, Totals: s.Totals, Balance: s.Balance,
 		Reconciles: len(imbalances) == 0, Imbalances: imbalances, Events: e.result.Events, Logs: s.Logs,
 	}
-	if e.books {
-		e.second(st, files)
-	}
+	e.second(st, files)
 	return st
 }
 
 // second adds what the second format says.
 func (e *export) second(st *Statement, files []File) {
-	st.PredicateType = PredicateType
 	s, p := e.summary, &st.Predicate
 	p.Files = make(map[string]int64, len(files))
 	for _, f := range files {

@@ -40,7 +40,7 @@ func TestStockToolsCanCheckABundle(t *testing.T) {
 				t.Fatal(err)
 			}
 			out := runReadme(t, dir)
-			for _, want := range []string{"devices.jsonl: OK", "log/line-3/nodes: OK", "HASHES AGREE", "Verified", `"released": 57`} {
+			for _, want := range []string{"devices.jsonl: OK", "log/line-3/leaves.jsonl: OK", "HASHES AGREE", "Verified", `"released": 57`} {
 				if !strings.Contains(out, want) {
 					t.Errorf("the commands do not print %q:\n%s", want, out)
 				}

@@ -56,7 +56,7 @@ func TestTwinsAreNoticed(t *testing.T) {
 	for says, replace := range map[string]func(a, b *pipeline.Record) (string, string){
 		"are the same device": func(a, b *pipeline.Record) (string, string) {
 			was := a.Identity[0].Value
-			a.Identity = b.Identity
+			a.Identity, a.Attrs[0] = b.Identity, b.Attrs[0]
 			return was, b.Identity[0].Value
 		},
 		"have the same key": func(a, b *pipeline.Record) (string, string) {
@@ -69,8 +69,9 @@ func TestTwinsAreNoticed(t *testing.T) {
 		l.fill("lot-1", 20)
 		records := l.records["lot-1"]
 		was, is := replace(records[4], records[11])
-		for i := range l.events {
-			e := &l.events[i]
+		events := l.logs[LotOrigin("line-3", "lot-1", 1)]
+		for i := range events {
+			e := &events[i]
 			e.Canonical = []byte(strings.ReplaceAll(string(e.Canonical), was, is))
 			e.Leaf = pipeline.LeafHash(e.Canonical)
 		}

@@ -38,7 +38,7 @@ func trusted(keys ...crypto.Signer) Trust {
 
 // signedOptions exports with evidence and records it in the ledger.
 func signedOptions(l *fakeLedger, key crypto.Signer, formats ...string) Options {
-	return Options{Formats: formats, Signer: key, Station: "line-3", Record: l.Append}
+	return Options{Formats: formats, Signer: key, Station: "line-3", Journal: l}
 }
 
 func verify(t testing.TB, dir string, trust Trust) *Report {
@@ -123,67 +123,8 @@ func TestSignedExportIsReproducible(t *testing.T) {
 	}
 }
 
-func TestLogContinuesAcrossLots(t *testing.T) {
-	l, key := newLedger(t), stationKey("a")
-	l.fill("lot-1", 30)
-	_, first := exportLot(t, l, "lot-1", signedOptions(l, key))
-	l.fill("lot-2", 33)
-	dir, second := exportLot(t, l, "lot-2", signedOptions(l, key))
-	previous, err := os.ReadFile(filepath.Join(dir, "log/line-3/previous"))
-	if err != nil || !bytes.Equal(previous, first.Checkpoint) {
-		t.Fatalf("the previous checkpoint is not the first export's: %v", err)
-	}
-	trust := trusted(key)
-	trust.Since = [][]byte{first.Checkpoint, second.Checkpoint}
-	wantValid(t, verify(t, dir, trust))
-
-	// A bundle of the first lot from the ledger as it stands now covers both.
-	again, _ := exportLot(t, l, "lot-1", signedOptions(l, key))
-	wantValid(t, verify(t, again, trust))
-}
-
-// TestUnrecordedCheckpointsCanBeChecked hands out checkpoints that the ledger
-// never hears of, as after a crash between export and record.
-func TestUnrecordedCheckpointsCanBeChecked(t *testing.T) {
-	l, key := newLedger(t), stationKey("a")
-	opt := signedOptions(l, key, "jsonl")
-	opt.Record = nil
-	trust := trusted(key)
-	for i := range 4 {
-		l.fill(fmt.Sprint("lot-", i), 20)
-		_, res := exportLot(t, l, fmt.Sprint("lot-", i), opt)
-		trust.Since = append(trust.Since, res.Checkpoint)
-	}
-	for i := range 4 {
-		dir, _ := exportLot(t, l, fmt.Sprint("lot-", i), opt)
-		wantValid(t, verify(t, dir, trust))
-	}
-}
-
-func TestRolledBackLedgerIsNoticed(t *testing.T) {
-	l, key := newLedger(t), stationKey("a")
-	l.fill("lot-1", 30)
-	backup := slices.Clone(l.events)
-	records := slices.Clone(l.records["lot-1"])
-	l.fill("lot-2", 30)
-	_, late := exportLot(t, l, "lot-2", signedOptions(l, key))
-
-	// The whole ledger is set back to its backup, and the lot exported anew.
-	l.events, l.records["lot-1"] = backup, records
-	dir, _ := exportLot(t, l, "lot-1", signedOptions(l, key))
-	trust := trusted(key)
-	wantValid(t, verify(t, dir, trust)) // by itself it is sound
-	trust.Since = [][]byte{late.Checkpoint}
-	wantProblem(t, verify(t, dir, trust), "rolled back")
-
-	// Rewriting history to the same length does not help either.
-	l.fill("lot-2", 30)
-	l.fill("lot-3", 30)
-	dir, _ = exportLot(t, l, "lot-3", signedOptions(l, key))
-	wantProblem(t, verify(t, dir, trust), "checkpoint")
-}
-
 func TestExportRefusesAChangedLedger(t *testing.T) {
+	const origin = "line-3/lot-1"
 	setUp := func(t *testing.T) *fakeLedger {
 		l := newLedger(t)
 		l.fill("lot-1", 20)
@@ -196,21 +137,19 @@ func TestExportRefusesAChangedLedger(t *testing.T) {
 		says  string
 	}{
 		"event changed": {func(l *fakeLedger) {
-			l.events[7].Canonical = bytes.Replace(l.events[7].Canonical, []byte("ed25519"), []byte("rsa2048"), 1)
+			e := &l.logs[origin][7]
+			e.Canonical = bytes.Replace(e.Canonical, []byte("ed25519"), []byte("rsa2048"), 1)
 		}, "not what was logged"},
 		"event and leaf changed": {func(l *fakeLedger) {
-			e := &l.events[7]
+			e := &l.logs[origin][7]
 			e.Canonical = bytes.Replace(e.Canonical, []byte("ed25519"), []byte("rsa2048"), 1)
 			e.Leaf = pipeline.LeafHash(e.Canonical)
-		}, "no longer agrees"},
-		"event removed": {func(l *fakeLedger) { l.events = slices.Delete(l.events, 7, 8) }, "lacks event 8"},
-		"tail removed": {func(l *fakeLedger) {
-			last := l.events[len(l.events)-1]
-			exported := slices.IndexFunc(l.events, func(e pipeline.StoredEvent) bool { return isAction(e.Canonical, pipeline.ActionExport) })
-			e := l.events[exported]
-			e.Seq, last.Seq = 5, 6
-			l.events = append(l.events[:4:4], e, last)
-		}, "rolled back"},
+		}, "the ledger was changed"},
+		"event removed": {func(l *fakeLedger) { l.logs[origin] = slices.Delete(l.logs[origin], 7, 8) }, "lacks event 8"},
+		"tail removed":  {func(l *fakeLedger) { l.logs[origin] = l.logs[origin][:9] }, "older copy of the ledger"},
+		"station log cut": {func(l *fakeLedger) {
+			l.logs["line-3"] = l.logs["line-3"][:1]
+		}, "older copy of the ledger"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := setUp(t)
@@ -268,101 +207,6 @@ func resignBy(t testing.TB, dir string, was, key crypto.Signer, change func(st *
 	}
 	if err := os.WriteFile(filepath.Join(dir, fileStatement), envelope, 0o600); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// TestDishonestFactory re-signs changed bundles with the station's own key: what
-// is left is that the log, the events, the devices and the totals must agree.
-func TestDishonestFactory(t *testing.T) {
-	edit := func(name string, f func([]string) []string) func(t *testing.T, dir string) {
-		return func(t *testing.T, dir string) {
-			path := filepath.Join(dir, name)
-			data, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			lines := f(strings.SplitAfter(strings.TrimSuffix(string(data), "\n"), "\n"))
-			if err := os.WriteFile(path, []byte(strings.TrimSuffix(strings.Join(lines, ""), "\n")+"\n"), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	swap := func(i, j int) func([]string) []string {
-		return func(l []string) []string { l[i], l[j] = l[j], l[i]; return l }
-	}
-	for name, c := range map[string]struct {
-		change    func(t *testing.T, dir string)
-		statement func(st *Statement)
-		says      string
-	}{
-		"an event changed": {edit(fileEvents, func(l []string) []string {
-			l[5] = strings.Replace(l[5], `"attempt":1`, `"attempt":2`, 1)
-			return l
-		}), nil, "not the one that the checkpoint vouches for"},
-		"an event removed":   {edit(fileEvents, func(l []string) []string { return slices.Delete(l, 5, 6) }), nil, "leaf"},
-		"two events swapped": {edit(fileEvents, swap(5, 6)), nil, "leaf"},
-		"a device removed":   {edit(fileDevices, func(l []string) []string { return slices.Delete(l, 5, 6) }), nil, "not listed"},
-		"a device twice":     {edit(fileDevices, func(l []string) []string { return slices.Insert(l, 5, l[5]) }), nil, "comes after"},
-		"two devices' keys swapped": {edit(fileDevices, func(l []string) []string {
-			cut := func(s, member string) (a, v, b string) {
-				i := strings.Index(s, `"`+member+`":"`)
-				j := i + len(member) + 4
-				k := j + strings.Index(s[j:], `"`)
-				return s[:j], s[j:k], s[k:]
-			}
-			for _, member := range []string{"public_key", "spki_sha256"} {
-				a1, v1, b1 := cut(l[3], member)
-				a2, v2, b2 := cut(l[4], member)
-				l[3], l[4] = a1+v2+b1, a2+v1+b2
-			}
-			return l
-		}), nil, "another key than its events say"},
-		"a failure hidden": {edit(fileDevices, func(l []string) []string {
-			l[49] = strings.Replace(l[49], `"failed"`, `"released"`, 1)
-			return l
-		}), nil, "its events say failed"},
-		"an image changed": {edit(fileDevices, func(l []string) []string {
-			i := strings.Index(l[3], `"output_sha256":"`) + 17
-			l[3] = l[3][:i] + strings.Repeat("0", 64) + l[3][i+64:]
-			return l
-		}), nil, "another image"},
-		"an extra device": {edit(fileDevices, func(l []string) []string {
-			d := strings.Replace(l[0], `"row":2`, `"row":9999`, 1)
-			return append(l, "\n", strings.ReplaceAll(d, "02:12", "02:99"))
-		}), nil, "devices.jsonl"},
-		"totals changed":   {nil, func(st *Statement) { st.Predicate.Totals.Failed-- }, "other totals"},
-		"balance changed":  {nil, func(st *Statement) { st.Predicate.Balance.KeysDestroyed++ }, "another balance"},
-		"said to be sound": {nil, func(st *Statement) { st.Predicate.Reconciles = false }, "reconciles"},
-		"head changed":     {nil, func(st *Statement) { st.Predicate.Logs[0].Size++ }, "not the head"},
-		"log hidden":       {nil, func(st *Statement) { st.Predicate.Logs = nil }, "in no log"},
-		"other manifest": {nil, func(st *Statement) {
-			for i := range st.Subject {
-				if st.Subject[i].Name == "manifest" {
-					st.Subject[i].Digest["sha256"] = strings.Repeat("0", 64)
-				}
-			}
-		}, "the manifest was another one"},
-		"a checkpoint by somebody else": {func(t *testing.T, dir string) {
-			signed, err := LogHead{Origin: Origin("line-3"), Size: 1, Root: strings.Repeat("A", 43) + "="}.sign(stationKey("b"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(dir, "log/line-3/checkpoint"), signed, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}, nil, "none of the given keys"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			l, key := newLedger(t), stationKey("a")
-			l.fill("lot-0", 3)
-			l.fill("lot-1", 60)
-			dir, _ := exportLot(t, l, "lot-1", signedOptions(l, key, "jsonl"))
-			if c.change != nil {
-				c.change(t, dir)
-			}
-			resign(t, dir, key, c.statement)
-			wantProblem(t, verify(t, dir, trusted(key)), c.says)
-		})
 	}
 }
 
@@ -432,59 +276,109 @@ func TestAnUnsignedFolderIsNotABundle(t *testing.T) {
 func TestClose(t *testing.T) {
 	l, key := newLedger(t), stationKey("a")
 	l.fill("lot-1", 40)
-	event, err := Close(t.Context(), l, "lot-1", "line-3", key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.append(event)
+	l.close("lot-1")
 	dir, _ := exportLot(t, l, "lot-1", signedOptions(l, key, "jsonl"))
 	wantValid(t, verify(t, dir, trusted(key)))
-	previous, err := os.ReadFile(filepath.Join(dir, "log/line-3/previous"))
-	if err != nil || !strings.Contains(string(l.events[len(l.events)-2].Canonical), "lot-closed") {
-		t.Fatalf("the checkpoint at the close is not the previous one: %v", err)
-	}
-	trust := trusted(key)
-	trust.Since = [][]byte{previous}
-	wantValid(t, verify(t, dir, trust))
-
 	l.records["lot-1"][3].KeysGenerated++
-	_, err = Close(t.Context(), l, "lot-1", "line-3", key)
+	_, err := Close(t.Context(), l, "lot-1", "line-3")
 	if err == nil || !strings.Contains(err.Error(), "over-production") || pipeline.Hint(err) == "" {
 		t.Errorf("a lot with a key too many closes: %v", err)
 	}
 }
 
+// TestManyStations makes one lot at two stations, each with a key of its own. The
+// other one's clock is a second ahead.
 func TestManyStations(t *testing.T) {
-	l, key := newLedger(t), stationKey("a")
+	l, key, other := newLedger(t), stationKey("a"), stationKey("b")
 	l.fill("lot-1", 40)
-	// Half of the events come from another station, whose name is no file name.
-	var moved []pipeline.StoredEvent
-	keep := l.events[:0:0]
-	for _, e := range l.events {
+	const station = "werk 2-b"
+	name := LotOrigin(station, "lot-1", 1)
+	// Half of the devices are made there.
+	events := l.logs[LotOrigin("line-3", "lot-1", 1)]
+	l.logs[LotOrigin("line-3", "lot-1", 1)] = nil
+	l.order = append(l.order, Log{Kind: pipeline.LogLot, Station: station, Lot: "lot-1", Epoch: 1, Origin: name})
+	run := int64(0)
+	for _, e := range events {
 		line, err := parseEvent(e.Canonical)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if line.Row%2 == 1 {
-			from, to := fmt.Sprintf(`"seq":%d,`, e.Seq), fmt.Sprintf(`"seq":%d,`, len(moved)+1)
-			e.Station, e.Seq = "werk 2/../b", int64(len(moved)+1)
-			e.Canonical = []byte(strings.Replace(strings.Replace(string(e.Canonical), from, to, 1), `"line-3"`, `"werk 2/../b"`, 1))
-			e.Leaf = pipeline.LeafHash(e.Canonical)
-			moved = append(moved, e)
+		origin, at := LotOrigin("line-3", "lot-1", 1), line.Time
+		if line.Action == pipeline.ActionRunEnd {
 			continue
 		}
-		from, to := fmt.Sprintf(`"seq":%d,`, e.Seq), fmt.Sprintf(`"seq":%d,`, len(keep)+1)
-		e.Seq = int64(len(keep) + 1)
-		e.Canonical = []byte(strings.Replace(string(e.Canonical), from, to, 1))
+		if line.Row%2 == 1 {
+			origin, at = name, line.Time.Add(time.Second)
+			e.Canonical = []byte(strings.Replace(string(e.Canonical), `"line-3"`, `"`+station+`"`, 1))
+			if run == 0 {
+				run = 1
+				start := pipeline.Event{Station: station, Lot: "lot-1", Action: pipeline.ActionRun, Seq: 1, Time: at}
+				c := start.Canonical()
+				l.logs[name] = append(l.logs[name], pipeline.StoredEvent{Station: station, Seq: 1, Lot: "lot-1", Canonical: c, Leaf: pipeline.LeafHash(c)})
+			}
+			e.Canonical = []byte(strings.Replace(string(e.Canonical), `"run":2`, `"run":1`, 1))
+			l.records["lot-1"][line.Row-2].Station = station
+		}
+		e.Seq = int64(len(l.logs[origin])) + 1
+		text := strings.Replace(string(e.Canonical), fmt.Sprintf(`"seq":%d,`, line.Seq), fmt.Sprintf(`"seq":%d,`, e.Seq), 1)
+		text = strings.Replace(text, line.Time.Format(timeForm), at.Format(timeForm), 1)
+		e.Canonical = []byte(text)
 		e.Leaf = pipeline.LeafHash(e.Canonical)
-		keep = append(keep, e)
+		l.logs[origin] = append(l.logs[origin], e)
 	}
-	l.events = append(keep, moved...)
+	both := trusted(key, other)
+	opt := signedOptions(l, key, "jsonl")
+	if _, err := Export(t.Context(), l, "lot-1", filepath.Join(t.TempDir(), "r"), opt); err == nil || !strings.Contains(err.Error(), "has not signed its part") {
+		t.Fatalf("exported without the other station's signature: %v", err)
+	}
+	if err := SignLot(t.Context(), l, "lot-1", Signing{Station: station, Signer: other, Journal: l}); err != nil {
+		t.Fatal(err)
+	}
+	l.close("lot-1")
+	dir, _ := exportLot(t, l, "lot-1", opt)
+	r := verify(t, dir, both)
+	wantValid(t, r)
+	if len(r.Logs) != 4 || r.Logs[3].Origin != "werk%202-b/lot-1" {
+		t.Errorf("logs %+v", r.Logs)
+	}
+	wantProblem(t, verify(t, dir, trusted(key)), "none of the given keys")
+	f := openForge(t, copyBundle(t, dir), key)
+	f.st.Predicate.Logs = slices.DeleteFunc(f.st.Predicate.Logs, func(h LogHead) bool { return h.Station == station })
+	f.st.Predicate.Events = int(f.st.Predicate.Logs[1].Events)
+	f.write(fileEvents, []byte(strings.Join(f.events[:f.st.Predicate.Events], "\n")+"\n"))
+	if err := os.RemoveAll(filepath.Join(f.dir, "log", escapeName(station))); err != nil {
+		t.Fatal(err)
+	}
+	resign(t, f.dir, key, func(st *Statement) {
+		st.Predicate.Logs, st.Predicate.Events = f.st.Predicate.Logs, f.st.Predicate.Events
+		st.Predicate.Files[fileEvents], st.Predicate.Files[fileSums] = int64(len(f.read(fileEvents))), int64(len(f.read(fileSums)))
+		for name := range st.Predicate.Files {
+			if strings.Contains(name, escapeName(station)) {
+				delete(st.Predicate.Files, name)
+			}
+		}
+	})
+	wantProblem(t, verify(t, f.dir, both), "which the bundle does not have") // the close names the log
+}
+
+// TestARetiredStationsLogIsSignedForIt: another station signs its last head, and
+// says why.
+func TestARetiredStationsLogIsSignedForIt(t *testing.T) {
+	l, key := newLedger(t), stationKey("a")
+	l.fill("lot-1", 10)
+	l.append(pipeline.Event{Station: "line-9", Lot: "lot-1", Action: pipeline.ActionRun})
+	s := Signing{Station: "line-3", Signer: key, Journal: l}
+	if err := SignFor(t.Context(), l, "lot-1", "line-9", "its disk broke", s); err != nil {
+		t.Fatal(err)
+	}
 	dir, _ := exportLot(t, l, "lot-1", signedOptions(l, key, "jsonl"))
 	r := verify(t, dir, trusted(key))
 	wantValid(t, r)
-	if len(r.Logs) != 2 || r.Logs[1].Origin != "keymill/werk%202%2F..%2Fb" {
-		t.Errorf("logs %+v", r.Logs)
+	if !strings.Contains(strings.Join(r.Notes, " "), "line-3 signed the log line-9/lot-1 for station line-9: its disk broke") {
+		t.Errorf("notes %q", r.Notes)
+	}
+	if line := stranger(t, key, dir)[0]; !strings.Contains(line, ": valid") {
+		t.Error(line)
 	}
 }
 
