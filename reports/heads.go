@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,7 +49,8 @@ func (e *RolledBackError) Error() string {
 
 // Hint says what to do about it.
 func (e *RolledBackError) Hint() string {
-	return "find the newer ledger, or take the events back from a bundle: keymill ledger restore. What was signed is in " + e.Path
+	return "find the newer ledger and put it back. If it is lost, go on under a new epoch, which bundles will say: " +
+		"keymill audit restart. What was signed is in " + e.Path
 }
 
 // HeadsFile returns the path of the heads file that belongs to a key file.
@@ -135,6 +137,25 @@ func (h *Heads) Append(signed []byte) error {
 			Hint: "check that the folder of the signing key is writable and has room"}
 	}
 	h.last[head.Origin] = head
+	return nil
+}
+
+// Inherit takes over what another heads file holds, if this one holds nothing.
+func (h *Heads) Inherit(from *Heads) error {
+	if len(h.last) > 0 || h.path == from.path {
+		return nil
+	}
+	data, err := readBounded(from.path, maxHeads)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := appendDurably(h.path, data); err != nil {
+		return err
+	}
+	maps.Copy(h.last, from.last)
 	return nil
 }
 

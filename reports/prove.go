@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"keymill/pipeline"
 )
@@ -316,4 +318,22 @@ func bundleStatement(dir string) (*Statement, error) {
 		return nil, flawed(fileStatement, "%v", err)
 	}
 	return st, nil
+}
+
+// SplitProofs parts what was written to one file: the proof of a release, and
+// behind it that of the lot's head.
+func SplitProofs(data []byte) (proof, head []byte) {
+	if i := bytes.LastIndex(data, []byte(proofHeader)); i > 0 {
+		return data[:i], data[i:]
+	}
+	return data, nil
+}
+
+// IdentityText returns an identity as people read it, made safe to be shown.
+func IdentityText(identity map[string]string) string {
+	var pairs pipeline.Identity
+	for _, name := range slices.Sorted(maps.Keys(identity)) {
+		pairs = append(pairs, pipeline.Attr{Name: name, Value: identity[name]})
+	}
+	return Printable(pairs.String())
 }

@@ -198,6 +198,15 @@ func rolledBack(err error, b *bookLog, where string) error {
 	return err
 }
 
+// rolledBack is for the station's own logs, whose heads are in its file.
+func (p *books) rolledBack(err error, b *bookLog) error {
+	where := "the ledger"
+	if p.signing.Heads != nil {
+		where = p.signing.Heads.path
+	}
+	return rolledBack(err, b, where)
+}
+
 // readStation reads what a station log has that was not read yet.
 func (p *books) readStation(ctx context.Context, src Source, b *stationBook) error {
 	for e, err := range src.LogEvents(ctx, b.log, b.walk.tree.size) {
@@ -208,7 +217,7 @@ func (p *books) readStation(ctx context.Context, src Source, b *stationBook) err
 			break // its station has not signed that yet
 		}
 		if err := b.walk.stored(e); err != nil {
-			return rolledBack(err, &b.bookLog, "the ledger")
+			return p.rolledBack(err, &b.bookLog)
 		}
 		line, err := parseEvent(e.Canonical)
 		if err != nil {
@@ -219,7 +228,7 @@ func (p *books) readStation(ctx context.Context, src Source, b *stationBook) err
 			return err
 		}
 	}
-	return rolledBack(b.walk.done(), &b.bookLog, "its own heads")
+	return p.rolledBack(b.walk.done(), &b.bookLog)
 }
 
 // stationLeaf takes what a leaf of a station log says of the lot's logs.
@@ -426,4 +435,15 @@ func sortedFacts(facts []pipeline.Attr) []pipeline.Attr {
 	facts = slices.DeleteFunc(facts, func(a pipeline.Attr) bool { return a.Value == "" })
 	slices.SortFunc(facts, func(a, b pipeline.Attr) int { return strings.Compare(a.Name, b.Name) })
 	return facts
+}
+
+// SignStation signs the head of the station log as it stands.
+func SignStation(ctx context.Context, src Source, s Signing) error {
+	p, err := readLogs(ctx, src, "", s)
+	if err != nil {
+		return err
+	}
+	p.stations = slices.DeleteFunc(p.stations, func(b *stationBook) bool { return b.log.Station != s.Station })
+	p.lots, p.legacy = nil, nil
+	return p.sign(ctx, src)
 }

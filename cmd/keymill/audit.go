@@ -1,15 +1,10 @@
 package main
 
 import (
-	"io"
-	"os"
-
 	"github.com/spf13/cobra"
 
 	"keymill/cmd/keymill/internal/evidence"
 	"keymill/cmd/keymill/internal/fault"
-	"keymill/cmd/keymill/internal/files"
-	"keymill/pipeline"
 	"keymill/reports"
 )
 
@@ -21,7 +16,7 @@ func (a *app) auditCmd() *cobra.Command {
 		Args:    unknownVerb,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.auditKeyCmd(), a.auditVerifyCmd(), a.auditProofCmd(), a.auditVerifyDeviceCmd(), a.auditCosignCmd(), a.auditKeysCmd())
+	cmd.AddCommand(a.auditKeyCmd(), a.auditVerifyCmd(), a.auditProofCmd(), a.auditVerifyDeviceCmd(), a.auditCosignCmd(), a.auditRotateCmd(), a.auditRestartCmd(), a.auditKeysCmd())
 	return cmd
 }
 
@@ -76,9 +71,13 @@ func (a *app) auditVerifyCmd() *cobra.Command {
 		Use:   "verify DIR --key FILE",
 		Short: "Verify an audit bundle, offline",
 		Long: `Verify checks a bundle with nothing but public keys: the signature of the statement,
-the hash of every file, the transparency log, and that its events lead to exactly
-the listed devices. It ends with 0 if the bundle is valid and 8 if not, and says
-what exactly is wrong.`,
+the hash of every file, that the logs are whole and contain every head that was
+signed, that their events lead to exactly the listed devices, and that whatever is
+said twice agrees, tables and pages included. What it did not or cannot check it
+says under "note": above all, a bundle alone cannot show that the station has not
+made its whole history anew, or what it never wrote down. Earlier checkpoints
+(--since), witnesses and time stamps are against that. It ends with 0 if the bundle
+is valid and 8 if not, and says what exactly is wrong.`,
 		Example: "  keymill audit verify audit --key station.pem\n  keymill audit verify audit --key station.pem --since last/checkpoint --json",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -109,10 +108,19 @@ what exactly is wrong.`,
 
 func (a *app) printVerified(r *reports.Report) {
 	if r.Lot != "" {
-		a.printf("Lot %s of station %s: %d devices, %d events, %d files\n", r.Lot, r.Station, r.Devices, r.Events, r.Files)
+		a.printf("Lot %s of station %s: %d devices, %d events, %d files\n", reports.Printable(r.Lot), reports.Printable(r.Station), r.Devices, r.Events, r.Files)
 	}
 	for _, check := range r.Checks {
 		a.printf("  ok     %s\n", check)
+	}
+	for _, l := range r.Lots {
+		if l.Lot != r.Lot {
+			a.printf("  note   the station's log also has lot %s at station %s, %d events as of %s: is its bundle at hand?\n",
+				reports.Printable(l.Lot), reports.Printable(l.Station), l.Events, l.Time.Format("2006-01-02 15:04:05"))
+		}
+	}
+	for _, note := range r.Notes {
+		a.printf("  note   %s\n", note)
 	}
 	for _, problem := range r.Problems {
 		a.printf("  WRONG  %s\n", problem)
@@ -122,104 +130,4 @@ func (a *app) printVerified(r *reports.Report) {
 	} else {
 		a.printf("The evidence is NOT valid.\n")
 	}
-}
-
-func (a *app) auditProofCmd() *cobra.Command {
-	var output, bundle string
-	cmd := &cobra.Command{
-		Use:   "proof LOT DEVICE -o FILE",
-		Short: "Write the proof that one device is in the transparency log",
-		Example: "  keymill audit proof 2026-W47 SN0001 -o SN0001.tlog-proof\n" +
-			"  keymill audit proof 2026-W47 SN0001 --bundle audit -o SN0001.tlog-proof",
-		Args: cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if output == "" {
-				return fault.Usagef("audit proof needs -o FILE, or -o - for standard output")
-			}
-			proof, err := a.prove(cmd, args[0], args[1], bundle)
-			if err != nil {
-				return err
-			}
-			if output == "-" {
-				_, err := a.out.Write(proof.Marshal())
-				return err
-			}
-			return fault.Disk(files.Write(output, func(w io.Writer) error { _, err := w.Write(proof.Marshal()); return err }))
-		},
-	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "file to write, or - for standard output")
-	cmd.Flags().StringVar(&bundle, "bundle", "", "take it from this bundle instead of the ledger")
-	addSettings(cmd)
-	return cmd
-}
-
-func (a *app) prove(cmd *cobra.Command, lot, device, bundle string) (*reports.Proof, error) {
-	if bundle != "" {
-		return evidence.ProveFromBundle(cmd.Context(), bundle, device)
-	}
-	return evidence.ProveFromLedger(cmd.Context(), a.options(cmd), lot, device)
-}
-
-func (a *app) auditVerifyDeviceCmd() *cobra.Command {
-	var flags evidence.TrustFiles
-	var proof, image, path string
-	cmd := &cobra.Command{
-		Use:     "verify-device --proof FILE --image IMAGE --key FILE",
-		Short:   "Check one returned unit: is its image's key the recorded one, and was it in the log",
-		Example: "  keymill audit verify-device --proof SN0001.tlog-proof --image returned.img --key station.pem",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if proof == "" {
-				return fault.Usagef("audit verify-device needs --proof FILE")
-			}
-			trust, err := flags.Load()
-			if err != nil {
-				return err
-			}
-			data, err := os.ReadFile(proof)
-			if err != nil {
-				return fault.As(fault.Usage, err)
-			}
-			spki, err := evidence.KeyOfImage(cmd.Context(), image, path)
-			if err != nil {
-				return evidence.Unreadable(cmd.Context(), err)
-			}
-			device, err := reports.VerifyUnit(cmd.Context(), &reports.DeviceProof{Proof: data}, reports.Unit{SPKI: spki}, trust)
-			if err != nil {
-				return evidence.Unreadable(cmd.Context(), err)
-			}
-			return a.printDevice(device, image != "")
-		},
-	}
-	addTrust(cmd, &flags)
-	cmd.Flags().StringVar(&proof, "proof", "", "the device's .tlog-proof file")
-	cmd.Flags().StringVar(&image, "image", "", "the unit's disk image; without it only the proof is checked")
-	cmd.Flags().StringVar(&path, "path", pipeline.DefaultInject()[0].Path, "where in the image the key lies")
-	a.jsonFlag(cmd)
-	return cmd
-}
-
-func (a *app) printDevice(d *reports.Device, withImage bool) error {
-	if a.json {
-		if err := a.writeJSON(d); err != nil {
-			return err
-		}
-	} else {
-		a.printf("Lot %s, row %d, %v, released %s by station %s\n", d.Lot, d.Row, d.Identity, d.Released.Format("2006-01-02 15:04:05 MST"), d.Station)
-		for _, problem := range d.Problems {
-			a.printf("  WRONG  %s\n", problem)
-		}
-		switch {
-		case !d.OK():
-			a.printf("The proof does NOT hold.\n")
-		case withImage:
-			a.printf("The image's key is the recorded one (sha256 %s), and it is in the log.\n", d.SPKISHA256)
-		default:
-			a.printf("The device is in the log with the key sha256 %s. No image was compared.\n", d.SPKISHA256)
-		}
-	}
-	if !d.OK() {
-		return fault.Told(fault.Evidence, "the proof does not hold")
-	}
-	return nil
 }

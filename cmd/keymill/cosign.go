@@ -8,14 +8,12 @@ import (
 	"keymill/cmd/keymill/internal/evidence"
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/say"
-	"keymill/reports"
 )
 
 // cosignFlags say who witnesses, and since when.
 type cosignFlags struct {
 	trust   evidence.TrustFiles
-	name    string
-	witness string
+	witness evidence.Witness
 }
 
 func (a *app) auditCosignCmd() *cobra.Command {
@@ -23,9 +21,10 @@ func (a *app) auditCosignCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cosign DIR --name NAME --witness-key FILE --key FILE",
 		Short: "Verify a bundle as a witness and cosign its checkpoints",
-		Long: `Cosign is for a witness without a tool of its own. It verifies the bundle, against
-the last checkpoint that the witness signed (--since), and adds the witness's
-cosignature to each checkpoint. The witness's Ed25519 key is made if it is missing;
+		Long: `Cosign is for a witness without a tool of its own. It verifies the bundle, also
+against the last checkpoint of each log that the witness signed, and adds the
+witness's cosignature to the heads of the station logs. What it signed is kept in a
+file beside its key: it never signs two histories of a log. The witness's Ed25519 key is made if it is missing;
 its verifier key, which "audit verify --witness" takes, is printed.`,
 		Example: "  keymill audit cosign audit --name customer.example/witness --witness-key witness.pem --key station.pem --since last/checkpoint",
 		Args:    cobra.ExactArgs(1),
@@ -34,31 +33,28 @@ its verifier key, which "audit verify --witness" takes, is printed.`,
 		},
 	}
 	addTrust(cmd, &flags.trust)
-	cmd.Flags().StringSliceVar(&flags.trust.Since, "since", nil, "the last checkpoint that the witness signed")
-	cmd.Flags().StringVar(&flags.name, "name", "", "the witness's name, as a host name and a path")
-	cmd.Flags().StringVar(&flags.witness, "witness-key", "", "the witness's private key, PEM; made if it is missing")
+	cmd.Flags().StringSliceVar(&flags.trust.Since, "since", nil, "a checkpoint that the logs must still contain")
+	cmd.Flags().StringVar(&flags.witness.State, "state", "", "file of the checkpoints that the witness signed (default: the key's name with .seen)")
+	cmd.Flags().StringVar(&flags.witness.Name, "name", "", "the witness's name, as a host name and a path")
+	cmd.Flags().StringVar(&flags.witness.Key, "witness-key", "", "the witness's private key, PEM; made if it is missing")
 	return cmd
 }
 
 func (a *app) cosign(cmd *cobra.Command, dir string, flags cosignFlags) error {
-	if flags.name == "" || flags.witness == "" {
+	if flags.witness.Name == "" || flags.witness.Key == "" {
 		return fault.Usagef("audit cosign needs --name and --witness-key")
 	}
 	trust, err := flags.trust.Load()
 	if err != nil {
 		return err
 	}
-	report, err := reports.VerifyBundle(cmd.Context(), dir, trust)
+	report, n, key, err := evidence.Cosign(cmd.Context(), dir, trust, flags.witness)
 	if err != nil {
-		return evidence.Unreadable(cmd.Context(), err)
+		return err
 	}
 	if !report.OK() {
 		a.printVerified(report)
 		return fault.Told(fault.Evidence, "a bundle that does not verify is not cosigned")
-	}
-	n, key, err := evidence.Cosign(dir, flags.name, flags.witness)
-	if err != nil {
-		return err
 	}
 	fmt.Fprintf(a.err, "Cosigned %s of %s.\n", say.Count(n, "checkpoint"), dir)
 	a.printf("%s\n", key)

@@ -32,7 +32,7 @@ var _ pipeline.Ledger = (*Ledger)(nil)
 
 // lotLogs says that each lot has a log of its own at each station; else a
 // station's events go into its one log of the first format.
-const lotLogs = false
+const lotLogs = true
 
 var errNoStation = errors.New("an event must name its station, whose log it goes to")
 

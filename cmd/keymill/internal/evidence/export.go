@@ -57,9 +57,12 @@ func Export(ctx context.Context, o station.Options, name string, flags ExportOpt
 		return result, err
 	}
 	defer key.Close()
-	result, err = reports.Export(ctx, known, name, flags.Dir, reports.Options{
-		Formats: flags.Formats, Station: known.Config.Audit.Station, Signer: key, Timestamp: timestamp(known.Config.Audit),
-	})
+	opt, err := key.Exporting(known.Config, known.Ledger, flags.Formats)
+	if err != nil {
+		return result, err
+	}
+	opt.Timestamp = timestamp(known.Config.Audit)
+	result, err = reports.Export(ctx, known, name, flags.Dir, opt)
 	if err != nil {
 		return result, exportFault(err)
 	}

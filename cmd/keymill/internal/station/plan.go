@@ -84,6 +84,11 @@ func (l *Lot) Plan(ctx context.Context, path string) (err error) {
 			return err
 		}
 	}
+	if l.Ledger != nil { // one that is there already
+		if err := l.checkHeads(ctx); err != nil {
+			return err
+		}
+	}
 	if err := l.openServices(ctx, summary.Rows); err != nil {
 		return err
 	}

@@ -113,6 +113,9 @@ func (l *Lot) Begin(ctx context.Context, due int) (err error) {
 	if err := l.openSigner(ctx); err != nil {
 		return err
 	}
+	if err := l.checkHeads(ctx); err != nil {
+		return err
+	}
 	if err := l.openProducts(ctx); err != nil {
 		return err
 	}

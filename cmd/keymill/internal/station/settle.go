@@ -120,7 +120,7 @@ func (l *Lot) closeLot(ctx context.Context, out *Outcome) error {
 	if err := l.openSigner(ctx); err != nil {
 		return err
 	}
-	event, err := reports.Close(ctx, l.Ledger, l.Name, l.Config.Audit.Station, l.signer)
+	event, err := reports.Close(ctx, l.Ledger, l.Name, l.Config.Audit.Station)
 	if _, ok := errors.AsType[*reports.ImbalanceError](err); ok {
 		return l.investigate(err)
 	}
@@ -130,7 +130,11 @@ func (l *Lot) closeLot(ctx context.Context, out *Outcome) error {
 	if err := l.Ledger.CloseLot(ctx, l.Name, event); err != nil && !errors.Is(err, ledger.ErrLotClosed) {
 		return err
 	}
-	return nil
+	signing, err := l.signer.Signing(l.Config, l.Ledger)
+	if err != nil {
+		return err
+	}
+	return reports.SignLot(ctx, l.Ledger, l.Name, signing)
 }
 
 // verifyEnd compares the lot with the server, as far as was asked, before it is
@@ -206,10 +210,12 @@ func (l *Lot) writeReport(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	_, err = reports.Export(ctx, l.Ledger, l.Lot.Name, l.reportDir(), reports.Options{
-		Formats: l.Config.Report.Formats, Station: l.Config.Audit.Station, Signer: l.signer, Replace: true,
-		Record: recordExport(l.Ledger), Subjects: subjects,
-	})
+	opt, err := l.signer.Exporting(l.Config, l.Ledger, l.Config.Report.Formats)
+	if err != nil {
+		return err
+	}
+	opt.Replace, opt.Subjects = true, subjects
+	_, err = reports.Export(ctx, l.Ledger, l.Lot.Name, l.reportDir(), opt)
 	return err
 }
 
@@ -224,15 +230,6 @@ func (l *Lot) subjects(ctx context.Context) ([]reports.Subject, error) {
 		return nil, nil
 	}
 	return []reports.Subject{{Name: filepath.Base(path), SHA256: sum}}, err
-}
-
-// recordExport writes down that a run has left a report. The verb export records
-// nothing: exporting again gives the same bytes.
-func recordExport(known *ledger.Ledger) func(context.Context, pipeline.Event) error {
-	return func(ctx context.Context, e pipeline.Event) error {
-		_, err := known.Append(ctx, e)
-		return err
-	}
 }
 
 // reportDir is where the lot's report lies.

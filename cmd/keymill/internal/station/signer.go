@@ -23,6 +23,7 @@ type Signer struct {
 	token         io.Closer // nil for keys in files
 	// Custody says what the key's HSM token says of it; nil for keys in files.
 	Custody *hsm.Custody
+	heads   string // path of the file of signed heads
 }
 
 // Close ends the session with the key's token.
@@ -55,7 +56,7 @@ func (o *Options) Signer(ctx context.Context, cfg *config.Config, log *slog.Logg
 			return Signer{}, fault.OfHSM(ctx, err)
 		}
 		custody := key.Custody()
-		return Signer{key, key, &custody}, nil
+		return Signer{key, key, &custody, headsPath(cfg)}, nil
 	}
 	if name == "" {
 		name = config.BesideLedger(cfg.Ledger, SigningKeyFile)
@@ -67,5 +68,5 @@ func (o *Options) Signer(ctx context.Context, cfg *config.Config, log *slog.Logg
 	if created {
 		o.notice(fmt.Sprintf("Made the station's signing key %s (0600). Hand its public half to the auditor now: keymill audit key", name))
 	}
-	return Signer{key, nil, nil}, nil
+	return Signer{key, nil, nil, headsPath(cfg)}, nil
 }
