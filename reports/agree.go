@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -178,6 +179,26 @@ func (a *agreement) moved(t *trace, e *eventLine) {
 	if (e.Action == pipeline.ActionUndo || e.Action == pipeline.ActionRekey) && e.SPKISHA256 != "" && e.Key != "destroyed" {
 		a.kept++
 	}
+}
+
+// unit follows the physical things that a device's image went to: two live ones
+// with one key are clones.
+func (a *agreement) unit(t *trace, e *eventLine) error {
+	switch e.Action {
+	case pipeline.ActionReserveUnit, pipeline.ActionTakeBackUnit:
+		if t.unit != 0 {
+			return fmt.Errorf("row %d: unit %d while unit %d is live: a clone", e.Row, e.Unit, t.unit)
+		}
+		if e.Unit <= 0 || e.Unit > math.MaxUint32 {
+			return fmt.Errorf("row %d: there can be no unit %d", e.Row, e.Unit)
+		}
+		t.unit = uint32(e.Unit)
+	case pipeline.ActionFailUnit, pipeline.ActionScrapUnit:
+		if int64(t.unit) == e.Unit {
+			t.unit = 0
+		}
+	}
+	return nil
 }
 
 // totals compares the states that a run's end counts.

@@ -421,6 +421,15 @@ func forgeries() []forgery {
 			f.edit(was, a.SPKISHA256, f.mac(n+1), `"to":"preauthorized"`)
 			f.edit(was, a.SPKISHA256, f.mac(n+1), `"to":"released"`)
 		}, "have the same key", 3, false},
+		{"add a clone as a second unit", func(f *forge, n int) {
+			i := f.of(f.mac(n), `"to":"released"`)[0]
+			line := regexp.MustCompile(`"(algorithm|from|to|key|output_\w+|read_back|spki_sha256)":("[^"]*"|\d+),?`).ReplaceAllString(f.events[i], "")
+			line = strings.Replace(strings.Replace(line, ",}", "}", 1), `"action":"released"`, `"action":"unit-reserved"`, 1)
+			one, two := strings.Replace(line, `"Z"}`, `"Z"}`, 1), line
+			one = strings.TrimSuffix(one, "}") + `,"unit":1}`
+			two = strings.TrimSuffix(two, "}") + `,"unit":2}`
+			f.events = slices.Insert(f.events, i+1, one, two)
+		}, "a clone", 2, false},
 		{"pass a failed device off as released", func(f *forge, _ int) {
 			for _, d := range f.devices {
 				if d.State == pipeline.Failed {

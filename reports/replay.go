@@ -158,6 +158,11 @@ func (r *replay) step(t *trace, e *eventLine) error {
 	if t.identity != r.traces.shortSum(e.Device.Sum()) {
 		return fmt.Errorf("row %d was another device before", e.Row)
 	}
+	if r.agree != nil {
+		if err := r.agree.unit(t, e); err != nil {
+			return err
+		}
+	}
 	if e.To == "" {
 		return nil // changes nothing
 	}

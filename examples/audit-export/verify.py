@@ -567,7 +567,7 @@ class Bundle:
         want(spki in ("", d["spki"]), "row", e["row"], "has another key than was staged")
 
     def unit(self, d, e):
-        if e["action"] == "unit-reserved":
+        if e["action"] in ("unit-reserved", "unit-restored"):
             want(not d["unit"] and e.get("unit"), "row", e["row"], "has two live units: a clone")
             d["unit"] = e["unit"]
         elif e["action"] in ("unit-failed", "unit-scrapped") and e.get("unit") == d["unit"]:
