@@ -202,5 +202,8 @@ func (b *bookLog) listed() LogHead {
 	if b.log.Kind != pipeline.LogStation {
 		head.Events = b.own
 	}
+	if b.log.Kind == pipeline.LogLegacy {
+		head.Epoch = 0 // it has none
+	}
 	return head
 }

@@ -340,7 +340,7 @@ func (p *books) introduce(ctx context.Context, src Source, own *stationBook) err
 		return pipeline.WithHint(fmt.Errorf("station %s signs with key %.16s.., not with %.16s..", p.signing.Station, own.keyID, id),
 			"to change the key, sign the change with both: keymill audit rotate")
 	}
-	if err := p.freeze(ctx, src); err != nil {
+	if err := p.freeze(ctx, src, own); err != nil {
 		return err
 	}
 	facts, err := p.signing.Custody.facts(p.signing.Signer.Public())
@@ -352,7 +352,7 @@ func (p *books) introduce(ctx context.Context, src Source, own *stationBook) err
 
 // freeze names the head of every old log that no station log names yet. It reads
 // them whole, once in a ledger's life.
-func (p *books) freeze(ctx context.Context, src Source) error {
+func (p *books) freeze(ctx context.Context, src Source, own *stationBook) error {
 	all, err := src.Logs(ctx, "")
 	if err != nil {
 		return err
@@ -366,6 +366,9 @@ func (p *books) freeze(ctx context.Context, src Source) error {
 			return err
 		}
 		if err := p.append(ctx, pipeline.Event{Action: actionFrozen, Facts: b.walk.head(l.Origin).facts()}); err != nil {
+			return err
+		}
+		if err := p.readStation(ctx, src, own); err != nil {
 			return err
 		}
 	}

@@ -57,8 +57,10 @@ func (l *Ledger) LogEvents(ctx context.Context, log pipeline.Log, after int64) i
 		if !found && log.Kind == pipeline.LogLegacy { // its origin is in the table as the station's name is
 			row, found, err = logIn(ctx, l.db, sqlLogs+`WHERE station = $1 AND kind = 'legacy'`, log.Station)
 		}
-		if err != nil || !found {
+		if err != nil {
 			yield(pipeline.StoredEvent{}, l.backend.explain(err))
+		}
+		if err != nil || !found { // a log that was not begun has no events
 			return
 		}
 		l.events(ctx, yield, sqlLogEvents, row.id<<seqBits|after, (row.id+1)<<seqBits-1)
