@@ -50,7 +50,7 @@ func (e *RolledBackError) Error() string {
 // Hint says what to do about it.
 func (e *RolledBackError) Hint() string {
 	return "find the newer ledger and put it back. If it is lost, go on under a new epoch, which bundles will say: " +
-		"keymill audit restart. What was signed is in " + e.Path
+		"keymill audit restart. A ledger of its own under this key needs another audit.station. What was signed is in " + e.Path
 }
 
 // HeadsFile returns the path of the heads file that belongs to a key file.

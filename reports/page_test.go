@@ -91,7 +91,7 @@ func TestPDF(t *testing.T) {
 	}
 	pages := strings.Split(string(text), "\f")
 	for i, want := range map[int][]string{
-		0: {`Lot Lösung \u6E2C\u8A66`, "The totals reconcile", "line-3/lot-1", "Quality: name"},
+		0: {`Lot Lösung \u6E2C\u8A66`, "The totals reconcile", "line-3", "Quality: name"},
 		1: {"Failed and conflicting devices", "02:12:61:00:00:31", "bad identity"},
 		3: {"All devices", l.records["Lösung 測試"][0].Fingerprint()[:40]},
 	} {

@@ -34,12 +34,16 @@ KEY as audit.signing_key, and hand its public half to the auditor all the same.`
 				return err
 			}
 			fmt.Fprintf(a.err, "Now name it: audit.signing_key: %s\n", next)
+			if a.json {
+				return a.writeJSON(map[string]string{"old": ids[0], "new": ids[1]})
+			}
 			a.printf("%s -> %s\n", ids[0], ids[1])
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&next, "to", "", "the new key: a file or a pkcs11: URI")
 	addSettings(cmd)
+	a.jsonFlag(cmd)
 	return cmd
 }
 
@@ -68,13 +72,18 @@ ledger does not know any more need another name.`,
 			}
 			defer known.Close()
 			n, err := station.RestartLogs(cmd.Context(), cfg, known, reason)
-			if err == nil {
-				a.printf("%d logs go on under their next epoch.\n", n)
+			if err != nil {
+				return err
 			}
-			return err
+			if a.json {
+				return a.writeJSON(map[string]int{"logs": n})
+			}
+			a.printf("%d logs go on under their next epoch.\n", n)
+			return nil
 		},
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why events are lost")
 	addSettings(cmd)
+	a.jsonFlag(cmd)
 	return cmd
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -25,12 +26,17 @@ func (s Signer) Signing(cfg *config.Config, known *ledger.Ledger) (reports.Signi
 	return reports.Signing{Station: cfg.Audit.Station, Signer: s.Signer, Custody: s.evidence(), Heads: heads, Journal: known}, nil
 }
 
-// headsPath is where the heads are kept that the station signs: beside its key, or
-// beside the ledger if the key is in an HSM.
+// headsPath is where the heads are kept that the station signs: beside the key that
+// audit.signing_key names. Where none is named, or one in an HSM, it lies beside the
+// ledger and is named after it, as ledgers in one folder share the key there.
 func headsPath(cfg *config.Config) string {
 	name := cfg.Audit.SigningKey
 	if name == "" || strings.HasPrefix(name, "pkcs11:") {
-		name = config.BesideLedger(cfg.Ledger, SigningKeyFile)
+		own := strings.TrimSuffix(filepath.Base(cfg.Ledger), filepath.Ext(cfg.Ledger))
+		if strings.Contains(cfg.Ledger, "://") || own == "" {
+			own = "keymill"
+		}
+		name = config.BesideLedger(cfg.Ledger, own+strings.TrimPrefix(SigningKeyFile, "keymill"))
 	}
 	return reports.HeadsFile(name)
 }
