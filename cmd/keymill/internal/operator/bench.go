@@ -27,6 +27,7 @@ type Bench struct {
 	ln      net.Listener
 	closers []io.Closer
 	lot     *station.Lot // in make mode
+	out     string       // the lot's folder
 	base    context.Context
 	cancel  context.CancelFunc // of base, which all work ends with
 }
@@ -65,7 +66,7 @@ func (b *Bench) open(ctx context.Context, o station.Options, s Settings) (err er
 	if err != nil {
 		return err
 	}
-	b.closers = append(b.closers, lock)
+	b.closers, b.out = append(b.closers, lock), l.Out
 	opt, err := Configure(cfg, l.Log)
 	if err != nil {
 		return err
@@ -253,11 +254,17 @@ func (b *Bench) listen(ctx context.Context, cfg *config.Config, address string) 
 		return fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("%s is not loopback: badges and PINs would go in the clear", address),
 			"Set station.tls_cert and station.tls_key, or listen on 127.0.0.1."))
 	}
-	b.Page, err = NewPage(b.Station, ln.Addr(), certs)
+	secret, err := keptSecret(filepath.Join(b.out, "station.cookie"))
+	if err != nil {
+		return fault.StorageOutage(err)
+	}
+	if b.Page, err = NewPage(b.Station, ln.Addr(), certs, secret); err != nil {
+		return err
+	}
 	if len(certs) > 0 {
 		b.ln = tls.NewListener(ln, &tls.Config{Certificates: certs, MinVersion: tls.VersionTLS12})
 	}
-	return err
+	return nil
 }
 
 // Run serves the page and works until the context of Open ends; then it brings

@@ -14,6 +14,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,7 +30,7 @@ const cookieName = "keymill-station"
 // Page serves a station over HTTP. It decides nothing about units.
 type Page struct {
 	st       *Station
-	secret   string // the cookie's value, new with each process
+	secret   string // the cookie's value
 	secure   bool   // TLS
 	loopback bool
 	cert     *x509.Certificate
@@ -45,13 +46,10 @@ type Page struct {
 }
 
 // NewPage serves the station at an address: HOST:PORT as it listens. Where
-// certificates are given it is TLS.
-func NewPage(st *Station, address net.Addr, certs []tls.Certificate) (*Page, error) {
-	random := make([]byte, 24)
-	if _, err := rand.Read(random); err != nil {
-		return nil, err
-	}
-	p := &Page{st: st, secret: hex.EncodeToString(random), address: address.String(), streams: map[string]int{}, moved: make(chan struct{})}
+// certificates are given it is TLS. secret is the cookie's value: a page that is
+// open when the station starts again goes on with the same one.
+func NewPage(st *Station, address net.Addr, certs []tls.Certificate, secret string) (*Page, error) {
+	p := &Page{st: st, secret: secret, address: address.String(), streams: map[string]int{}, moved: make(chan struct{})}
 	if tcp, ok := address.(*net.TCPAddr); ok {
 		p.loopback = tcp.IP.IsLoopback()
 	}
@@ -82,6 +80,26 @@ func NewPage(st *Station, address net.Addr, certs []tls.Certificate) (*Page, err
 	p.mux.HandleFunc("POST /api/v1/takeover", p.takeover)
 	p.mux.Handle("GET /metrics", p.metrics)
 	return p, nil
+}
+
+// newSecret makes a cookie's value.
+func newSecret() (string, error) {
+	random := make([]byte, 24)
+	_, err := rand.Read(random)
+	return hex.EncodeToString(random), err
+}
+
+// keptSecret reads the cookie's value, or makes it and keeps it there.
+func keptSecret(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	if err == nil && len(data) == 48 {
+		return string(data), nil
+	}
+	secret, err := newSecret()
+	if err != nil {
+		return "", err
+	}
+	return secret, os.WriteFile(path, []byte(secret), 0o600)
 }
 
 // URL is where the page is.
@@ -234,6 +252,9 @@ func (p *Page) scan(w http.ResponseWriter, r *http.Request) {
 func (p *Page) isActive(tab string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.active == "" { // the station has just started again
+		p.activate(tab)
+	}
 	return tab == p.active
 }
 
@@ -295,6 +316,9 @@ func (p *Page) events(w http.ResponseWriter, r *http.Request) {
 	}
 	out := http.NewResponseController(w)
 	w.Header().Set("Content-Type", "text/event-stream")
+	if _, err := io.WriteString(w, "retry: 300\n\n"); err != nil { // how soon a browser comes back
+		return
+	}
 	sent, told := -1, ""
 	beat := time.NewTicker(10 * time.Second)
 	defer beat.Stop()

@@ -31,7 +31,7 @@ func serve(t *testing.T, devices, slots int, change func(*bench, *Options)) *ser
 	if err != nil {
 		t.Fatal(err)
 	}
-	page, err := NewPage(b.Station, ln.Addr(), nil)
+	page, err := NewPage(b.Station, ln.Addr(), nil, "0123456789")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestAPIRefuses(t *testing.T) {
 		"another port":      {"GET", "/api/v1/state", "", []string{"Host", "127.0.0.1:1"}, 403},
 		"cross-site fetch":  {"GET", "/screen", "", []string{"Sec-Fetch-Site", "cross-site"}, 403},
 		"stale revision":    {"POST", "/api/v1/scan", `{"id":"1","text":"END"}`, []string{"If-Match", `"99"`}, 409},
-		"a view-only tab":   {"POST", "/api/v1/scan", `{"id":"1","text":"SN0001"}`, []string{"X-Keymill-Tab", "b"}, 409},
+		"a tab, long":       {"POST", "/api/v1/takeover", "", []string{"X-Keymill-Tab", strings.Repeat("b", 99)}, 400},
 		"no such file":      {"GET", "/static/page.html", "", nil, 404},
 		"no such path":      {"GET", "/api/v1/keys", "", nil, 404},
 		"wrong method":      {"GET", "/api/v1/scan", "", nil, 405},
@@ -169,7 +169,7 @@ func TestSecondTabOnlyLooks(t *testing.T) {
 // tab listens as the page does, and yields what it is told of its right to scan.
 func (s *served) tab(name string) <-chan string {
 	s.t.Helper()
-	req, err := http.NewRequestWithContext(s.t.Context(), "GET", s.url+"/api/v1/events?tab="+name, nil)
+	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, s.url+"/api/v1/events?tab="+name, nil)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func TestEventsAreTheState(t *testing.T) {
 	s := serve(t, 2, 1, nil)
 	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
-	req, err := http.NewRequestWithContext(ctx, "GET", s.url+"/api/v1/events", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/api/v1/events", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

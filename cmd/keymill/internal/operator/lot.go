@@ -197,7 +197,9 @@ func (l *ledgerLot) Unfinished(ctx context.Context) ([]*Unit, error) {
 		if err != nil {
 			return nil, err
 		}
-		left = append(left, fromLedger(unit, rec))
+		u := fromLedger(unit, rec)
+		u.SameBoot = unit.Owner.Boot == l.owner.Boot
+		left = append(left, u)
 	}
 	return left, nil
 }

@@ -43,6 +43,7 @@ type Unit struct {
 	Operator string
 	Label    string // the printed code
 	Again    bool   // an earlier unit of this device ended
+	SameBoot bool   // its writing began since this machine was booted
 	Created  time.Time
 }
 

@@ -5,12 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -224,125 +222,37 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// labelPrinter is a printer on TCP that answers ~HS.
-type labelPrinter struct {
-	net.Listener
-	mu       sync.Mutex
-	paperOut bool
-	headUp   bool
-	printed  []string
-	held     []string // it has them, and prints them once it can
-	asked    int
-}
-
-func newLabelPrinter(t testing.TB) *labelPrinter {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &labelPrinter{Listener: ln}
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			serving.Go(func() { p.serve(conn) })
-		}
-	})
-	t.Cleanup(func() { ln.Close(); serving.Wait() })
-	return p
-}
-
-func (p *labelPrinter) serve(conn net.Conn) {
-	defer conn.Close()
-	r := bufio.NewReader(conn)
-	text := ""
-	for {
-		c, err := r.ReadByte()
-		if err != nil {
-			return
-		}
-		text += string(c)
-		switch {
-		case strings.HasSuffix(text, "~HS"):
-			text = ""
-			if _, err := conn.Write([]byte(p.status())); err != nil {
-				return
-			}
-		case strings.HasSuffix(text, "^XZ"):
-			p.take(strings.TrimSpace(text))
-			text = ""
-		}
-	}
-}
-
-func (p *labelPrinter) status() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.asked++
-	flag := func(b bool) int {
-		if b {
-			return 1
-		}
-		return 0
-	}
-	return fmt.Sprintf("\x02030,%d,0,0300,%03d,0,0,0,000,0,0,0\x03\r\n\x02001,0,%d,0,1,2,6,0,%08d,1,000\x03\r\n\x021234,0\x03\r\n",
-		flag(p.paperOut), len(p.held), flag(p.headUp), 0)
-}
-
-func (p *labelPrinter) take(label string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.paperOut || p.headUp {
-		p.held = append(p.held, label)
-		return
-	}
-	p.printed = append(p.printed, label)
-}
-
-func (p *labelPrinter) set(paperOut bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.paperOut = paperOut; !paperOut {
-		p.printed = append(p.printed, p.held...)
-		p.held = nil
-	}
-}
-
-func (p *labelPrinter) count() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.printed)
-}
-
 func TestZPLPrinter(t *testing.T) {
-	fake := newLabelPrinter(t)
-	printer, err := OpenPrinter("tcp://"+fake.Addr().String(), "zpl")
+	var printed []string
+	fake, err := NewTrialPrinter(t.Context(), func(zpl string) { printed = append(printed, zpl) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := printer.Print(t.Context(), "1", []byte("^XA^FDone^FS^XZ")); err != nil || fake.count() != 1 || fake.asked < 2 {
-		t.Fatalf("%v, printed %d, asked %d times", err, fake.count(), fake.asked)
+	printer, err := OpenPrinter(fake.Name(), "zpl")
+	if err != nil {
+		t.Fatal(err)
 	}
-	fake.set(true)
+	if err := printer.Print(t.Context(), "1", []byte("^XA^FDone^FS^XZ")); err != nil || fake.Labels() != 1 || fake.asked < 2 {
+		t.Fatalf("%v, printed %d, asked %d times", err, fake.Labels(), fake.asked)
+	}
+	fake.SetPaper(false)
 	refused, ok := errors.AsType[*PrinterError](printer.Print(t.Context(), "2", []byte("^XA^XZ")))
 	if !ok || refused.Queued || !strings.Contains(refused.Text, "paper") {
 		t.Fatalf("%+v", refused)
 	}
-	if fake.count() != 1 || len(fake.held) != 0 {
+	if fake.Labels() != 1 || len(fake.held) != 0 {
 		t.Fatal("a label was sent to a printer without paper")
 	}
-	fake.set(false)
-	fake.headUp = true
-	if refused, ok = errors.AsType[*PrinterError](printer.Ready(t.Context())); !ok || !strings.Contains(refused.Text, "open") {
-		t.Fatalf("%+v", refused)
+	fake.SetPaper(true)
+	if err := fake.Close(); err != nil {
+		t.Fatal(err)
 	}
-	fake.Close()
 	if refused, ok = errors.AsType[*PrinterError](printer.Ready(t.Context())); !ok || !strings.Contains(refused.Text, "does not answer") {
 		t.Fatalf("%+v", refused)
+	}
+	open := &hostStatus{headOpen: true}
+	if !strings.Contains(open.fault(), "open") || len(printed) != 1 {
+		t.Fatalf("%q, printed %q", open.fault(), printed)
 	}
 	for _, bad := range []string{"", "lp0", "tcp://", "cups:", "file:", "http://x"} {
 		if _, err := OpenPrinter(bad, "zpl"); err == nil {

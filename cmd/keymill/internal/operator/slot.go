@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -251,7 +252,8 @@ func (e *refusal) Error() string { return e.text }
 func (st *Station) judge(s *slot, c Contents) error {
 	if s.unit != nil && s.unit.State == Writing { // interrupted
 		_, file := s.place.(*filePlace)
-		if c.Holds == HoldsOwn || c.Holds == HoldsMarker && c.Marker == s.unit.Marker || file && c.Holds == HoldsNothing {
+		stayed := s.unit.SameBoot && strings.HasSuffix(s.unit.Medium, seenAs(s.have.Seq))
+		if stayed || c.Holds == HoldsOwn || c.Holds == HoldsMarker && c.Marker == s.unit.Marker || file && c.Holds == HoldsNothing {
 			s.resumed = true
 			return nil
 		}

@@ -93,7 +93,9 @@ func (st *Station) writeMedium(ctx context.Context, s *slot, u *Unit, path, seq 
 			}
 			return st.judge(s, c)
 		},
-		Begin: func(ctx context.Context, medium string) error { return st.beginWriting(ctx, s, u, medium) },
+		Begin: func(ctx context.Context, medium string) error {
+			return st.beginWriting(ctx, s, u, medium+seenAs(seq))
+		},
 		First: func() {
 			st.locked(func() {
 				if !s.resumed {
@@ -106,9 +108,13 @@ func (st *Station) writeMedium(ctx context.Context, s *slot, u *Unit, path, seq 
 	})
 }
 
+// seenAs is what the kernel numbered a medium's stay in its slot: as long as the
+// number stands, and the machine was not booted since, it is the same medium.
+func seenAs(seq string) string { return " #" + seq }
+
 // beginWriting records that bytes are about to leave.
 func (st *Station) beginWriting(ctx context.Context, s *slot, u *Unit, medium string) error {
-	return st.move(ctx, u, Writing, func(next *Unit) { next.Medium, next.Slot = medium, s.name })
+	return st.move(ctx, u, Writing, func(next *Unit) { next.Medium, next.Slot, next.SameBoot = medium, s.name, true })
 }
 
 // move brings a unit to its next state. It is called without the lock, by
