@@ -17,26 +17,33 @@ import (
 func (a *app) demoCmd() *cobra.Command {
 	var dir string
 	var devices int
+	var bench bool
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Do the whole job on this machine: trial server, invented manifest, generated golden image",
 		Long: `Demo needs nothing but this program and Debian's e2fsprogs. It starts a trial server,
-invents a manifest, generates a golden image, and runs the lot. Run again, it resumes.`,
-		Example: "  keymill demo\n  keymill demo --dir trial --devices 500",
+invents a manifest, generates a golden image, and runs the lot. Run again, it resumes.
+With --station the lot is then handed out at the operator's page, with files as media and
+a printer that is played; it needs a folder of its own.`,
+		Example: "  keymill demo\n  keymill demo --dir trial --devices 500\n  keymill demo --station",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if devices < 1 {
 				return fault.Usagef("--devices is %d; it is a number of devices", devices)
 			}
-			return a.demo(cmd, dir, devices)
+			if bench && !cmd.Flags().Changed("dir") {
+				dir += "-station"
+			}
+			return a.demo(cmd, dir, devices, bench)
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", "keymill-demo", "folder for everything that the demo makes")
+	cmd.Flags().BoolVar(&bench, "station", false, "then serve the operator's page")
 	cmd.Flags().IntVar(&devices, "devices", 20, "devices in the invented manifest")
 	return cmd
 }
 
-func (a *app) demo(cmd *cobra.Command, dir string, devices int) error {
+func (a *app) demo(cmd *cobra.Command, dir string, devices int, bench bool) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return err
@@ -61,15 +68,22 @@ func (a *app) demo(cmd *cobra.Command, dir string, devices int) error {
 		"out": filepath.Join(dir, "out", "demo"), "server.url": server,
 		"server.token_file": filepath.Join(dir, "sandbox", "token"), "server.ca_file": filepath.Join(dir, "sandbox", "ca.crt"),
 	}}
+	if bench {
+		o.Settings.Flags["image.format"] = config.FormatPack
+	}
 	runErr := a.tellOutcome(station.Run(ctx, o, filepath.Join(dir, "manifest.csv"), "demo"))
 	stop()
 	if err := <-stopped; err != nil && runErr == nil {
 		runErr = err
 	}
-	if runErr == nil {
-		a.demoEpilogue(dir)
+	switch {
+	case runErr != nil:
+		return runErr
+	case bench:
+		return a.demoBench(cmd, o, dir)
 	}
-	return runErr
+	a.demoEpilogue(dir)
+	return nil
 }
 
 func (a *app) demoEpilogue(dir string) {
