@@ -82,7 +82,9 @@ station() {
 
 station line-1 submit manifest.csv --lot many
 for name in line-1 line-2 line-3; do
-  station "$name" worker --until-done >"$name.out" 2>"$name.log" &
+  mkdir -p "$name"
+  KEYMILL_AUDIT_STATION=$name KEYMILL_OUT=$name/out KEYMILL_AUDIT_SIGNING_KEY=$name/signing-key.pem \
+    "$keymill" worker --until-done >"$name.out" 2>"$name.log" & # not by the function: its shell would have the pid
   pids+=($!)
 done
 workers=("${pids[@]:1}")

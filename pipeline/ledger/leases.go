@@ -35,6 +35,9 @@ func (l *Ledger) Claim(ctx context.Context, lot string, first, last int, lease s
 		if err := notRetired(ctx, tx, station); err != nil {
 			return nil, err
 		}
+		if err := l.backend.lockRows(ctx, tx, sqlLockRows, after, through); err != nil {
+			return nil, err
+		}
 		return tx.ExecContext(ctx, sqlClaim, after, through, lease, now+d.Microseconds(), now, station)
 	})
 	if err != nil {
@@ -55,8 +58,12 @@ func (l *Ledger) Renew(ctx context.Context, lot string, first, last int, lease s
 	if err != nil {
 		return 0, err
 	}
+	after, through := deviceID(id, first-1), deviceID(id, last)
 	return l.changeAt(ctx, func(ctx context.Context, tx *sql.Tx, now int64) (sql.Result, error) {
-		return tx.ExecContext(ctx, sqlRenew, deviceID(id, first-1), deviceID(id, last), lease, now+d.Microseconds())
+		if err := l.backend.lockRows(ctx, tx, sqlLockRows, after, through); err != nil {
+			return nil, err
+		}
+		return tx.ExecContext(ctx, sqlRenew, after, through, lease, now+d.Microseconds())
 	})
 }
 
@@ -66,14 +73,34 @@ func (l *Ledger) Yield(ctx context.Context, lot string, first, last int, lease s
 	if err != nil {
 		return err
 	}
-	_, err = l.change(ctx, sqlYield, deviceID(id, first-1), deviceID(id, last), lease)
-	return err
+	after, through := deviceID(id, first-1), deviceID(id, last)
+	return l.transact(ctx, func(tx *sql.Tx) error {
+		if err := l.backend.lockRows(ctx, tx, sqlLockRows, after, through); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, sqlYield, after, through, lease)
+		return err
+	})
 }
 
 // Revoke ends all leases of a station, in all lots, and returns how many devices
 // they held.
 func (l *Ledger) Revoke(ctx context.Context, station string) (int, error) {
-	return l.change(ctx, sqlRevoke, station, station+"/")
+	held := 0
+	err := l.transact(ctx, func(tx *sql.Tx) (err error) {
+		held, err = l.revoke(ctx, tx, station)
+		return err
+	})
+	return held, err
+}
+
+// revoke ends a station's leases within a transaction.
+func (l *Ledger) revoke(ctx context.Context, tx *sql.Tx, station string) (int, error) {
+	if err := l.backend.lockRows(ctx, tx, sqlLockHeld, station, station+"/"); err != nil {
+		return 0, err
+	}
+	n, err := affected(tx.ExecContext(ctx, sqlRevoke, station, station+"/"))
+	return int(n), err
 }
 
 // change runs one statement and returns how many rows it changed.

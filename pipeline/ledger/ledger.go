@@ -51,6 +51,9 @@ type backend interface {
 	// now returns the time by which leases are judged, in microseconds; q is the
 	// database or a transaction.
 	now(ctx context.Context, q rower, clock func() time.Time) (int64, error)
+	// lockRows makes the transaction the only one that changes the records that query
+	// selects, where the database locks rows one by one.
+	lockRows(ctx context.Context, tx *sql.Tx, query string, args ...any) error
 	// rewrite returns a query whose placeholders appear once each and in their
 	// order in the form that the driver binds fastest.
 	rewrite(query string) string

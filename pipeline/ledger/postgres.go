@@ -112,6 +112,13 @@ func (p *postgresDB) alone(ctx context.Context, tx *sql.Tx) error {
 	return err
 }
 
+// lockRows takes the rows' locks in the order of their ids, as all do: an UPDATE of
+// many rows takes them in the order in which it meets them.
+func (p *postgresDB) lockRows(ctx context.Context, tx *sql.Tx, query string, args ...any) error {
+	_, err := tx.ExecContext(ctx, query+` ORDER BY id FOR UPDATE`, args...)
+	return err
+}
+
 // transient knows deadlocks and serialization failures, and two stations that
 // took the same number when both made a new row.
 func (p *postgresDB) transient(err error) bool {

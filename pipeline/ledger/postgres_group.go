@@ -1,10 +1,12 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -30,7 +32,9 @@ func (g *postgresGroup) update(ctx context.Context, changes []*pending, now time
 	g.open, g.last = true, pgx.Batch{}
 	var first pgx.Batch
 	first.Queue("BEGIN")
-	for _, p := range changes {
+	// All who change records lock them in the order of their ids, so that stations
+	// don't wait for each other in a circle.
+	for _, p := range slices.SortedStableFunc(slices.Values(changes), func(a, b *pending) int { return cmp.Compare(a.id, b.id) }) {
 		if p.id == 0 {
 			continue
 		}

@@ -182,7 +182,9 @@ const (
 	WHERE name = $1 AND retired = 0`
 	sqlRetire     = `UPDATE stations SET retired = $2, retired_reason = $3 WHERE name = $1 AND retired = 0`
 	sqlFreezeLogs = `UPDATE logs SET frozen = 1 WHERE station = $1 AND frozen = 0`
-	sqlRevoke     = `UPDATE records SET lease = '', lease_until = 0 WHERE lease = $1 OR SUBSTR(lease, 1, LENGTH($2)) = $2`
+	sqlHeldBy     = ` WHERE lease = $1 OR SUBSTR(lease, 1, LENGTH($2)) = $2`
+	sqlRevoke     = `UPDATE records SET lease = '', lease_until = 0` + sqlHeldBy
+	sqlLockHeld   = `SELECT 1 FROM records` + sqlHeldBy
 
 	lotStationColumns = `l.name, s.station, s.out, s.pack_uuid, s.joined, s.signed_by`
 	sqlLotStations    = `SELECT ` + lotStationColumns + ` FROM lot_stations s JOIN lots l ON l.id = s.lot
@@ -226,9 +228,10 @@ const (
 	WHERE id > $1 AND id <= $2 AND superseded = 0 AND state NOT IN ('released', 'undone')
 	AND (lease = '' OR lease = $3 OR lease_until < $5)
 	AND (pack_length = 0 OR pack_station = '' OR pack_station = $6)`
-	sqlClaimed = sqlRecords + ` AND r.lease = $3 AND r.superseded = 0 AND r.state NOT IN ('released', 'undone') ORDER BY r.id`
-	sqlRenew   = `UPDATE records SET lease_until = $4 WHERE id > $1 AND id <= $2 AND lease = $3`
-	sqlYield   = `UPDATE records SET lease = '', lease_until = 0 WHERE id > $1 AND id <= $2 AND lease = $3`
+	sqlLockRows = `SELECT 1 FROM records WHERE id > $1 AND id <= $2`
+	sqlClaimed  = sqlRecords + ` AND r.lease = $3 AND r.superseded = 0 AND r.state NOT IN ('released', 'undone') ORDER BY r.id`
+	sqlRenew    = `UPDATE records SET lease_until = $4 WHERE id > $1 AND id <= $2 AND lease = $3`
+	sqlYield    = `UPDATE records SET lease = '', lease_until = 0 WHERE id > $1 AND id <= $2 AND lease = $3`
 )
 
 // Of the queue's look at what is to be done. $1 and $2 are the bounds of ids.

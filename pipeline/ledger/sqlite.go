@@ -232,6 +232,9 @@ func (s *sqliteDB) alone(context.Context, *sql.Tx) error { return nil }
 // transient says never: whoever has the write lock has it alone.
 func (s *sqliteDB) transient(error) bool { return false }
 
+// lockRows has nothing to do: one transaction writes at a time.
+func (s *sqliteDB) lockRows(context.Context, *sql.Tx, string, ...any) error { return nil }
+
 func (s *sqliteDB) pool() *sql.DB { return s.db }
 
 func (s *sqliteDB) begin(ctx context.Context) (group, error) {

@@ -61,6 +61,9 @@ func (l *Ledger) Beat(ctx context.Context, s Station) error {
 		if err != nil {
 			return err
 		}
+		if !known[0].Retired.IsZero() { // whoever beats under its name
+			return fmt.Errorf("%w: %s", ErrRetired, s.Name)
+		}
 		if k := known[0]; (k.Boot != s.Boot || k.PID != s.PID) && k.Boot != "" && now-micros(k.Beat) < Silence.Microseconds() {
 			return fmt.Errorf("%w: %s, process %d on %s, heard of %s ago", ErrStationTaken, s.Name, k.PID, k.Host,
 				time.Duration(now-micros(k.Beat))*time.Microsecond)
@@ -108,11 +111,9 @@ func (l *Ledger) RetireStation(ctx context.Context, name, reason string) (revoke
 		if err != nil || n == 0 {
 			return err
 		}
-		held, err := affected(tx.ExecContext(ctx, sqlRevoke, name, name+"/"))
-		if err != nil {
+		if revoked, err = l.revoke(ctx, tx, name); err != nil {
 			return err
 		}
-		revoked = int(held)
 		return freezeAll(ctx, tx, name)
 	})
 	if err == nil {
