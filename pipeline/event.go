@@ -25,6 +25,7 @@ const (
 	ActionConflict     = "conflict"      // the server holds another key
 	ActionDestroyKey   = "key-destroyed" // a private key was destroyed unused
 	ActionRekey        = "rekeyed"       // the device's key was given up for a new one
+	ActionRevoke       = "cert-revoked"  // the device's certificate does not hold any more
 	ActionUndo         = "undone"        // the device was taken off the server
 	ActionFlash        = "flashed"       // the device's image was written to a medium
 	ActionVerify       = "verified"      // ledger and server were compared

@@ -23,6 +23,10 @@ const (
 	// ContentOpenSSLConf stands for the openssl.cnf by which the device's OpenSSL
 	// finds its token, for lots whose keys stay there.
 	ContentOpenSSLConf = "openssl-conf"
+	// ContentCertificate stands for the device's X.509 certificate, and
+	// ContentCertificateChain for it with those of the CAs above it, without the root.
+	ContentCertificate      = "certificate"
+	ContentCertificateChain = "certificate-chain"
 )
 
 // KeyFiles are the contents that go with a device's key.
@@ -30,6 +34,8 @@ type KeyFiles struct {
 	PrivateKey  []byte // PKCS#8 PEM; nil where the key stays in a token
 	MenderConf  []byte // JSON; nil where the key is in the image
 	OpenSSLConf []byte // nil where the client is told of an engine
+	// Certificate and Chain are PEM; nil where devices get none.
+	Certificate, Chain []byte
 }
 
 // Inject is one thing that every device of a lot gets. Exactly one of Content,
@@ -39,7 +45,8 @@ type Inject struct {
 	// lies on the data partition. partition:2:/etc/x addresses a partition by number.
 	Path string `koanf:"path" json:"path"`
 	// Content is "private-key", the device's key as PKCS#8 PEM, or, for lots whose
-	// keys stay in the devices' tokens, "mender-conf" or "openssl-conf".
+	// keys stay in the devices' tokens, "mender-conf" or "openssl-conf"; "certificate"
+	// and "certificate-chain" are its X.509 certificate, see certificates.
 	Content string `koanf:"content" json:"content,omitempty"`
 	// Template is a text/template over the manifest's attributes: "{{.serial}}\n".
 	// An attribute that the manifest does not have is an error.
@@ -114,7 +121,7 @@ func NewRenderer(list []Inject) (*Renderer, error) {
 	return r, nil
 }
 
-var contents = []string{ContentPrivateKey, ContentMenderConf, ContentOpenSSLConf}
+var contents = []string{ContentPrivateKey, ContentMenderConf, ContentOpenSSLConf, ContentCertificate, ContentCertificateChain}
 
 // check refuses entries that say nothing, or more than one thing.
 func (i *Inject) check() error {
@@ -177,9 +184,13 @@ func (r *Renderer) Render(dev *Device, key KeyFiles) ([][]byte, error) {
 			contents[i] = key.MenderConf
 		case ContentOpenSSLConf:
 			contents[i] = key.OpenSSLConf
+		case ContentCertificate:
+			contents[i] = key.Certificate
+		case ContentCertificateChain:
+			contents[i] = key.Chain
 		default:
 			if attrs == nil {
-				attrs = attrMap(dev)
+				attrs = dev.AttrMap()
 			}
 			var out bytes.Buffer
 			if err := f.template.Execute(&out, attrs); err != nil {
@@ -191,7 +202,8 @@ func (r *Renderer) Render(dev *Device, key KeyFiles) ([][]byte, error) {
 	return contents, nil
 }
 
-func attrMap(dev *Device) map[string]string {
+// AttrMap returns identity and attributes by name, as templates see them.
+func (dev *Device) AttrMap() map[string]string {
 	attrs := make(map[string]string, len(dev.Attrs)+len(dev.Identity))
 	for _, a := range dev.Identity {
 		attrs[a.Name] = a.Value

@@ -19,6 +19,20 @@ type Keys interface {
 	AtOnce() int
 }
 
+// KeyMaker is what Keys implement that come from HSM tokens.
+type KeyMaker interface {
+	// MadeBy names the HSM token that made a key (SPKI, DER): "SERIAL/LABEL", or
+	// "" for software. It is asked once for each key.
+	MadeBy(public []byte) string
+}
+
+// Certifier is what Images implement that put certificates into images.
+type Certifier interface {
+	// CertifiedAs returns the certificate that Stage made over a key (SPKI, DER),
+	// the zero value where it made none. It is asked once for each key.
+	CertifiedAs(public []byte) Certificate
+}
+
 // Images puts keys into images. All methods may be called by many workers at
 // once. Errors of the disk are an *Outage, others are the device's own.
 type Images interface {

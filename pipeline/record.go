@@ -129,6 +129,22 @@ type Certificate struct {
 	RevokedReason       string
 }
 
+// revoked is the certificate once it doesn't hold any more; the first reason stays.
+func (c Certificate) revoked(reason string, when time.Time) Certificate {
+	if c.Serial != "" && c.Revoked.IsZero() {
+		c.Revoked, c.RevokedReason = when, reason
+	}
+	return c
+}
+
+// notAfter is when it ends, as events say it.
+func (c Certificate) notAfter() string {
+	if c.NotAfter.IsZero() {
+		return ""
+	}
+	return c.NotAfter.UTC().Format(time.RFC3339)
+}
+
 // Stale is where a key lies that its device has given up: the ledger says so
 // before anything is destroyed, and forgets it when all of it is.
 type Stale struct {

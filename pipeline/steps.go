@@ -37,7 +37,14 @@ func (l *Line) stage(r *reins, rec *Record) error {
 	}
 	// Where the commit's fate is unknown, or another worker had the record, the
 	// entry stays in the pack: the next start compares pack and ledger.
-	return l.transitions().staged(r.hard, rec, where, public, algorithm, ref)
+	made := Made{SPKI: public, Algorithm: algorithm}
+	if maker, ok := l.Keys.(KeyMaker); ok {
+		made.HSM = maker.MadeBy(public)
+	}
+	if certifier, ok := l.Images.(Certifier); ok {
+		made.Cert = certifier.CertifiedAs(public)
+	}
+	return l.transitions().staged(r.hard, rec, where, made, ref)
 }
 
 // madeKeys remembers the public keys that a run has made, 16 bytes of each hash.

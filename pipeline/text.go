@@ -27,7 +27,7 @@ func NewText(name, text string) (*Text, error) {
 // error.
 func (t *Text) Render(dev *Device) (string, error) {
 	var out strings.Builder
-	if err := t.template.Execute(&out, attrMap(dev)); err != nil {
+	if err := t.template.Execute(&out, dev.AttrMap()); err != nil {
 		return "", fmt.Errorf("%s: %w", t.name, err)
 	}
 	return out.String(), nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Committer writes changes; see Ledger.Commit.
@@ -44,10 +45,20 @@ type Transitions struct {
 	Reached func(from, to State)
 }
 
+// Made is a key that was made for a device, and its certificate where it has one.
+type Made struct {
+	SPKI      []byte // DER
+	Algorithm string
+	HSM       string // the HSM token that made it: "serial/label"
+	Cert      Certificate
+}
+
 // staged: key and overlay lie in the pack at ref.
-func (t *Transitions) staged(ctx context.Context, rec *Record, key string, public []byte, algorithm string, ref PackRef) error {
-	return t.commit(ctx, rec, Staged, Event{Action: ActionStage, Key: key}, func(next *Record) {
-		next.PublicKey, next.Algorithm, next.Pack, next.PackStation = public, algorithm, ref, t.Station
+func (t *Transitions) staged(ctx context.Context, rec *Record, key string, made Made, ref PackRef) error {
+	event := Event{Action: ActionStage, Key: key, HSM: made.HSM, CertSerial: made.Cert.Serial, CertSHA256: made.Cert.SHA256, CertNotAfter: made.Cert.notAfter()}
+	return t.commit(ctx, rec, Staged, event, func(next *Record) {
+		next.PublicKey, next.Algorithm, next.Pack, next.PackStation = made.SPKI, made.Algorithm, ref, t.Station
+		next.HSM, next.Cert = made.HSM, made.Cert
 		next.Auth = AuthSet{}
 		next.KeysGenerated++
 	})
@@ -95,12 +106,13 @@ func (t *Transitions) StrayDestroyed(ctx context.Context, rec *Record, key strin
 // Undone records that a device was taken off the server, which answered with
 // removal, and what became of its key ("" where it wasn't found).
 func (t *Transitions) Undone(ctx context.Context, rec *Record, removal, key string) error {
-	event := Event{Action: ActionUndo, Reason: "server: " + removal, Auth: AuthSet{DeviceID: rec.Auth.DeviceID}}
+	event := Event{Action: ActionUndo, Reason: "server: " + removal, Auth: AuthSet{DeviceID: rec.Auth.DeviceID}, CertSerial: rec.Cert.Serial, CertSHA256: rec.Cert.SHA256}
 	if len(rec.PublicKey) > 0 {
 		event.Key = key
 	}
 	return t.commit(ctx, rec, Undone, event, func(next *Record) {
 		next.Pack, next.Output, next.Auth.Status = PackRef{}, Output{}, ""
+		next.Cert = rec.Cert.revoked("cessation-of-operation", t.now())
 		next.KeysDestroyed = next.KeysGenerated
 	})
 }
@@ -128,6 +140,7 @@ func (t *Transitions) Abandoned(ctx context.Context, rec *Record, reason string)
 
 func (t *Transitions) rekeyed(ctx context.Context, rec *Record, event Event, change func(next *Record)) error {
 	event.Action, event.SPKI, event.Algorithm = ActionRekey, rec.Fingerprint(), rec.Algorithm
+	event.CertSerial, event.CertSHA256 = rec.Cert.Serial, rec.Cert.SHA256
 	return t.commit(ctx, rec, Planned, event, func(next *Record) {
 		// A key that the server never confirmed does not displace the one before
 		// it, which may still be there.
@@ -136,8 +149,8 @@ func (t *Transitions) rekeyed(ctx context.Context, rec *Record, event Event, cha
 		}
 		change(next)
 		next.PublicKey, next.Algorithm = nil, ""
+		next.HSM, next.Cert = "", Certificate{} // the event has the old one, for the revocation list
 		next.Pack, next.Auth, next.Output = PackRef{}, AuthSet{}, Output{}
-		next.Cert = Certificate{}
 	})
 }
 
@@ -185,6 +198,19 @@ func (t *Transitions) Adopted(ctx context.Context, rec *Record, public []byte, a
 		next.Auth.Status = "preauthorized"
 	})
 }
+
+// CertRevoked records that a device's certificate doesn't hold any more. reason
+// is one of RFC 5280's, in words.
+func (t *Transitions) CertRevoked(ctx context.Context, rec *Record, reason string) error {
+	event := Event{Action: ActionRevoke, Reason: reason, SPKI: rec.Fingerprint(), CertSerial: rec.Cert.Serial, CertSHA256: rec.Cert.SHA256}
+	kept := rec.Reason
+	return t.commit(ctx, rec, rec.State, event, func(next *Record) {
+		next.Reason = kept
+		next.Cert = rec.Cert.revoked(reason, t.now())
+	})
+}
+
+func (t *Transitions) now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 
 // SupersededDestroyed records what became of the key of a device that another
 // lot took over.

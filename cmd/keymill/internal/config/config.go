@@ -42,22 +42,23 @@ type Config struct {
 	//
 	//	servers:
 	//	  staging: {url: https://staging.example.com, token_file: staging-token}
-	Servers   map[string]ServerConfig `koanf:"servers"`
-	Manifest  ManifestConfig          `koanf:"manifest"`
-	Keys      KeysConfig              `koanf:"keys"`
-	Image     ImageConfig             `koanf:"image"`
-	Report    ReportConfig            `koanf:"report"`
-	Audit     AuditConfig             `koanf:"audit"`
-	Log       LogConfig               `koanf:"log"`
-	Batch     BatchConfig             `koanf:"batch"`
-	Metrics   MetricsConfig           `koanf:"metrics"`
-	Telemetry TelemetryConfig         `koanf:"telemetry"`
-	Notify    NotifyConfig            `koanf:"notify"`
-	Allocate  AllocateConfig          `koanf:"allocate"`
-	Retention RetentionConfig         `koanf:"retention"`
-	Backup    BackupConfig            `koanf:"backup"`
-	Station   StationConfig           `koanf:"station"`
-	Label     LabelConfig             `koanf:"label"`
+	Servers      map[string]ServerConfig `koanf:"servers"`
+	Manifest     ManifestConfig          `koanf:"manifest"`
+	Keys         KeysConfig              `koanf:"keys"`
+	Certificates CertificatesConfig      `koanf:"certificates"`
+	Image        ImageConfig             `koanf:"image"`
+	Report       ReportConfig            `koanf:"report"`
+	Audit        AuditConfig             `koanf:"audit"`
+	Log          LogConfig               `koanf:"log"`
+	Batch        BatchConfig             `koanf:"batch"`
+	Metrics      MetricsConfig           `koanf:"metrics"`
+	Telemetry    TelemetryConfig         `koanf:"telemetry"`
+	Notify       NotifyConfig            `koanf:"notify"`
+	Allocate     AllocateConfig          `koanf:"allocate"`
+	Retention    RetentionConfig         `koanf:"retention"`
+	Backup       BackupConfig            `koanf:"backup"`
+	Station      StationConfig           `koanf:"station"`
+	Label        LabelConfig             `koanf:"label"`
 
 	// Ledger is the database of lots, device records and events.
 	Ledger string `koanf:"ledger"`
@@ -197,6 +198,41 @@ type KeysConfig struct {
 	Limit int `koanf:"limit"`
 	// Device says how devices reach the tokens that their keys stay in.
 	Device DeviceTokenConfig `koanf:"device"`
+}
+
+// CertificatesConfig says what X.509 certificates devices get, for lots whose
+// image.inject has `content: certificate` or `certificate-chain`.
+type CertificatesConfig struct {
+	// CA signs them.
+	CA CAConfig `koanf:"ca"`
+	// Subject is the name in the certificate, most specific part first; its values
+	// are templates over the manifest's attributes.
+	//
+	//	subject: "CN={{.serial}},O=Example"
+	Subject string `koanf:"subject"`
+	// DNS and URI are further names (subjectAltName), templates too.
+	//
+	//	dns: ["{{.serial}}.devices.example.com"]
+	DNS []string `koanf:"dns"`
+	URI []string `koanf:"uri"`
+	// HardwareType is the object identifier of the hardware, HardwareSerial a
+	// template for its serial number: the hardwareModuleName of IEEE 802.1AR.
+	HardwareType   string `koanf:"hardware_type"`
+	HardwareSerial string `koanf:"hardware_serial"`
+	// Days is how long certificates are valid. 0: without a well-defined end
+	// (99991231235959Z, as IEEE 802.1AR has it).
+	Days int `koanf:"days"`
+	// CRLDays is how long a revocation list is valid.
+	CRLDays int `koanf:"crl_days"`
+}
+
+// CAConfig is a certificate authority.
+type CAConfig struct {
+	// Certificate is a PEM file with the CA's certificate, followed by those above it.
+	Certificate string `koanf:"certificate"`
+	// Key is its private key: a PEM file, or a key in an HSM token
+	// (pkcs11:token=factory;object=device-ca), whose module and PIN may be those of keys.hsm.
+	Key string `koanf:"key"`
 }
 
 // TokenList is one PKCS#11 URI or several, with blanks between them.
@@ -424,21 +460,22 @@ func defaultConfig() Config {
 		station = "station"
 	}
 	return Config{
-		Server:    ServerConfig{URL: "https://hosted.mender.io", InFlight: 16, OnConflict: "fail", OverLimit: "refuse", Tier: "standard", ShelfLife: "365d", GiveUp: 15 * time.Minute},
-		Keys:      KeysConfig{Source: "software", Algorithm: "ed25519", KEKImport: "refuse", Timeout: hsm.DefaultTimeout},
-		Image:     ImageConfig{Format: "raw", Inject: pipeline.DefaultInject()},
-		Report:    ReportConfig{Formats: []string{"csv", "jsonl", "xlsx"}},
-		Audit:     AuditConfig{Station: station},
-		Log:       LogConfig{Format: "text", Level: "info"},
-		Batch:     BatchConfig{Settle: 2 * time.Second, Poll: 5 * time.Second, Retry: 15 * time.Minute},
-		Notify:    NotifyConfig{Timeout: 20 * time.Second},
-		Telemetry: TelemetryConfig{Protocol: OTLPHTTP, Traces: true, Metrics: true, Sample: 0.01, Interval: time.Minute},
-		Allocate:  AllocateConfig{MACAttributes: []string{"mac"}, SerialFirst: 1},
-		Backup:    BackupConfig{Keep: 14},
-		Station:   defaultStation(),
-		Label:     LabelConfig{Size: "50x25", Symbol: "datamatrix", DPI: 203},
-		Ledger:    "keymill.db",
-		Workers:   256,
+		Server:       ServerConfig{URL: "https://hosted.mender.io", InFlight: 16, OnConflict: "fail", OverLimit: "refuse", Tier: "standard", ShelfLife: "365d", GiveUp: 15 * time.Minute},
+		Keys:         KeysConfig{Source: "software", Algorithm: "ed25519", KEKImport: "refuse", Timeout: hsm.DefaultTimeout},
+		Certificates: CertificatesConfig{Subject: "CN={{.serial}}", Days: 7300, CRLDays: 30},
+		Image:        ImageConfig{Format: "raw", Inject: pipeline.DefaultInject()},
+		Report:       ReportConfig{Formats: []string{"csv", "jsonl", "xlsx"}},
+		Audit:        AuditConfig{Station: station},
+		Log:          LogConfig{Format: "text", Level: "info"},
+		Batch:        BatchConfig{Settle: 2 * time.Second, Poll: 5 * time.Second, Retry: 15 * time.Minute},
+		Notify:       NotifyConfig{Timeout: 20 * time.Second},
+		Telemetry:    TelemetryConfig{Protocol: OTLPHTTP, Traces: true, Metrics: true, Sample: 0.01, Interval: time.Minute},
+		Allocate:     AllocateConfig{MACAttributes: []string{"mac"}, SerialFirst: 1},
+		Backup:       BackupConfig{Keep: 14},
+		Station:      defaultStation(),
+		Label:        LabelConfig{Size: "50x25", Symbol: "datamatrix", DPI: 203},
+		Ledger:       "keymill.db",
+		Workers:      256,
 	}
 }
 

@@ -27,7 +27,7 @@ func (o *Options) Checks(cfg *config.Config) []Check {
 	c := checker{o, cfg}
 	return []Check{
 		{"secrets", c.checkSecrets}, {"e2fsprogs", checkTools}, {"golden image", c.checkGolden}, {"disk", c.checkDisk},
-		{"ledger", c.checkLedger}, {"keys", c.checkKeys}, {"signing key", c.checkSigner}, {"server", c.checkServer},
+		{"ledger", c.checkLedger}, {"keys", c.checkKeys}, {"signing key", c.checkSigner}, {"certificates", c.checkAuthority}, {"server", c.checkServer},
 	}
 }
 
@@ -119,6 +119,21 @@ func (c checker) checkSigner(ctx context.Context) (string, error) {
 		return fmt.Sprintf("%s in the HSM token %s/%s signs", custody.Algorithm, custody.TokenSerial, custody.TokenLabel), nil
 	}
 	return name + " can be read", nil
+}
+
+// checkAuthority makes a certificate for an invented device, which nobody keeps.
+func (c checker) checkAuthority(ctx context.Context) (string, error) {
+	a, err := c.opts.openAuthority(ctx, c.cfg, c.opts.log(c.cfg))
+	if err != nil {
+		return "", err
+	}
+	if a == nil {
+		return "devices get none", nil
+	}
+	if err := a.Close(); err != nil {
+		return "", fault.OfHSM(ctx, err)
+	}
+	return fmt.Sprintf("made by %s until %s", a.Certificate().Subject, a.Certificate().NotAfter.Format(time.DateOnly)), nil
 }
 
 func (c checker) checkServer(ctx context.Context) (string, error) {

@@ -27,6 +27,8 @@ type lotImages struct {
 	finder *keyFinder // nil where keys go into the images
 	lot    pipeline.Lot
 	late   func(context.Context) error // opens golden, where that is done only if it is needed; else nil
+	// authority is nil where devices get no certificates.
+	authority *authority
 
 	format imaging.Format // zero for packs
 	writer imaging.Writer // nil for packs
@@ -47,6 +49,13 @@ func (l *lotImages) Stage(ctx context.Context, dev *pipeline.Device, private, pu
 			return pipeline.PackRef{}, err
 		}
 	}
+	if l.authority != nil {
+		made, err := l.authority.certify(dev, public)
+		if err != nil {
+			return pipeline.PackRef{}, err
+		}
+		key.Certificate, key.Chain = made.PEM(), l.authority.Chain(made)
+	}
 	contents, err := l.render.Render(dev, key)
 	if err != nil {
 		return pipeline.PackRef{}, err
@@ -61,6 +70,14 @@ func (l *lotImages) Stage(ctx context.Context, dev *pipeline.Device, private, pu
 		err = fault.StorageOutage(err)
 	}
 	return pipeline.PackRef(ref), err
+}
+
+// CertifiedAs implements pipeline.Certifier.
+func (l *lotImages) CertifiedAs(public []byte) pipeline.Certificate {
+	if l.authority == nil {
+		return pipeline.Certificate{}
+	}
+	return l.authority.certifiedAs(public)
 }
 
 func (l *lotImages) Release(ctx context.Context, rec *pipeline.Record) (pipeline.Output, []byte, error) {

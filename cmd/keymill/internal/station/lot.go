@@ -39,9 +39,11 @@ type Lot struct {
 	opened   time.Time
 	images   *lotImages
 	keys     keySource
-	signer   Signer    // vouches for the evidence
-	run      *underway // between Begin and End
-	drain    <-chan struct{}
+	signer   Signer // vouches for the evidence
+	// authority makes the devices' certificates; nil where they get none.
+	authority *authority
+	run       *underway // between Begin and End
+	drain     <-chan struct{}
 }
 
 // Open opens a lot of this name, whether the ledger has it or not. It makes no
@@ -134,7 +136,7 @@ func (l *Lot) Close() error {
 	if l.Server != nil {
 		l.Server.Close()
 	}
-	errs = append(errs, l.signer.Close())
+	errs = append(errs, l.signer.Close(), l.authority.Close())
 	if l.Ledger != nil {
 		errs = append(errs, l.Ledger.Close())
 	}

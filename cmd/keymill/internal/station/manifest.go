@@ -47,6 +47,9 @@ func OpenManifest(path string, cfg *config.Config, lot string, known *ledger.Led
 		}
 		required = append(required, path.Attributes()...)
 	}
+	if cfg.Certificates.CA.Certificate != "" {
+		required = append(required, certificateProfile(cfg).Attributes()...)
+	}
 	config := sources.Config{
 		PublicKey: publicKey, Columns: columns, Identity: cfg.Manifest.Identity, Required: required,
 		Expect: cfg.Manifest.Expect, Sheet: cfg.Manifest.Sheet, HeaderRow: cfg.Manifest.HeaderRow, Unique: uniqueAttributes(cfg),

@@ -69,6 +69,9 @@ func (l *Lot) Plan(ctx context.Context, path string) (err error) {
 	if err := l.openGolden(ctx, now); err != nil {
 		return err
 	}
+	if err := l.openAuthority(ctx); err != nil {
+		return err
+	}
 	if err := l.tryGolden(ctx); err != nil {
 		return err
 	}
@@ -104,7 +107,7 @@ func (l *Lot) Plan(ctx context.Context, path string) (err error) {
 		"manifest_sha256": summary.SHA256, "devices": strconv.Itoa(summary.Rows), "golden_sha256": l.Lot.GoldenSHA256,
 		"inject_sha256": l.Lot.InjectSHA256, "format": l.Lot.Format, "identity": strings.Join(summary.Identity, ","),
 	})}
-	err = l.Ledger.Plan(ctx, l.Lot, event, l.distinctNames(manifest.Devices(ctx)))
+	err = l.Ledger.Plan(ctx, l.Lot, event, l.distinctNames(l.certifiable(manifest.Devices(ctx))))
 	if sourceErr, ok := errors.AsType[*nameTaken](err); ok {
 		return fault.As(fault.Manifest, pipeline.WithHint(sourceErr,
 			"Images are named after the identity's first value: put one first in manifest.identity that is different for each device."))

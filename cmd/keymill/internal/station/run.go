@@ -116,6 +116,9 @@ func (l *Lot) Begin(ctx context.Context, due int) (err error) {
 	if err := l.checkHeads(ctx); err != nil {
 		return err
 	}
+	if err := l.openAuthority(ctx); err != nil {
+		return err
+	}
 	if err := l.openProducts(ctx); err != nil {
 		return err
 	}
@@ -247,6 +250,7 @@ func (l *Lot) startRun(ctx context.Context) (int64, error) {
 		"inject_sha256": l.Lot.InjectSHA256, "format": l.Lot.Format, "algorithm": l.Lot.Algorithm, "on_conflict": string(l.opts.policy(l.Config)),
 	}
 	maps.Copy(known, originFacts(l.keys.Origin()))
+	maps.Copy(known, l.authority.facts())
 	return l.Ledger.Append(ctx, pipeline.Event{
 		Station: l.Config.Audit.Station, Lot: l.Lot.Name, Action: pipeline.ActionRun, Facts: Facts(known)})
 }

@@ -28,6 +28,7 @@ func (o *Options) Template(ctx context.Context, cfg *config.Config) (*imaging.De
 		return nil, err
 	}
 	defer hsm.Wipe(key.PrivateKey)
+	key.Certificate, key.Chain = make([]byte, certificateBytes), make([]byte, certificateBytes)
 	contents, err := l.images.render.Render(inventedDevice(l.images.render), key)
 	if err != nil {
 		return nil, fault.As(fault.Usage, err)

@@ -11,6 +11,9 @@ var pemBytes = map[string]int{
 	"ed25519": 119, "ecdsa-p256": 241, "ecdsa-p384": 306, "rsa-2048": 1704, "rsa-3072": 2484, "rsa-4096": 3272,
 }
 
+// certificateBytes is about what a certificate takes as PEM.
+const certificateBytes = 1000
+
 // confBytes is about what a configuration file takes.
 const confBytes = 400
 
@@ -23,6 +26,7 @@ func (l *Lot) tryGolden(ctx context.Context) error {
 	}
 	contents, err := l.images.render.Render(inventedDevice(l.images.render), pipeline.KeyFiles{
 		PrivateKey: make([]byte, pemBytes[l.Config.Keys.Algorithm]), MenderConf: make([]byte, confBytes), OpenSSLConf: make([]byte, confBytes),
+		Certificate: make([]byte, certificateBytes), Chain: make([]byte, certificateBytes),
 	})
 	if err != nil {
 		return nil //nolint:nilerr // a template for the values of real devices; theirs will tell
