@@ -175,8 +175,7 @@ func (e *export) writeHead(ctx context.Context, l *bookLog, head LogHead) error 
 		return nil
 	}
 	if l.signed == nil || stripNote(l.signed) != head.text() {
-		return pipeline.WithHint(fmt.Errorf("station %s has not signed its part of lot %s as it stands", l.log.Station, e.lot),
-			"run or close the lot there; if the station is gone: keymill worker retire %s", l.log.Station)
+		return &UnsignedError{Lot: e.lot, Station: l.log.Station}
 	}
 	if err := e.out.write(folderOf(head)+"/"+nameCheckpoint, l.signed); err != nil {
 		return storage(err)
@@ -206,4 +205,16 @@ func (b *bookLog) listed() LogHead {
 		head.Epoch = 0 // it has none
 	}
 	return head
+}
+
+// An UnsignedError says that another station has not signed its part of a lot yet.
+type UnsignedError struct{ Lot, Station string }
+
+func (e *UnsignedError) Error() string {
+	return fmt.Sprintf("station %s has not signed its part of lot %s as it stands", e.Station, e.Lot)
+}
+
+// Hint says what to do about it.
+func (e *UnsignedError) Hint() string {
+	return "export the lot when its worker there has ended; if the station is gone: keymill worker retire " + e.Station
 }

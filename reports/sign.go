@@ -50,6 +50,9 @@ func SignFor(ctx context.Context, src Source, lot, station, reason string, s Sig
 	if err != nil {
 		return err
 	}
+	if !slices.ContainsFunc(p.lots, func(l *bookLog) bool { return l.log.Station == station }) {
+		return nil // it had no part in the lot
+	}
 	if err := p.introduce(ctx, src, p.ownStation()); err != nil {
 		return err
 	}

@@ -31,6 +31,14 @@ cp -r bundle station.pem auditor/
 cd auditor
 show keymill audit verify bundle --key station.pem
 
+title 'In another language: a verifier that was written from FORMAT.md alone.'
+if python3 -c 'import cryptography' 2>/dev/null; then
+  cp "$root/examples/audit-export/verify.py" .
+  show python3 verify.py --key station.pem bundle
+else
+  echo '(python3-cryptography is missing)'
+fi
+
 title 'Without keymill: the steps that the bundle'\''s README.txt gives, with stock tools.'
 cp -r bundle stock
 awk '/^2\. With stock tools/ { on = 1 } /^   d\./ { on = 0 } on && /^     / { sub(/^     /, ""); print }' bundle/README.txt |

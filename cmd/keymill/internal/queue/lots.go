@@ -53,6 +53,9 @@ func (l *lotHere) Share(stations int) {
 
 func (l *lotHere) Close(ctx context.Context) error {
 	_, err := l.lot.End(ctx, nil)
+	if err == nil {
+		err = l.lot.Sign(context.WithoutCancel(ctx))
+	}
 	return errors.Join(err, l.lot.Close())
 }
 

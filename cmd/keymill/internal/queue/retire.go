@@ -80,6 +80,9 @@ func Retire(ctx context.Context, o station.Options, name, reason string, rekeyRe
 			return done, err
 		}
 	}
+	if err := station.SignRetired(ctx, o, cfg, known, lots, name, reason); err != nil {
+		return done, err
+	}
 	return done, d.enqueueAgain(ctx, known, lots)
 }
 

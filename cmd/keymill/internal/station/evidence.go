@@ -11,6 +11,7 @@ import (
 	"keymill/cmd/keymill/internal/build"
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
+	"keymill/cmd/keymill/internal/logs"
 	"keymill/pipeline"
 	"keymill/pipeline/ledger"
 	"keymill/reports"
@@ -53,6 +54,39 @@ func (l *Lot) checkHeads(ctx context.Context) error {
 		return fault.As(fault.Storage, err)
 	}
 	return err
+}
+
+// Sign signs this station's part of the lot as it stands, so that any station can
+// export it.
+func (l *Lot) Sign(ctx context.Context) error {
+	if err := l.openSigner(ctx); err != nil {
+		return err
+	}
+	signing, err := l.signer.Signing(l.Config, l.Ledger)
+	if err != nil {
+		return err
+	}
+	return reports.SignLot(ctx, l.Ledger, l.Name, signing)
+}
+
+// SignRetired signs the last heads of a retired station's lots in this station's
+// log, and says why.
+func SignRetired(ctx context.Context, o Options, cfg *config.Config, known *ledger.Ledger, lots []pipeline.Lot, retired, reason string) (err error) {
+	key, err := o.Signer(ctx, cfg, logs.New(cfg.Log, o.Hooks.LogTo))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, key.Close()) }()
+	signing, err := key.Signing(cfg, known)
+	if err != nil {
+		return err
+	}
+	for _, lot := range lots {
+		if err := reports.SignFor(ctx, known, lot.Name, retired, reason, signing); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // RestartLogs begins the next epoch of each log of which this station signed more

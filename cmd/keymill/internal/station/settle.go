@@ -130,11 +130,10 @@ func (l *Lot) closeLot(ctx context.Context, out *Outcome) error {
 	if err := l.Ledger.CloseLot(ctx, l.Name, event); err != nil && !errors.Is(err, ledger.ErrLotClosed) {
 		return err
 	}
-	signing, err := l.signer.Signing(l.Config, l.Ledger)
-	if err != nil {
-		return err
+	if len(l.Config.Report.Formats) > 0 {
+		return nil // the report signs it
 	}
-	return reports.SignLot(ctx, l.Ledger, l.Name, signing)
+	return l.Sign(ctx)
 }
 
 // verifyEnd compares the lot with the server, as far as was asked, before it is
@@ -216,6 +215,10 @@ func (l *Lot) writeReport(ctx context.Context) (err error) {
 	}
 	opt.Replace, opt.Subjects = true, subjects
 	_, err = reports.Export(ctx, l.Ledger, l.Lot.Name, l.reportDir(), opt)
+	if unsigned, ok := errors.AsType[*reports.UnsignedError](err); ok {
+		l.opts.notice(fmt.Sprintf("No report yet: %v. Later: keymill export %s", unsigned, l.Name))
+		return l.Sign(ctx)
+	}
 	return err
 }
 
