@@ -94,6 +94,7 @@ Mender server, and leaves evidence that an auditor can check.
 		}
 	}
 	root.AddCommand(a.manCmd())
+	root.AddCommand(topics()...)
 	root.SetHelpCommandGroupID("machine")
 	root.SetCompletionCommandGroupID("machine")
 	root.SetOut(a.out) // cobra's completion verb asks for it while it is made

@@ -116,6 +116,9 @@ func (l *Lot) Plan(ctx context.Context, path string) (err error) {
 		return fault.As(fault.Manifest, pipeline.WithHint(fmt.Errorf("%w; nothing was changed", same),
 			"Find out which of the two is right; manifest.unique lists what must be unique."))
 	}
+	if errors.Is(err, ledger.ErrOutTaken) {
+		return fault.As(fault.Usage, err)
+	}
 	if errors.Is(err, ledger.ErrLotExists) {
 		return fault.As(fault.Usage, pipeline.WithHint(err, "Another keymill planned it meanwhile; run the same command again when that one has ended."))
 	}
