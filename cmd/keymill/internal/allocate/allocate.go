@@ -169,7 +169,7 @@ func allocationRequest(c *config.Config, lot string, flags Wanted) (allocation.R
 		Lot: lot, Count: flags.Count, Local: flags.Local, Reuse: flags.Reuse, Identity: c.Manifest.Identity,
 		SerialFirst: uint64(c.Allocate.SerialFirst), Time: time.Now(), // the factory's day and week, not Greenwich's
 	}
-	if files.SafeName(lot) != lot {
+	if files.SafeLot(lot) != lot {
 		return request, fmt.Errorf("%q cannot name a lot: letters, digits, dot, dash and underscore can", lot)
 	}
 	for _, text := range c.Allocate.MACs {

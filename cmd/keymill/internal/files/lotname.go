@@ -3,6 +3,10 @@ package files
 import (
 	"path/filepath"
 	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
 )
 
 // SafeName makes a value fit for a file name on any file system that images
@@ -23,8 +27,30 @@ func SafeName(value string) string {
 	return safe[:min(len(safe), longest)]
 }
 
+// SafeLot makes a value fit to name a lot: letters and digits of all scripts, dot,
+// dash and underscore stay, in one normal form, so that one name typed on two
+// keyboards is one lot. All else becomes a dash, and it does not begin with a dot
+// or a dash.
+func SafeLot(value string) string {
+	safe := strings.Map(func(r rune) rune {
+		if unicode.IsLetter(r) || unicode.IsDigit(r) || unicode.IsMark(r) || r == '.' || r == '-' || r == '_' {
+			return r
+		}
+		return '-'
+	}, norm.NFC.String(value))
+	if safe == "" || safe[0] == '.' || safe[0] == '-' {
+		safe = "_" + safe
+	}
+	const longest = 128 // a file name has 255 bytes; leave room for what is added
+	for len(safe) > longest {
+		_, size := utf8.DecodeLastRuneInString(safe)
+		safe = safe[:len(safe)-size]
+	}
+	return safe
+}
+
 // LotName is the name of a manifest's lot unless --lot gives another.
 func LotName(manifest string) string {
 	base := filepath.Base(manifest)
-	return SafeName(strings.TrimSuffix(base, filepath.Ext(base)))
+	return SafeLot(strings.TrimSuffix(base, filepath.Ext(base)))
 }

@@ -49,7 +49,7 @@ type Lot struct {
 // Open opens a lot of this name, whether the ledger has it or not. It makes no
 // ledger.
 func Open(ctx context.Context, o Options, name string) (*Lot, error) {
-	if files.SafeName(name) != name {
+	if files.SafeLot(name) != name {
 		return nil, fault.Usagef("%q cannot name a lot: letters, digits, dot, dash and underscore can", name)
 	}
 	cfg, err := o.Settings.For(nil)
