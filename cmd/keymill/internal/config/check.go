@@ -1,7 +1,9 @@
 package config
 
 import (
+	"errors"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -9,6 +11,7 @@ import (
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/say"
 	"keymill/hsm"
+	"keymill/pipeline"
 	"keymill/pipeline/mender"
 	"keymill/reports"
 )
@@ -42,6 +45,9 @@ func algorithms() (names []string) {
 	return names
 }
 
+// keywordValue is what libpq's connection strings look like.
+var keywordValue = regexp.MustCompile(`(?i)(^|\s)(host|hostaddr|port|dbname|user|password|service)\s*=`)
+
 // check refuses values that no verb can work with.
 func (c *Config) check() error {
 	for _, choice := range c.Choices() {
@@ -49,6 +55,11 @@ func (c *Config) check() error {
 			return fault.Usagef("%s is %q; it can be %s%s", choice.Name, choice.value, strings.Join(choice.Allowed, ", "),
 				say.DidYouMean(say.Nearest(choice.value, choice.Allowed)))
 		}
+	}
+	if !IsDatabaseURL(c.Ledger) && keywordValue.MatchString(c.Ledger) {
+		// It may hold a password, so it is not repeated.
+		return fault.As(fault.Usage, pipeline.WithHint(errors.New("the ledger is given as keywords of PostgreSQL; it must be a URL or a file"),
+			"Write postgres://USER@HOST/DATABASE. The password belongs into a password file (PGPASSFILE), never into a setting."))
 	}
 	for _, format := range c.Report.Formats {
 		if known := reports.FormatNames(); !slices.Contains(known, format) {

@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"keymill/cmd/keymill/internal/fault"
+	"keymill/pipeline"
 )
 
 // InOrder does one step after the other until one fails.
@@ -112,7 +113,7 @@ func Write(path string, write func(io.Writer) error) (err error) {
 	if err := os.Rename(file.Name(), path); err != nil {
 		return err
 	}
-	return file.Close()
+	return errors.Join(file.Close(), SyncDir(filepath.Dir(path)))
 }
 
 // SHA256 returns the hash of a file, in hexadecimal.
@@ -129,12 +130,81 @@ func SHA256(ctx context.Context, path string) (string, error) {
 	return hex.EncodeToString(hash.Sum(nil)), ctx.Err()
 }
 
-// MakeDirs makes folders of mode 0700, with their parents.
+// MakeDirs makes folders of mode 0700, with their parents, durably.
 func MakeDirs(dirs ...string) error {
 	for _, dir := range dirs {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := makeDir(dir); err != nil {
 			return fault.StorageOutage(err)
 		}
+	}
+	return nil
+}
+
+// makeDir makes a folder. Each new one is synced in its parent: without that a
+// power cut takes the folder, and all that was made durable in it.
+func makeDir(dir string) error {
+	info, err := os.Stat(dir)
+	if err == nil {
+		if !info.IsDir() {
+			return &fs.PathError{Op: "mkdir", Path: dir, Err: syscall.ENOTDIR}
+		}
+		return nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	parent := filepath.Dir(dir)
+	if parent != dir {
+		if err := makeDir(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return SyncDir(parent)
+}
+
+// SyncDir makes the names in a folder durable.
+func SyncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	err = dir.Sync()
+	if errors.Is(err, syscall.EINVAL) { // a file system that has no such thing
+		err = nil
+	}
+	return errors.Join(err, dir.Close())
+}
+
+// Own refuses a file or folder that private keys shall lie in, or that vouches
+// for something, but that belongs to another user or that others may write to.
+// Root may work on another's lot. With secret, others may not read it either. What
+// isn't there is no problem.
+func Own(path string, secret bool) error {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fault.StorageOutage(err)
+	}
+	owner := -1
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		owner = int(stat.Uid)
+	}
+	forbidden, what := fs.FileMode(0o022), "written to"
+	if secret {
+		forbidden, what = 0o077, "read"
+	}
+	switch me := os.Geteuid(); {
+	case owner != me && me != 0:
+		return fault.As(fault.Storage, pipeline.WithHint(fmt.Errorf("%s belongs to another user (uid %d)", path, owner),
+			"Keys must not lie where another user put a folder or a file. Name another place, or have it given to you (chown)."))
+	case info.Mode().Perm()&forbidden != 0:
+		return fault.As(fault.Storage, pipeline.WithHint(fmt.Errorf("%s can be %s by other users (mode %04o)", path, what, info.Mode().Perm()),
+			"Close it: chmod go-rwx %s", path))
 	}
 	return nil
 }

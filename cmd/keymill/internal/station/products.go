@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
@@ -28,6 +29,9 @@ func (l *Lot) openProducts(ctx context.Context) error {
 		return nil
 	}
 	path := PackPath(l.Lot)
+	if err := l.ownPlaces(out, path); err != nil {
+		return err
+	}
 	if err := l.packStillThere(ctx, path); err != nil {
 		return err
 	}
@@ -56,6 +60,26 @@ func (l *Lot) openProducts(ctx context.Context) error {
 		return fault.StorageOutage(err)
 	}
 	return nil
+}
+
+// ownPlaces refuses places that other users made or may change: who can put a
+// pack or a folder there reads the keys.
+func (l *Lot) ownPlaces(out, pack string) error {
+	for _, place := range []struct {
+		path   string
+		secret bool
+	}{{out, false}, {pack, true}, {ImagesDir(l.Lot), false}, {goldenCache(l.Config.Ledger), false}, {l.Config.Audit.SigningKey, true}} {
+		if place.path == "" || strings.Contains(place.path, ":") { // not set, or in an HSM token
+			continue
+		}
+		if err := files.Own(place.path, place.secret); err != nil {
+			return err
+		}
+	}
+	if config.IsDatabaseURL(l.Config.Ledger) {
+		return nil
+	}
+	return files.Own(l.Config.Ledger, false)
 }
 
 // packStillThere refuses to begin an empty pack where the ledger knows of keys

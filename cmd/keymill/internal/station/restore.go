@@ -250,16 +250,8 @@ func swapLedger(copied, path string) (aside string, err error) {
 	if err := os.Rename(copied, path); err != nil {
 		return aside, fault.StorageOutage(err)
 	}
-	return aside, syncDir(filepath.Dir(path))
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return fault.StorageOutage(err)
+	if err := files.SyncDir(filepath.Dir(path)); err != nil {
+		return aside, fault.StorageOutage(err)
 	}
-	if err := errors.Join(dir.Sync(), dir.Close()); err != nil {
-		return fault.StorageOutage(err)
-	}
-	return nil
+	return aside, nil
 }
