@@ -196,6 +196,9 @@ func (s *Shelf) lot(ctx context.Context, name string) (*shelvedLot, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := golden.Prove(ctx); err != nil {
+		return nil, files.Closing(golden, err)
+	}
 	pack, err := imaging.ReadPack(PackPath(lot))
 	if err != nil {
 		return nil, files.Closing(golden, err)

@@ -26,6 +26,9 @@ func (v *View) WriteImage(ctx context.Context, rec *pipeline.Record, o WriteOpti
 		return nil, err
 	}
 	defer golden.Close()
+	if err := golden.Prove(ctx); err != nil {
+		return nil, ImageFault(ctx, v.Config.Image.Golden, err)
+	}
 	to := pipeline.Unit{Medium: "standard output", Recipient: o.For}
 	if o.Output != "-" {
 		if err := imaging.CheckOutput(o.Output, Kept(v.Config, v.Planned, golden)...); err != nil {
