@@ -274,7 +274,7 @@ func Leftovers(dir string) ([]Leftover, error) {
 		path := filepath.Join(dir, name)
 		switch {
 		case strings.HasPrefix(name, tempPrefix) && strings.HasSuffix(name, tempSuffix), strings.HasPrefix(name, packTemp):
-			if !isHeld(path) {
+			if isSecondName(path) || !isHeld(path) {
 				out = append(out, Leftover{path, true})
 			}
 		case strings.HasPrefix(name, basePrefix) && !strings.HasSuffix(name, baseIndexSuffix):
@@ -286,6 +286,13 @@ func Leftovers(dir string) ([]Leftover, error) {
 		}
 	}
 	return out, nil
+}
+
+// isSecondName reports whether a file is a second name of a pack, which is left where
+// its making was killed.
+func isSecondName(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && strings.HasPrefix(filepath.Base(path), packTemp) && links(info) > 1
 }
 
 // isHeld reports whether a process writes the file.
@@ -317,14 +324,10 @@ func (l Leftover) remove() error {
 	if !l.Key {
 		return os.Remove(l.Path)
 	}
-	info, err := os.Lstat(l.Path)
-	if err != nil {
-		return err
+	if isSecondName(l.Path) {
+		return os.Remove(l.Path)
 	}
-	if strings.HasPrefix(filepath.Base(l.Path), packTemp) && links(info) > 1 {
-		return os.Remove(l.Path) // a second name of the pack itself
-	}
-	err = removeLeft(l.Path)
+	err := removeLeft(l.Path)
 	if errors.Is(err, errWriting) {
 		return nil
 	}

@@ -144,7 +144,7 @@ func (w *mediumWriter) run(ctx context.Context) error {
 	if !w.keyOut.Load() {
 		return failed
 	}
-	if werr := w.m.wipe(w.overlay.Template); werr != nil {
+	if werr := w.m.wipe(w.overlay.Template, w.opt.Marker); werr != nil {
 		failed.KeyLeft = true
 		failed.Err = fmt.Errorf("%w; overwriting the key failed, too: %w", failed.Err, werr)
 		return failed
@@ -420,13 +420,17 @@ func (w *mediumWriter) tell(phase string, done, total int64) {
 // first and the last MiB and the blocks with the device's own bytes are
 // overwritten and read back. Only its success says that no key is left.
 func (m *Medium) Wipe(t *Template) error {
-	if err := m.wipe(t); err != nil {
+	marker, _, err := readMarker(m)
+	if err == nil {
+		err = m.wipe(t, marker)
+	}
+	if err != nil {
 		return fmt.Errorf("wipe %s: %w", m.id.Path, err)
 	}
 	return nil
 }
 
-func (m *Medium) wipe(t *Template) error {
+func (m *Medium) wipe(t *Template, marker [16]byte) error {
 	size := min(m.size, t.GoldenBytes)
 	ends := []Span{{0, min(mediumHead, m.size)}, {max(0, size-mediumHead) / mediumBlock * mediumBlock, 0}}
 	ends[1].Length = size - ends[1].Offset
@@ -434,8 +438,16 @@ func (m *Medium) wipe(t *Template) error {
 		from := max(0, m.size-mediumHead) / mediumBlock * mediumBlock
 		ends = append(ends, Span{from, m.size - from})
 	}
-	// The boot record first, so that the medium can't boot whatever comes.
-	if err := m.overwrite(ends[:1], false); err != nil {
+	// The boot record first, so that the medium can't boot whatever comes. The marker
+	// stays as long as bytes of the key may be there.
+	head := alignedBuffer(mediumHead)
+	if marker != [16]byte{} {
+		copy(head, marshalMarker(marker, t.Golden, m.sector))
+	}
+	if err := m.write(head, ends[0].Length, 0); err != nil {
+		return err
+	}
+	if err := m.sync(); err != nil {
 		return err
 	}
 	if err := m.overwrite(widenSpans(t.variable(), mediumBlock, size), true); err != nil {
