@@ -3,6 +3,7 @@ package pipeline
 import (
 	"bytes"
 	"crypto"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -22,6 +23,25 @@ func MatchKey(private, spki []byte) error {
 			Fingerprint(public), Fingerprint(spki))
 	}
 	return nil
+}
+
+// ownKey is the fingerprint of a key pair that this machine made and its worker
+// staged just now. The same bytes read back from the image are the same key, so
+// that the public half needn't be derived again: what made the pair derived it from
+// these bytes. What comes from anywhere else (a resumed device, a token, a file) is
+// judged by MatchKey. It holds hashes, no key.
+type ownKey struct {
+	private, public [sha256.Size]byte
+	made            bool
+}
+
+func (o *ownKey) make(private, public []byte) {
+	*o = ownKey{private: sha256.Sum256(private), public: sha256.Sum256(public), made: len(private) > 0}
+}
+
+// is says whether private and spki are the pair, byte by byte.
+func (o *ownKey) is(private, spki []byte) bool {
+	return o.made && sha256.Sum256(private) == o.private && sha256.Sum256(spki) == o.public
 }
 
 // PublicOf returns the SPKI (DER) of the private key in a PKCS#8 PEM file.

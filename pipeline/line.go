@@ -296,13 +296,14 @@ func (l *Line) carry(r *reins, rec *Record) (err error) {
 	rec.Attempts++
 	r, ended := l.follow(r, rec, "")
 	defer func() { ended(err) }()
+	var own ownKey
 	for _, step := range []struct {
 		from State
 		do   func(*reins, *Record) error
 	}{
-		{Planned, l.stage},
+		{Planned, func(r *reins, rec *Record) error { return l.stage(r, rec, &own) }},
 		{Staged, l.preauthorize},
-		{Preauthorized, l.release},
+		{Preauthorized, func(r *reins, rec *Record) error { return l.release(r, rec, &own) }},
 	} {
 		if rec.Progress() != step.from {
 			continue

@@ -195,11 +195,47 @@ func TestWrongKeyInImage(t *testing.T) {
 	}
 }
 
+// TestFlippedBitInImage: a single bit of the key that was staged a moment ago is
+// found in the image, and so is another device's key on a resumed one, whose own is
+// not known to the worker any more.
+func TestFlippedBitInImage(t *testing.T) {
+	w := newWorld(t, 2)
+	line := w.line(1)
+	line.Images = flipped{fakeImages{w}}
+	if err := line.Carry(t.Context(), never(), w.resumable()); err != nil {
+		t.Fatal(err)
+	}
+	for _, rec := range w.records {
+		if rec.State != Failed {
+			t.Errorf("row %d is %s with a bit of its key flipped", rec.Row, rec.State)
+		}
+	}
+	first := slices.Clone(w.pack[0].private)
+	line.Images = swapped{fakeImages{w}} // both get the first one's key
+	if err := line.Carry(t.Context(), never(), w.resumable()); err != nil {
+		t.Fatal(err)
+	}
+	for _, rec := range w.records {
+		if own := MatchKey(first, rec.PublicKey) == nil; own != (rec.State == Released) {
+			t.Errorf("row %d is %s; the image's key is its own: %t", rec.Row, rec.State, own)
+		}
+	}
+}
+
+type flipped struct{ fakeImages }
+
+func (f flipped) Release(ctx context.Context, rec *Record) (Output, []byte, error) {
+	out, private, err := f.fakeImages.Release(ctx, rec)
+	private = slices.Clone(private)
+	private[len(private)/2] ^= 1
+	return out, private, err
+}
+
 type swapped struct{ fakeImages }
 
 func (s swapped) Release(ctx context.Context, rec *Record) (Output, []byte, error) {
 	out, _, err := s.fakeImages.Release(ctx, rec)
-	return out, s.pack[0].private, err
+	return out, slices.Clone(s.pack[0].private), err
 }
 
 // TestSameKeyTwiceStopsTheRun: a source that repeats itself is broken.

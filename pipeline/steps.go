@@ -11,8 +11,9 @@ import (
 
 // stage makes a key, makes it durable in the pack, and only then records it. A
 // crash before the pack has it loses a key that nobody knows; a crash between
-// pack and ledger leaves an entry that Recover destroys.
-func (l *Line) stage(r *reins, rec *Record) error {
+// pack and ledger leaves an entry that Recover destroys. own becomes the key, where
+// this machine made it.
+func (l *Line) stage(r *reins, rec *Record, own *ownKey) error {
 	private, public, algorithm, err := l.generate(r, rec)
 	if err != nil {
 		return err
@@ -23,6 +24,9 @@ func (l *Line) stage(r *reins, rec *Record) error {
 			err = &KeyFlaw{"another device of this lot has the same key", "Each device needs a key of its own: clones can't be told apart."}
 		}
 		return err
+	}
+	if l.given() == nil && l.Keys.AtOnce() == 0 {
+		own.make(private, public)
 	}
 	ref, err := l.Images.Stage(r.hard, &rec.Device, private, public)
 	if err != nil {
@@ -101,8 +105,9 @@ func (l *Line) preauthorize(r *reins, rec *Record) error {
 }
 
 // release publishes the image, reads it back and records it. The record says
-// released only if the image's key is the one that was preauthorized.
-func (l *Line) release(r *reins, rec *Record) error {
+// released only if the image's key is the one that was preauthorized. own is the
+// key that this worker staged for the device, zero where it staged none.
+func (l *Line) release(r *reins, rec *Record, own *ownKey) error {
 	out, private, err := l.publish(r, rec)
 	if err != nil {
 		return err
@@ -113,7 +118,10 @@ func (l *Line) release(r *reins, rec *Record) error {
 		where, readBack = KeyInToken, ""
 	} else if l.Lot.Keys == KeysInManifest { // there is no image
 		where, readBack = KeyInDevice, ""
-	} else if err := l.compare(r, private, rec.PublicKey); err != nil {
+	} else if !own.is(private, rec.PublicKey) {
+		err = l.compare(r, private, rec.PublicKey)
+	}
+	if err != nil {
 		return err
 	}
 	if err := l.transitions().released(r.hard, rec, out, where, readBack); err != nil {
