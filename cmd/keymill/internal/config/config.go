@@ -333,6 +333,13 @@ type AuditConfig struct {
 	Operator string `koanf:"operator"`
 	// WorkOrder is the order that the lot is made for.
 	WorkOrder string `koanf:"work_order"`
+	// WorkOrderFile is a work order that the product's owner signed (`keymill
+	// order new`): lots outside it are refused when they are planned.
+	WorkOrderFile string `koanf:"work_order_file"`
+	// WorkOrderKey is the owner's public key, a PEM file.
+	WorkOrderKey string `koanf:"work_order_key"`
+	// RequireWorkOrder has the station make nothing without a work order.
+	RequireWorkOrder bool `koanf:"require_work_order"`
 	// SigningKey signs the evidence: a file or a pkcs11: URI. Default: an
 	// Ed25519 key made once beside the ledger.
 	SigningKey string `koanf:"signing_key"`

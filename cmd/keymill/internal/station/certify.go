@@ -119,7 +119,7 @@ func (o *Options) OpenCA(ctx context.Context, cfg *config.Config, log *slog.Logg
 	if err := o.Settings.Env.GuardSecret("certificates.ca.key", c.Key); err != nil {
 		return nil, nil, nil, err
 	}
-	key, err = readKey(c.Key)
+	key, err = ReadKey(c.Key)
 	if err != nil {
 		return nil, nil, nil, fault.As(fault.Usage, pipeline.WithHint(fmt.Errorf("certificates.ca.key: %w", err),
 			"Name a PEM file with the CA's private key (PKCS#8), or a key in an HSM token: pkcs11:token=factory;object=device-ca."))
@@ -148,8 +148,8 @@ func (o *Options) openTokenKey(ctx context.Context, cfg *config.Config, log *slo
 	return signer, nil
 }
 
-// readKey reads a private key from PEM.
-func readKey(path string) (crypto.Signer, error) {
+// ReadKey reads a private key from PEM.
+func ReadKey(path string) (crypto.Signer, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err

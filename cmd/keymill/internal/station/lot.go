@@ -39,7 +39,8 @@ type Lot struct {
 	opened   time.Time
 	images   *lotImages
 	keys     keySource
-	signer   Signer // vouches for the evidence
+	signer   Signer     // vouches for the evidence
+	order    *workOrder // nil where there is none
 	// authority makes the devices' certificates; nil where they get none.
 	authority *authority
 	run       *underway // between Begin and End

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"iter"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -92,6 +93,9 @@ func (l *Lot) Plan(ctx context.Context, path string) (err error) {
 			return err
 		}
 	}
+	if err := l.checkWorkOrder(ctx); err != nil {
+		return err
+	}
 	if err := l.openServices(ctx, summary.Rows); err != nil {
 		return err
 	}
@@ -103,11 +107,13 @@ func (l *Lot) Plan(ctx context.Context, path string) (err error) {
 			return err
 		}
 	}
-	event := pipeline.Event{Station: l.Lot.Station, Lot: l.Name, Action: pipeline.ActionPlan, Facts: Facts(map[string]string{
+	facts := map[string]string{
 		"manifest_sha256": summary.SHA256, "devices": strconv.Itoa(summary.Rows), "golden_sha256": l.Lot.GoldenSHA256,
 		"inject_sha256": l.Lot.InjectSHA256, "format": l.Lot.Format, "identity": strings.Join(summary.Identity, ","),
-	})}
-	err = l.Ledger.Plan(ctx, l.Lot, event, l.distinctNames(l.certifiable(manifest.Devices(ctx))))
+	}
+	maps.Copy(facts, l.order.facts())
+	event := pipeline.Event{Station: l.Lot.Station, Lot: l.Name, Action: pipeline.ActionPlan, Facts: Facts(facts)}
+	err = l.Ledger.Plan(ctx, l.Lot, event, l.distinctNames(l.certifiable(l.allowed(manifest.Devices(ctx)))))
 	if sourceErr, ok := errors.AsType[*nameTaken](err); ok {
 		return fault.As(fault.Manifest, pipeline.WithHint(sourceErr,
 			"Images are named after the identity's first value: put one first in manifest.identity that is different for each device."))

@@ -116,6 +116,9 @@ func (l *Lot) Begin(ctx context.Context, due int) (err error) {
 	if err := l.checkHeads(ctx); err != nil {
 		return err
 	}
+	if err := l.checkWorkOrder(ctx); err != nil {
+		return err
+	}
 	if err := l.openAuthority(ctx); err != nil {
 		return err
 	}
@@ -251,6 +254,7 @@ func (l *Lot) startRun(ctx context.Context) (int64, error) {
 	}
 	maps.Copy(known, originFacts(l.keys.Origin()))
 	maps.Copy(known, l.authority.facts())
+	maps.Copy(known, l.order.facts())
 	return l.Ledger.Append(ctx, pipeline.Event{
 		Station: l.Config.Audit.Station, Lot: l.Lot.Name, Action: pipeline.ActionRun, Facts: Facts(known)})
 }
