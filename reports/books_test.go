@@ -30,3 +30,28 @@ func TestABundleOfTheSecondFormatVerifies(t *testing.T) {
 	}
 	t.Log(r.Checks, r.Notes)
 }
+
+// TestClosingAndExportingCostWhatTheLotCosts counts the events that are read: of a
+// lot beside 60 others they are those of the lot, and one leaf of the station log
+// for each head that was signed.
+func TestClosingAndExportingCostWhatTheLotCosts(t *testing.T) {
+	cost := func(others int) (read, leaves int) {
+		l, key := newLedger(t), stationKey("a")
+		for i := range others {
+			l.fill("other-"+itoa(i), 20)
+			if err := SignLot(t.Context(), l, "other-"+itoa(i), Signing{Station: "line-3", Signer: key, Journal: l}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.fill("lot-1", 20)
+		l.read = 0
+		l.close("lot-1")
+		exportLot(t, l, "lot-1", signedOptions(l, key, "csv"))
+		return l.read, len(l.logs["line-3"])
+	}
+	alone, few := cost(0)
+	beside, many := cost(60)
+	if beside-alone != many-few {
+		t.Errorf("alone %d events are read, beside 60 lots %d; the station log has %d and %d leaves", alone, beside, few, many)
+	}
+}

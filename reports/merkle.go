@@ -30,9 +30,6 @@ type frontier struct {
 // end returns the index of the first leaf that is not in the range.
 func (f *frontier) end() int64 { return f.start + f.size }
 
-// leaf appends one leaf by its hash.
-func (f *frontier) leaf(h tlog.Hash) { f.push(node{f.end(), 0, h}) }
-
 // add appends a perfect subtree; it must begin where the range ends.
 func (f *frontier) add(n node) error {
 	if n.start != f.end() {

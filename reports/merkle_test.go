@@ -43,7 +43,7 @@ func TestFrontierAgreesWithTlog(t *testing.T) {
 		t.Errorf("empty tree: %v", got)
 	}
 	for i, leaf := range leaves {
-		f.leaf(leaf)
+		f.push(node{start: f.end(), hash: leaf})
 		want, err := tlog.TreeHash(int64(i+1), m)
 		if err != nil {
 			t.Fatal(err)
@@ -66,10 +66,10 @@ func TestInclusionFromSubtrees(t *testing.T) {
 		for index := range size {
 			left, right := frontier{}, frontier{start: index + 1}
 			for _, leaf := range leaves[:index] {
-				left.leaf(leaf)
+				left.push(node{start: left.end(), hash: leaf})
 			}
 			for _, leaf := range leaves[index+1 : size] {
-				right.leaf(leaf)
+				right.push(node{start: right.end(), hash: leaf})
 			}
 			p, err := newInclusion(index, size)
 			if err != nil {
@@ -98,7 +98,7 @@ func TestFrontierRefuses(t *testing.T) {
 			t.Errorf("took %+v", n)
 		}
 	}
-	f.leaf(tlog.Hash{})
+	f.push(node{start: f.end()})
 	if err := f.add(node{start: 1, level: 1}); err == nil {
 		t.Error("took a subtree that is not aligned")
 	}
