@@ -115,4 +115,9 @@ station line-1 worker --until-done >>line-1.out 2>>line-1.log || die "the last l
 [[ $(released) == "${DEVICES:-3000}" ]] || die "only $(released) devices are released"
 station line-1 verify many --json >verify.json || die "the server holds something else"
 "$keymill" status many
+
+# The bundle holds the parts of all stations; line-1 signed for line-3.
+for name in line-1 line-2 line-3; do station "$name" audit key >"$name.pem"; done
+station line-1 export many -o bundle >/dev/null
+"$keymill" audit verify bundle --key line-1.pem --key line-2.pem --key line-3.pem
 echo "many-stations: every device is released once, and the server holds its one key"

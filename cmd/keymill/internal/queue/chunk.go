@@ -26,6 +26,7 @@ const refusedAgain = 15 * time.Second
 // Times.Job is enqueued again under the next generation.
 func (c *chunkWorker) Work(ctx context.Context, job *river.Job[Chunk]) error {
 	w, chunk := c.w, job.Args
+	defer w.begin(chunk.Lot)()
 	lot, carried, err := w.find(ctx, chunk.Lot)
 	if err != nil {
 		return err

@@ -108,13 +108,29 @@ func Serve(ctx context.Context, o ServeOptions) error {
 	if err := known.Beat(ctx, me); err != nil && !errors.Is(err, ledger.ErrRetired) {
 		return stationFault(err)
 	}
+	working, stop := context.WithCancel(ctx)
+	defer stop()
+	if o.Station.Drain != nil { // then steps under way end, and no other begins
+		drain := o.Station.Drain()
+		o.Station.Drain = func() <-chan struct{} { return drain }
+		go func() {
+			select {
+			case <-drain:
+				stop()
+			case <-working.Done():
+			}
+		}()
+	}
 	w := &Worker{
 		Database: d, Ledger: known, Lots: &Here{Options: o.Station, Settled: o.Settled},
 		Beat:    func(ctx context.Context) (int, string, error) { return beat(ctx, known, me) },
 		Station: me.Name, Process: fmt.Sprintf("%s/%d", me.Boot, me.PID), Lot: o.Lot, Times: o.Times, Log: log,
 		Retired: func(ctx context.Context, _ string) error { return destroyOwn(ctx, known, me.Name, log) },
 	}
-	err = w.Run(ctx, o.UntilDone)
+	err = w.Run(working, o.UntilDone)
+	if err == nil && working.Err() != nil {
+		err = fault.As(fault.Interrupted, context.Canceled)
+	}
 	if errors.Is(err, ErrRetired) {
 		return fault.As(fault.Usage, pipeline.WithHint(err,
 			"The keys that it still had are destroyed. A retired station doesn't come back: give this machine a new name in audit.station and an empty folder in `out`."))

@@ -98,6 +98,8 @@ type Worker struct {
 	mu      sync.Mutex
 	alive   int                // guarded by mu: stations that beat
 	open    map[string]Carried // guarded by mu
+	running map[string]int     // guarded by mu: chunks of a lot under way
+	settled map[string]bool    // guarded by mu
 	refused map[string]string  // guarded by mu: lots that this station can't work on, and why
 	added   map[string]bool    // guarded by mu: queues that the client works
 }
@@ -107,7 +109,7 @@ type Worker struct {
 // asked to stop, and gives back the leases that it holds.
 func (w *Worker) Run(ctx context.Context, untilDone bool) error {
 	w.open, w.refused, w.added = map[string]Carried{}, map[string]string{}, map[string]bool{}
-	w.alive = 1
+	w.alive, w.running, w.settled = 1, map[string]int{}, map[string]bool{}
 	within, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	w.stop = stop
@@ -118,10 +120,21 @@ func (w *Worker) Run(ctx context.Context, untilDone bool) error {
 		return err
 	}
 	err := w.mind(within, untilDone)
-	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*pipeline.Drain)
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*pipeline.Drain)
 	defer cancel()
-	stopErr := w.client.StopAndCancel(ending)
+	stopErr := w.stopClient(ending)
 	return errors.Join(err, stopErr, w.close(ending))
+}
+
+// stopClient waits for the jobs under way as long as a drained line may take, and
+// then cuts them off.
+func (w *Worker) stopClient(ctx context.Context) error {
+	soft, cancel := context.WithTimeout(ctx, pipeline.Drain)
+	defer cancel()
+	if err := w.client.Stop(soft); err == nil {
+		return nil
+	}
+	return w.client.StopAndCancel(ctx)
 }
 
 func (w *Worker) start(ctx context.Context) (err error) {
@@ -240,28 +253,68 @@ func (w *Worker) sweep(ctx context.Context) (done bool, err error) {
 		if w.Lot != "" && lot.Name != w.Lot {
 			continue
 		}
+		due, err := w.Ledger.Due(ctx, lot.Name, w.Station)
+		if err != nil {
+			return false, err
+		}
+		if !due {
+			if err := w.finish(ctx, lot); err != nil {
+				return false, err
+			}
+			continue
+		}
 		if !w.serves(ctx, lot) {
 			continue
 		}
+		done = false
 		loose, err := w.Ledger.Loose(ctx, lot.Name, ChunkRows)
 		if err != nil {
 			return false, err
 		}
-		if n, err := w.Database.sweep(ctx, w.client, lot.Name, NeedsOf(lot).Queue(), loose, w.Times.Lease); err != nil {
-			return false, err
-		} else if n > 0 {
-			w.Log.Info("enqueued chunks again that nobody worked on", "lot", lot.Name, "chunks", n)
-		}
-		due, err := w.Ledger.Due(ctx, lot.Name, w.Station)
-		if err == nil && !due {
-			err = w.Lots.Settle(ctx, lot)
-		}
+		n, err := w.Database.sweep(ctx, w.client, lot.Name, NeedsOf(lot).Queue(), loose, w.Times.Lease)
 		if err != nil {
 			return false, err
 		}
-		done = done && !due
+		if n > 0 {
+			w.Log.Info("enqueued chunks again that nobody worked on", "lot", lot.Name, "chunks", n)
+		}
 	}
 	return done, nil
+}
+
+// finish ends this station's run of a lot that has nothing left for it, and
+// settles the lot, once: until there is something to do again.
+func (w *Worker) finish(ctx context.Context, lot pipeline.Lot) error {
+	w.mu.Lock()
+	carried, busy, settled := w.open[lot.Name], w.running[lot.Name] > 0, w.settled[lot.Name]
+	if !busy {
+		delete(w.open, lot.Name)
+		w.settled[lot.Name] = true
+	}
+	w.mu.Unlock()
+	if busy || settled && carried == nil {
+		return nil
+	}
+	if carried != nil { // the run's last event is in the log before its head is signed
+		if err := carried.Close(ctx); err != nil {
+			return err
+		}
+	}
+	return w.Lots.Settle(ctx, lot)
+}
+
+// begin counts a chunk under way, so that its lot stays open; the returned
+// function ends it.
+func (w *Worker) begin(lot string) func() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.running[lot]++
+	w.settled[lot] = false
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.running[lot]--
+	}
 }
 
 // queued returns the open lots that have jobs.

@@ -169,3 +169,51 @@ func (s Signer) Exporting(cfg *config.Config, known *ledger.Ledger, formats []st
 	signing, err := s.Signing(cfg, known)
 	return exporting(signing, formats), err
 }
+
+// signPart signs this station's part of a lot that several work on, and returns
+// the name of one whose part is not signed as it stands, "" where all are.
+func (l *Lot) signPart(ctx context.Context) (missing string, err error) {
+	if err := l.openSigner(ctx); err != nil {
+		return "", err
+	}
+	signing, err := l.signer.Signing(l.Config, l.Ledger)
+	if err != nil {
+		return "", err
+	}
+	if err := reports.SignLot(ctx, l.Ledger, l.Name, signing); err != nil {
+		return "", err
+	}
+	logs, err := l.Ledger.Logs(ctx, l.Name)
+	if err != nil {
+		return "", err
+	}
+	for _, log := range logs {
+		if log.Kind != pipeline.LogLot || log.Size == 0 || log.Station == l.Config.Audit.Station {
+			continue
+		}
+		size, _, err := l.Ledger.Head(ctx, log.Origin)
+		if err != nil {
+			return "", err
+		}
+		if size != log.Size {
+			return log.Station, nil
+		}
+	}
+	return "", nil
+}
+
+// SignFor signs the last head of a retired station's part of the lot in this
+// station's log, with the reason.
+func (l *Lot) SignFor(ctx context.Context, station, reason string) error {
+	if err := l.openSigner(ctx); err != nil {
+		return err
+	}
+	signing, err := l.signer.Signing(l.Config, l.Ledger)
+	if err != nil {
+		return err
+	}
+	if err := reports.SignFor(ctx, l.Ledger, l.Name, station, reason, signing); err != nil {
+		return err
+	}
+	return l.Ledger.SignedBy(ctx, l.Name, station, signing.Station)
+}

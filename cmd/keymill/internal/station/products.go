@@ -2,6 +2,7 @@ package station
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +15,7 @@ import (
 	"keymill/cmd/keymill/internal/files"
 	"keymill/imaging"
 	"keymill/pipeline"
+	"keymill/pipeline/ledger"
 )
 
 // openProducts opens pack, format and folders of the lot for writing.
@@ -40,6 +42,9 @@ func (l *Lot) openProducts(ctx context.Context) error {
 		return err
 	}
 	l.images.pack, l.images.lot = pack, l.Lot
+	if err := l.join(ctx, pack); err != nil {
+		return err
+	}
 	if l.Lot.Format == config.FormatPack {
 		return nil
 	}
@@ -80,6 +85,25 @@ func (l *Lot) ownPlaces(out, pack string) error {
 		return nil
 	}
 	return files.Own(l.Config.Ledger, false)
+}
+
+// join records that this station keeps a part of the lot, and in which pack.
+func (l *Lot) join(ctx context.Context, pack *imaging.Pack) error {
+	id := pack.UUID()
+	part := ledger.LotStation{Lot: l.Name, Station: l.Config.Audit.Station, Out: l.Lot.Out, PackUUID: hex.EncodeToString(id[:])}
+	join := l.Ledger.JoinLot
+	if len(l.rekeying) > 0 { // the known pack may be gone
+		join = l.Ledger.ReplacePack
+	}
+	err := join(ctx, part)
+	switch {
+	case errors.Is(err, ledger.ErrPackDiffers):
+		return fault.StorageOutage(pipeline.WithHint(err,
+			"Put the lot's own pack back at %s. Where the ledger is an older copy, `keymill ledger restore` finds out what belongs together.", PackPath(l.Lot)))
+	case errors.Is(err, ledger.ErrOutTaken):
+		return fault.As(fault.Usage, err)
+	}
+	return err
 }
 
 // packStillThere refuses to begin an empty pack where the ledger knows of keys

@@ -74,7 +74,19 @@ func (l *Lot) settle(ctx context.Context, totals pipeline.Totals) (Outcome, erro
 	}
 	out.Failures = failures
 	open := totals.Planned + totals.Staged + totals.Preauthorized
-	if open+failed == 0 && l.Closed.IsZero() {
+	closing := open+failed == 0 && l.Closed.IsZero()
+	if l.opts.Shared && l.Closed.IsZero() {
+		missing, err := l.signPart(ctx)
+		if err != nil {
+			return out, err
+		}
+		if closing && missing != "" {
+			l.Log.Warn("the lot stays open until a station has signed its part of the log; where it is gone, `keymill worker retire` signs for it",
+				"lot", l.Name, "station", missing)
+			closing = false
+		}
+	}
+	if closing {
 		if err := l.closeLot(ctx, &out); err != nil {
 			return out, err
 		}
