@@ -182,6 +182,13 @@ func (l *Lot) openAuthority(ctx context.Context) (err error) {
 	if l.authority != nil {
 		return nil
 	}
+	if l.keyless() { // there are no images that certificates could go into
+		if l.Config.Certificates.CA.Certificate != "" {
+			return fault.As(fault.Usage, pipeline.WithHint(errors.New("a CA is named, and with keys.source manifest there are no images to put certificates into"),
+				"Remove certificates.ca."))
+		}
+		return nil
+	}
 	injected := l.images.render.Index(pipeline.ContentCertificate) >= 0 || l.images.render.Index(pipeline.ContentCertificateChain) >= 0
 	switch has := l.Config.Certificates.CA.Certificate != ""; {
 	case injected && !has:
