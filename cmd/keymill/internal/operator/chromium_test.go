@@ -1,12 +1,19 @@
 package operator
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"image"
+	"image/color"
+	"image/draw"
+	"image/png"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,15 +41,25 @@ func openChromium(t *testing.T) *browser {
 		}
 		t.Skipf("chromium or axe-core is missing (.ci/setup test installs them): %v, %v", err, axeErr)
 	}
+	dir, err := os.MkdirTemp("", "keymill-chromium-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // Chromium's last processes may still write
+		for range 100 {
+			if os.RemoveAll(dir) == nil {
+				return
+			}
+			<-time.After(20 * time.Millisecond)
+		}
+	})
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU,
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true), chromedp.UserDataDir(t.TempDir()),
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true), chromedp.UserDataDir(dir),
 		chromedp.WSURLReadTimeout(3*time.Minute))
 	ctx, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(stop)
 	ctx, stopTab := chromedp.NewContext(ctx, chromedp.WithErrorf(t.Logf)) // it knows fewer errors than Chromium has
 	t.Cleanup(stopTab)
-	whole := ctx
-	t.Cleanup(func() { _ = chromedp.Cancel(whole) }) // waits, so that its folder can go
 	ctx, stopTime := context.WithTimeout(ctx, 8*time.Minute)
 	t.Cleanup(stopTime)
 	return &browser{t, ctx, string(axe)}
@@ -138,11 +155,34 @@ func (c *browser) check(name string) {
 		if dir := os.Getenv("KEYMILL_SCREENSHOTS"); dir != "" {
 			var picture []byte
 			c.do(chromedp.CaptureScreenshot(&picture))
-			if err := os.WriteFile(filepath.Join(dir, name+"-"+size.name+".png"), picture, 0o600); err != nil {
+			if err := os.WriteFile(filepath.Join(dir, name+"-"+size.name+".png"), c.small(picture), 0o644); err != nil {
 				c.t.Fatal(err)
 			}
 		}
 	}
+}
+
+// small reduces a picture to its most frequent colours, for a small file.
+func (c *browser) small(picture []byte) []byte {
+	c.t.Helper()
+	img, err := png.Decode(bytes.NewReader(picture))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	count := map[color.Color]int{}
+	for y := range img.Bounds().Dy() {
+		for x := range img.Bounds().Dx() {
+			count[img.At(x, y)]++
+		}
+	}
+	palette := color.Palette(slices.SortedFunc(maps.Keys(count), func(a, b color.Color) int { return count[b] - count[a] }))
+	out := image.NewPaletted(img.Bounds(), palette[:min(len(palette), 32)])
+	draw.Draw(out, out.Bounds(), img, image.Point{}, draw.Src)
+	var data bytes.Buffer
+	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&data, out); err != nil {
+		c.t.Fatal(err)
+	}
+	return data.Bytes()
 }
 
 // reloads loads the page again, which must show the same and do nothing.

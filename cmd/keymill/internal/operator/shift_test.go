@@ -448,7 +448,7 @@ func TestShiftInChromium(t *testing.T) {
 			})
 			if next == 6 { // two scanners at once
 				c.typeScan("SSNN000000001122")
-				c.sees("fail", "No unit of this lot")
+				c.sees("fail", "ACK") // no unit's code, and no label's
 				c.typeScan("ACK")
 				c.waits(`!document.querySelector("#main.on-fail")`)
 			}
