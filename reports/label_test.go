@@ -196,7 +196,7 @@ func zplPicture(t *testing.T, zpl []byte) []byte {
 
 // TestLabelRendered has a ZPL renderer that is not ours draw the label.
 func TestLabelRendered(t *testing.T) {
-	modules := os.Getenv("KEYMILL_NPM")
+	modules := os.Getenv("NPM_JUDGES")
 	if modules == "" {
 		home, err := os.UserHomeDir()
 		if err != nil {

@@ -67,7 +67,7 @@ func openChromium(t *testing.T) *browser {
 
 func npmModules(t *testing.T) string {
 	t.Helper()
-	if dir := os.Getenv("KEYMILL_NPM"); dir != "" {
+	if dir := os.Getenv("NPM_JUDGES"); dir != "" {
 		return dir
 	}
 	home, err := os.UserHomeDir()
@@ -122,7 +122,7 @@ var sizes = []struct {
 
 // check has axe-core judge the screen at both sizes, makes sure that nothing
 // overflows and that targets are 20 mm large, and keeps pictures where
-// KEYMILL_SCREENSHOTS names a folder.
+// STATION_SCREENSHOTS names a folder.
 func (c *browser) check(name string) {
 	c.t.Helper()
 	for _, size := range sizes {
@@ -152,7 +152,7 @@ func (c *browser) check(name string) {
 		if wrong != "" {
 			c.t.Errorf("%s, %s: %s", name, size.name, wrong)
 		}
-		if dir := os.Getenv("KEYMILL_SCREENSHOTS"); dir != "" {
+		if dir := os.Getenv("STATION_SCREENSHOTS"); dir != "" {
 			var picture []byte
 			c.do(chromedp.CaptureScreenshot(&picture))
 			if err := os.WriteFile(filepath.Join(dir, name+"-"+size.name+".png"), c.small(picture), 0o644); err != nil {
@@ -268,7 +268,7 @@ func TestScreens(t *testing.T) {
 	s.printer.set(nil)
 	c.sees("ready", "Scan the next unit")
 	c.typeScan("END")
-	c.sees("end", "1 units made")
+	c.sees("end", "1 unit made")
 	c.check("end")
 	c.reloads(s.bench)
 	for _, path := range []string{"/codes", "/numbers"} {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"keymill/cmd/keymill/internal/say"
 	"keymill/pipeline"
 )
 
@@ -343,7 +344,7 @@ func (st *Station) showDialog(v *View) {
 
 func (st *Station) showEnd(v *View) {
 	v.Screen, v.Grade, v.Title = screenEnd, "ok", "END OF SHIFT"
-	v.Message = fmt.Sprintf("%d units made", st.shift.made)
+	v.Message = say.Count(st.shift.made, "unit") + " made"
 	v.Action = "Scan a badge to begin a shift."
 	if st.opt.Badges == nil {
 		v.Action = "Scan anything to begin a shift."
