@@ -105,6 +105,24 @@ func bundleName(name string) bool {
 	return false
 }
 
+// exchangePlainly does what publish does, in three steps, on file systems that
+// rename without flags only (bindfs, sshfs): between them the name is missing, and a
+// rename onto a bundle fails.
+func exchangePlainly(temp, dir string) error {
+	err := os.Rename(temp, dir)
+	if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	aside := temp + ".earlier"
+	if err := os.Rename(dir, aside); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, dir); err != nil {
+		return errors.Join(err, os.Rename(aside, dir))
+	}
+	return os.Rename(aside, temp)
+}
+
 // publish moves a complete bundle to its name. An earlier bundle there changes
 // places with it in one step, and is then removed.
 func publish(temp, dir string) error {
@@ -112,6 +130,9 @@ func publish(temp, dir string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EEXIST) {
 		err = unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE)
+	}
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		err = exchangePlainly(temp, dir)
 	}
 	if err != nil {
 		return storage(fmt.Errorf("rename to %s: %w", dir, err))

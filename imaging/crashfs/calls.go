@@ -208,6 +208,9 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, from, to string) fuse.
 		return fuse.ENOENT
 	}
 	if old := d2.kids[to]; old != nil {
+		if len(old.kids) > 0 {
+			return fuse.Status(syscall.ENOTEMPTY)
+		}
 		old.links--
 	}
 	f.name(part{d, from, nil}, part{d2, to, n})
