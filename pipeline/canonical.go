@@ -26,18 +26,25 @@ const hexDigits = "0123456789abcdef"
 // Invalid UTF-8 becomes U+FFFD, as encoding/json does.
 func appendString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
+	plain := 0 // from here to i nothing needs a second look
 	for i := 0; i < len(s); {
 		c := s[i]
-		if c < utf8.RuneSelf {
-			dst = appendASCII(dst, c)
+		if c >= 0x20 && c < utf8.RuneSelf && c != '"' && c != '\\' {
 			i++
 			continue
 		}
-		r, size := utf8.DecodeRuneInString(s[i:])
-		dst = utf8.AppendRune(dst, r)
-		i += size
+		dst = append(dst, s[plain:i]...)
+		if c < utf8.RuneSelf {
+			dst = appendASCII(dst, c)
+			i++
+		} else {
+			r, size := utf8.DecodeRuneInString(s[i:])
+			dst = utf8.AppendRune(dst, r)
+			i += size
+		}
+		plain = i
 	}
-	return append(dst, '"')
+	return append(append(dst, s[plain:]...), '"')
 }
 
 func appendASCII(dst []byte, c byte) []byte {
@@ -72,8 +79,9 @@ func (o *object) name(name string) {
 	} else {
 		o.buf = append(o.buf, ',')
 	}
-	o.buf = appendString(o.buf, name)
-	o.buf = append(o.buf, ':')
+	o.buf = append(o.buf, '"')
+	o.buf = append(o.buf, name...) // ours: nothing in it needs escaping
+	o.buf = append(o.buf, '"', ':')
 }
 
 func (o *object) str(name, value string) {

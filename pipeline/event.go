@@ -115,7 +115,7 @@ func (e *Event) Canonical() []byte {
 	if e.First {
 		schema = EventSchema1
 	}
-	o := object{buf: make([]byte, 0, 512)}
+	o := object{buf: make([]byte, 0, 1024)}
 	o.str("action", e.Action)
 	o.str("algorithm", e.Algorithm)
 	o.num("attempt", int64(e.Attempt))
@@ -154,7 +154,10 @@ func (e *Event) Canonical() []byte {
 	o.str("spki_sha256", e.SPKI)
 	o.str("station", e.Station)
 	o.attrs("successor", sortedAttrs(e.Successor))
-	o.str("time", e.Time.UTC().Format("2006-01-02T15:04:05.000000Z"))
+	o.name("time")
+	o.buf = append(o.buf, '"')
+	o.buf = e.Time.UTC().AppendFormat(o.buf, "2006-01-02T15:04:05.000000Z")
+	o.buf = append(o.buf, '"')
 	o.str("to", string(e.To))
 	o.num("unit", int64(e.Unit))
 	return o.bytes()
