@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"runtime"
 	"time"
 
 	"github.com/gowebpki/jcs"
@@ -131,7 +130,7 @@ func (e *export) second(st *Statement, files []File) {
 		custody.Kind = "file"
 	}
 	p.Custody, p.Planned, p.Closed = &custody, formTime(s.Lot.Created), formTime(s.Lot.Closed)
-	p.Line, p.Tables, p.MadeBy = s.Lot.Station, tablesRevision, cmp.Or(e.opt.MadeBy, "keymill")+" "+runtime.Version()
+	p.Line, p.Tables, p.MadeBy = s.Lot.Station, tablesRevision, cmp.Or(e.opt.MadeBy, "keymill")+" "+packers()
 }
 
 func notNil(names []string) []string {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -174,7 +173,7 @@ func (v *verifier) remake(ctx context.Context, out *bundleDir, s *Summary, forma
 }
 
 // sameFiles compares what was made again with what the statement names. Compressed
-// files of another compiler's libraries, and of another revision, may differ.
+// files of another compiler's or packer's version, and of another revision, may differ.
 func (v *verifier) sameFiles(files []File) error {
 	p := v.st.Predicate
 	var differ, same []string
@@ -185,7 +184,7 @@ func (v *verifier) sameFiles(files []File) error {
 			return flawed(f.Name, "is missing, though every signed export has it")
 		case v.st.Subject[i].Digest["sha256"] == f.SHA256:
 			same = append(same, f.Name)
-		case p.Tables != tablesRevision || packed && !strings.HasSuffix(p.MadeBy, " "+runtime.Version()):
+		case p.Tables != tablesRevision || packed && !strings.HasSuffix(p.MadeBy, " "+packers()):
 			differ = append(differ, f.Name)
 		default:
 			return flawed(f.Name, "does not show what devices.jsonl and the events say")

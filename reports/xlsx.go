@@ -1,7 +1,6 @@
 package reports
 
 import (
-	"archive/zip"
 	"fmt"
 	"io"
 	"os"
@@ -152,7 +151,7 @@ func (w *xlsxWriter) Close() error {
 	defer os.Remove(raw.Name())
 	defer raw.Close()
 	// Left alone, excelize makes the whole file in memory before it writes.
-	w.book.SetZipWriter(func(io.Writer) excelize.ZipWriter { return zip.NewWriter(raw) })
+	w.book.SetZipWriter(func(io.Writer) excelize.ZipWriter { return newZip(raw) })
 	if err := w.book.Write(io.Discard); err != nil {
 		return err
 	}
