@@ -19,7 +19,7 @@ import (
 )
 
 func (a *app) verifyCmd() *cobra.Command {
-	var asCSV, unexpected, watch, sample bool
+	var asCSV, unexpected, watch, sample, products bool
 	var every time.Duration
 	cmd := &cobra.Command{
 		Use:   "verify LOT",
@@ -31,6 +31,9 @@ asks with another key (anybody can), the device is knocking: that key can't be u
 unless somebody accepts it. Of devices that were taken back it says which are still
 there.
 
+With --products it compares what lies in the lot's folder with the records instead, and
+ends with 7 when an image or a pack entry is gone or is not what was recorded.
+
 ` + exitCodesHelp,
 		Example: "  keymill verify 2026-W47\n  keymill verify 2026-W47 --csv > verify.csv\n  keymill verify 2026-W47 --watch",
 		Args:    cobra.ExactArgs(1),
@@ -40,6 +43,9 @@ there.
 				return err
 			}
 			defer l.Close()
+			if products {
+				return a.verifyProducts(cmd.Context(), l)
+			}
 			o := station.VerifyOptions{Sample: sample, Unexpected: unexpected, Inventory: !sample && !watch}
 			if watch {
 				return a.watchLot(cmd.Context(), l, o, every)
@@ -47,14 +53,37 @@ there.
 			return a.verify(cmd.Context(), l, o, asCSV)
 		},
 	}
+	cmd.Flags().BoolVar(&products, "products", false, "compare the images or the pack with the records instead; the server isn't asked")
 	cmd.Flags().BoolVar(&asCSV, "csv", false, "print one line for each device as CSV")
 	cmd.Flags().BoolVar(&unexpected, "unexpected", false, "report the server's devices that are not of this lot as well")
 	cmd.Flags().BoolVar(&sample, "sample", false, "compare a random sample only: 1 %, at least 50")
 	cmd.Flags().BoolVar(&watch, "watch", false, "follow the lot's first boots until all devices are accepted")
 	cmd.Flags().DurationVar(&every, "every", 30*time.Second, "time between two looks of --watch")
-	addSettings(cmd, "server", "token-file", "ca-file", "in-flight")
+	addSettings(cmd, "server", "token-file", "ca-file", "in-flight", "golden")
 	a.jsonFlag(cmd)
 	return cmd
+}
+
+// verifyProducts compares the lot's folder with its records.
+func (a *app) verifyProducts(ctx context.Context, l *station.Lot) error {
+	found, err := l.VerifyProducts(ctx)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		if err := a.writeJSON(found); err != nil {
+			return err
+		}
+	} else {
+		a.printf("Lot %s: %s released, %d images gone, %d not as recorded.\n", found.Lot, say.Count(found.Devices, "device"), found.Gone, found.Wrong)
+		for _, f := range found.First {
+			a.printf("  row %d, %s: %s\n", f.Row, f.Identity, f.Reason)
+		}
+	}
+	if !found.OK {
+		return fault.Told(fault.Storage, "the lot's products are not what was recorded")
+	}
+	return nil
 }
 
 // verify compares and prints.

@@ -392,3 +392,61 @@ func TestRekeyWithoutPack(t *testing.T) {
 		}
 	}
 }
+
+// TestVerifyProducts: what is gone or was changed after the release is noticed.
+func TestVerifyProducts(t *testing.T) {
+	for _, format := range []string{"pack", "raw"} {
+		t.Run(format, func(t *testing.T) {
+			c := newCustodian(t, format, nil)
+			c.half()
+			look := func() ProductsFound {
+				t.Helper()
+				l, err := OpenPlanned(t.Context(), c.o, "lot")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer l.Close()
+				found, err := l.VerifyProducts(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				return found
+			}
+			if found := look(); !found.OK || found.Devices != 12 {
+				t.Errorf("%+v", found)
+			}
+			if format == "pack" {
+				if err := os.Truncate(c.Path("out", "lot.pack"), 3000); err != nil {
+					t.Fatal(err)
+				}
+				if found := look(); found.OK || found.Gone+found.Wrong == 0 {
+					t.Errorf("%+v", found)
+				}
+				if err := os.Remove(c.Path("out", "lot.pack")); err != nil {
+					t.Fatal(err)
+				}
+				if found := look(); found.Gone != 12 || len(found.First) == 0 {
+					t.Errorf("%+v", found)
+				}
+				return
+			}
+			images, _ := filepath.Glob(c.Path("out", "images", "*.sdimg"))
+			if err := os.Remove(images[0]); err != nil {
+				t.Fatal(err)
+			}
+			file, err := os.OpenFile(images[1], os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := file.WriteAt([]byte{1}, 12345); err != nil {
+				t.Fatal(err)
+			}
+			if err := file.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if found := look(); found.Gone != 1 || found.Wrong != 1 || found.OK {
+				t.Errorf("%+v", found)
+			}
+		})
+	}
+}
