@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"testing"
 
@@ -113,4 +114,18 @@ func FuzzNormalise(f *testing.F) {
 			}
 		}
 	})
+}
+
+// pemDER decodes what privatePEM wrote.
+func pemDER(private []byte) ([]byte, bool) {
+	body, ok := bytes.CutPrefix(private, []byte(pemBegin))
+	if !ok {
+		return nil, false
+	}
+	if body, ok = bytes.CutSuffix(body, []byte(pemEnd)); !ok {
+		return nil, false
+	}
+	der := make([]byte, base64.StdEncoding.DecodedLen(len(body)))
+	n, err := base64.StdEncoding.Decode(der, body) // skips the newlines
+	return der[:n], err == nil
 }

@@ -9,8 +9,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-
-	"golang.org/x/term"
 )
 
 // maxPIN bounds what is read as a PIN; tokens allow far less.
@@ -46,25 +44,6 @@ func PINDescriptor(fd uintptr) func(context.Context, string) ([]byte, error) {
 		}
 		defer file.Close()
 		return readPIN(file)
-	}
-}
-
-// PINPrompt returns a Config.PIN that asks on the terminal, without echo.
-// Without a terminal it refuses.
-func PINPrompt(prompt string) func(context.Context, string) ([]byte, error) {
-	return func(context.Context, string) ([]byte, error) {
-		tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
-		if err != nil {
-			return nil, refused("give the PIN by pin-source in the URI, or by a PIN file", "there is no terminal to ask for the PIN")
-		}
-		defer tty.Close()
-		fmt.Fprint(tty, prompt)
-		pin, err := term.ReadPassword(int(tty.Fd()))
-		fmt.Fprintln(tty)
-		if err == nil && len(pin) == 0 {
-			err = errors.New("no PIN was given")
-		}
-		return pin, err
 	}
 }
 

@@ -2,7 +2,6 @@ package hsm
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -90,16 +89,5 @@ func TestPINRefusals(t *testing.T) {
 				t.Error("the error shows the PIN")
 			}
 		})
-	}
-}
-
-func TestPromptNeedsATerminal(t *testing.T) {
-	if tty, err := os.Open("/dev/tty"); err == nil {
-		tty.Close()
-		t.Skip("there is a terminal")
-	}
-	_, err := PINPrompt("PIN: ")(t.Context(), "")
-	if _, ok := errors.AsType[*RefusedError](err); !ok {
-		t.Errorf("got %v", err)
 	}
 }

@@ -1,7 +1,6 @@
 package hsm
 
 import (
-	"bytes"
 	"encoding/base64"
 )
 
@@ -95,18 +94,4 @@ func privatePEM(der []byte) []byte {
 		rest = rest[n:]
 	}
 	return append(out, pemEnd...)
-}
-
-// pemDER decodes what privatePEM wrote. The caller wipes the result.
-func pemDER(private []byte) ([]byte, bool) {
-	body, ok := bytes.CutPrefix(private, []byte(pemBegin))
-	if !ok {
-		return nil, false
-	}
-	if body, ok = bytes.CutSuffix(body, []byte(pemEnd)); !ok {
-		return nil, false
-	}
-	der := make([]byte, base64.StdEncoding.DecodedLen(len(body)))
-	n, err := base64.StdEncoding.Decode(der, body) // skips the newlines
-	return der[:n], err == nil
 }

@@ -194,28 +194,7 @@ func keepsOldBytes(f *os.File) string {
 	if err := unix.Fstatfs(int(f.Fd()), &info); err != nil {
 		return ""
 	}
-	return fileSystemsThatKeep[uint32(info.Type)] //nolint:unconvert // it is an int32 on other architectures
-}
-
-// fitrimCall is the ioctl FITRIM of linux/fs.h.
-const fitrimCall = 0xc0185879
-
-// Trim tells the disk below a folder which of its blocks are free, as fstrim(8) does:
-// flash memory keeps overwritten bytes in spare cells until then. It returns the
-// bytes that were reported; the error is fs.ErrPermission without root, and
-// errors.ErrUnsupported where the disk has no such command.
-func Trim(dir string) (int64, error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return 0, err
-	}
-	defer d.Close()
-	b := make([]byte, 24)
-	binary.NativeEndian.PutUint64(b[8:], 1<<64-1)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, d.Fd(), fitrimCall, uintptr(bytesPointer(b))); errno != 0 {
-		return 0, &os.PathError{Op: "fstrim", Path: dir, Err: errno}
-	}
-	return int64(binary.NativeEndian.Uint64(b[8:])), nil
+	return fileSystemsThatKeep[uint32(info.Type)]
 }
 
 // Where the key lies in files of the formats.

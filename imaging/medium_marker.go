@@ -5,9 +5,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"os"
-
-	"golang.org/x/sys/unix"
 )
 
 // The unit marker lies in the first sector of a medium that is being written, in
@@ -42,18 +39,6 @@ func parseMarker(b []byte) (marker [16]byte, found bool) {
 	}
 	copy(marker[:], b[16:])
 	return marker, true
-}
-
-// ReadMarker returns the marker of the unit for which a medium was being written
-// when that was interrupted. It disturbs nobody who has the medium open.
-func ReadMarker(path string) (marker [16]byte, found bool, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return marker, false, err
-	}
-	defer f.Close()
-	_ = unix.Fadvise(int(f.Fd()), 0, mediumBlock, unix.FADV_DONTNEED) // advice only
-	return readMarker(f)
 }
 
 func readMarker(r io.ReaderAt) (marker [16]byte, found bool, err error) {

@@ -209,7 +209,7 @@ func TestDiskErrors(t *testing.T) {
 			if !errors.As(err, &failed) || !failed.KeyLeft {
 				t.Errorf("%s fails with %v at the key: %v", kind, errno, err)
 			}
-			marker, found, err := ReadMarker(medium)
+			marker, found, err := markerOf(medium)
 			if err != nil || !found || marker != testMarker {
 				t.Errorf("the medium tells no unit: %v, %v", found, err)
 			}

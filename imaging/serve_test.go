@@ -217,7 +217,7 @@ func TestServeBinds(t *testing.T) {
 		}
 	}
 	begun = nil
-	if resp, body := fetch(t, "GET", one, http.Header{"Authorization": {"bearer other"}}); resp.StatusCode != 200 || !bytes.Equal(body, image(1)) || begun[0].Client != "token line 2" {
+	if resp, body := fetch(t, "GET", one, http.Header{"Authorization": {"bearer other"}}); resp.StatusCode != http.StatusOK || !bytes.Equal(body, image(1)) || begun[0].Client != "token line 2" {
 		t.Errorf("%s, %+v", resp.Status, begun)
 	}
 	refuse = true
@@ -233,7 +233,7 @@ func TestServeBrokenOff(t *testing.T) {
 	url, _ := serveTo(t, io.Discard, func(context.Context, ServeRequest) (func([]Span), error) {
 		return func(sent []Span) { got <- sent }, nil
 	})
-	req, err := http.NewRequestWithContext(t.Context(), "GET", url+"/a%20b/02:00:00:00:00:01.img", nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/a%20b/02:00:00:00:00:01.img", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

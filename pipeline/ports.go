@@ -13,9 +13,8 @@ type Keys interface {
 	// public key is an SPKI in DER. label names the device for sources that name
 	// their objects. An *Outage says that the source itself is gone.
 	Generate(ctx context.Context, label string) (private, public []byte, err error)
-	// AtOnce is how many calls of Generate keep a device busy that makes the
-	// keys: it is never to wait for its next caller. It is 0 where keys are this
-	// machine's own work, which its cores limit.
+	// AtOnce is how many concurrent calls of Generate keep the HSM busy; 0 for
+	// software keys, which the CPU limits.
 	AtOnce() int
 }
 

@@ -166,10 +166,9 @@ func (a *agreement) moved(t *trace, e *eventLine) {
 		reason = e.Reason
 	}
 	r := a.v.shorts()
-	switch {
-	case e.Action == pipeline.ActionDestroyKey:
+	if e.Action == pipeline.ActionDestroyKey {
 		t.said = short{} // station and reason may be those of before
-	default:
+	} else {
 		t.said = r.short(saidText(e.Station, e.Attempt, reason))
 	}
 	if e.Serial != "" {

@@ -9,8 +9,6 @@ import (
 	"io"
 	"slices"
 
-	"golang.org/x/mod/sumdb/tlog"
-
 	"keymill/pipeline"
 )
 
@@ -58,7 +56,7 @@ func (r *replay) node(n node, e *eventLine, line []byte) error {
 	}
 	for i := range r.wants {
 		if w := &r.wants[i]; w.size == r.tree.size {
-			if r.tree.root() != tlog.Hash(w.root) {
+			if r.tree.root() != w.root {
 				return fmt.Errorf("the log of %d events is not the one that %s vouches for", w.size, w.what)
 			}
 			w.met = true
@@ -79,7 +77,7 @@ func (r *replay) node(n node, e *eventLine, line []byte) error {
 func (r *replay) end(head LogHead) error {
 	for _, w := range r.wants {
 		switch {
-		case w.met || w.size == 0 && r.tree.size > 0 && (&frontier{}).root() == tlog.Hash(w.root):
+		case w.met || w.size == 0 && r.tree.size > 0 && (&frontier{}).root() == w.root:
 		case w.size > r.tree.size:
 			return flawed(logFile(head.Station, nameNodes), "the log was rolled back: %s is of %d events, the log has %d", w.what, w.size, r.tree.size)
 		default:

@@ -340,7 +340,7 @@ func (p *books) introduce(ctx context.Context, src Source, own *stationBook) err
 		return err
 	}
 	if own.keyID != "" {
-		return pipeline.WithHint(fmt.Errorf("station %s signs with key %.16s.., not with %.16s..", p.signing.Station, own.keyID, id),
+		return pipeline.WithHint(fmt.Errorf("station %s signs with key %.16s, not with %.16s", p.signing.Station, own.keyID, id),
 			"to change the key, sign the change with both: keymill audit rotate")
 	}
 	if err := p.freeze(ctx, src, own); err != nil {

@@ -119,7 +119,8 @@ func (p *Proof) open(keys []PublicKey, witnesses []*Witness) (*checkpoint, error
 // head checks that the station log names the lot log's head, and the witnesses and
 // time stamps of that log. In the first format there is one log for all.
 func (d *Device) head(proof *DeviceProof, station string, lot *checkpoint, trust Trust) error {
-	signed, witnessed := []byte(nil), lot
+	var signed []byte
+	witnessed := lot
 	if lot.origin == Origin(station) {
 		p, err := ParseProof(proof.Proof)
 		if err != nil {

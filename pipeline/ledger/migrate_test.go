@@ -132,7 +132,7 @@ func goesOn(t *testing.T, l *Ledger) {
 	}
 	continued, undone := events[before], events[before+1]
 	if len(events) != before+2 || undone.Origin != "vm/open" || undone.Seq != 2 || !strings.Contains(string(continued.Canonical),
-		fmt.Sprintf(`{"action":"log-continued","facts":{"origin":"keymill/vm","root":"`)) ||
+		`{"action":"log-continued","facts":{"origin":"keymill/vm","root":"`) ||
 		!strings.Contains(string(continued.Canonical), fmt.Sprintf(`","size":"%d"},"lot":"open","schema":"keymill.event/2","seq":1,`, old[0].Size)) {
 		t.Errorf("%s\n%s", continued.Canonical, undone.Canonical)
 	}

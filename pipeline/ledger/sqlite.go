@@ -129,9 +129,8 @@ func (s *sqliteDB) claimFile(ctx context.Context, f *os.File) error {
 	} else if n > 0 {
 		return fmt.Errorf("%w: %s", errForeign, s.path)
 	}
-	_, noJournal := os.Lstat(s.path + "-journal")
-	if mark == applicationID && noJournal != nil {
-		return nil
+	if _, noJournal := os.Lstat(s.path + "-journal"); mark == applicationID && noJournal != nil {
+		return nil //nolint:nilerr // without a journal there is nothing to take back
 	}
 	if mark != applicationID && mark != 0 {
 		return fmt.Errorf("%w: %s", errForeign, s.path)

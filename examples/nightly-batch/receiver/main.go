@@ -39,7 +39,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if _, err := fmt.Fprintf(os.Stdout, "http://%s\n", ln.Addr()); err != nil {
+	if _, err := fmt.Fprintf(os.Stdout, "http://%s\n", ln.Addr()); err != nil { //nolint:forbidigo // this is main
 		log.Fatal(err)
 	}
 	server := &http.Server{Handler: &receiver{secret: secret, out: out}, ReadHeaderTimeout: 5 * time.Second}

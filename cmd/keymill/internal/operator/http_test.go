@@ -74,7 +74,7 @@ func (s *served) do(method, path, body string, headers ...string) (int, string) 
 
 func TestAPI(t *testing.T) {
 	s := serve(t, 2, 1, nil)
-	status, body := s.do("GET", "/api/v1/state", "")
+	status, body := s.do(http.MethodGet, "/api/v1/state", "")
 	const want = `{"lot":"W47","remaining":2,"made":0,"failed":0,"line":"running","slots":[{"name":"1","state":"empty","device":"","percent":0,"label":""}],"screen":"ready","message":"Scan the next unit"}`
 	if status != 200 || strings.TrimSpace(body) != want {
 		t.Errorf("%d %s", status, body)
@@ -92,11 +92,11 @@ func TestAPI(t *testing.T) {
 	s.do("POST", "/api/v1/scan", `{"id":"1","text":"SN0002"}`)
 	s.do("POST", "/api/v1/scan", `{"id":"2","text":"SN0002"}`)
 	s.wantUnits("SN0001 confirmed")
-	if status, body = s.do("GET", "/metrics", ""); status != 200 || !strings.Contains(body, `keymill_station_units{lot="W47",state="confirmed"} 1`) {
+	if status, body = s.do(http.MethodGet, "/metrics", ""); status != 200 || !strings.Contains(body, `keymill_station_units{lot="W47",state="confirmed"} 1`) {
 		t.Errorf("%d %s", status, body)
 	}
 	for _, path := range []string{"/", "/screen", "/numbers", "/codes", "/static/station.js", "/static/station.css", "/static/icon.svg"} {
-		if status, body = s.do("GET", path, ""); status != 200 || len(body) < 50 {
+		if status, body = s.do(http.MethodGet, path, ""); status != 200 || len(body) < 50 {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}
@@ -120,14 +120,14 @@ func TestAPIRefuses(t *testing.T) {
 		"no cookie":         {"POST", "/api/v1/scan", `{"id":"1","text":"SN0001"}`, []string{"Origin", ours}, 403},
 		"a wrong cookie":    {"POST", "/api/v1/scan", `{"id":"1","text":"SN0001"}`, []string{"Origin", ours, "Cookie", cookieName + "=x"}, 403},
 		"a form":            {"POST", "/api/v1/scan", `{"id":"1","text":"SN0001"}`, []string{"Origin", ours, "Cookie", cookieName + "=" + s.page.secret}, 415},
-		"rebound name":      {"GET", "/api/v1/state", "", []string{"Host", "evil.example:" + ours[strings.LastIndex(ours, ":")+1:]}, 403},
-		"another port":      {"GET", "/api/v1/state", "", []string{"Host", "127.0.0.1:1"}, 403},
-		"cross-site fetch":  {"GET", "/screen", "", []string{"Sec-Fetch-Site", "cross-site"}, 403},
+		"rebound name":      {http.MethodGet, "/api/v1/state", "", []string{"Host", "evil.example:" + ours[strings.LastIndex(ours, ":")+1:]}, 403},
+		"another port":      {http.MethodGet, "/api/v1/state", "", []string{"Host", "127.0.0.1:1"}, 403},
+		"cross-site fetch":  {http.MethodGet, "/screen", "", []string{"Sec-Fetch-Site", "cross-site"}, 403},
 		"stale revision":    {"POST", "/api/v1/scan", `{"id":"1","text":"END"}`, []string{"If-Match", `"99"`}, 409},
 		"a tab, long":       {"POST", "/api/v1/takeover", "", []string{"X-Keymill-Tab", strings.Repeat("b", 99)}, 400},
-		"no such file":      {"GET", "/static/page.html", "", nil, 404},
-		"no such path":      {"GET", "/api/v1/keys", "", nil, 404},
-		"wrong method":      {"GET", "/api/v1/scan", "", nil, 405},
+		"no such file":      {http.MethodGet, "/static/page.html", "", nil, 404},
+		"no such path":      {http.MethodGet, "/api/v1/keys", "", nil, 404},
+		"wrong method":      {http.MethodGet, "/api/v1/scan", "", nil, 405},
 		"take over unnamed": {"POST", "/api/v1/takeover", "", nil, 400},
 	} {
 		if status, body := s.do(tt.method, tt.path, tt.body, tt.headers...); status != tt.want {

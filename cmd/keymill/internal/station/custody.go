@@ -209,7 +209,7 @@ func (l *Lot) freshOut(ctx context.Context, out string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fault.StorageOutage(err)
 	}
-	what := ""
+	var what string
 	switch {
 	case entries > 0:
 		what = fmt.Sprintf("pack %s holds %d keys", PackPath(lot), entries)

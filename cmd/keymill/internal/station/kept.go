@@ -21,7 +21,7 @@ type kept struct {
 
 // openKept opens the token of a lot whose keys stay in one.
 func (l *Lot) openKept(ctx context.Context) (*kept, error) {
-	if l.Lot.Keys != pipeline.KeysInToken {
+	if l.Keys != pipeline.KeysInToken {
 		return nil, nil
 	}
 	configs, journal, err := l.opts.HSMConfigs(l.Config, l.Log, hsm.OpenJournal)

@@ -82,9 +82,9 @@ func (l *Lot) Plan(ctx context.Context, path string) (err error) {
 	if l.Lot, err = l.describeLot(l.Name, path, summary.SHA256, summary.Rows); err != nil {
 		return err
 	}
-	l.Lot.Created, l.Lot.Unique = now, summary.Unique
+	l.Created, l.Unique = now, summary.Unique
 	if !l.restoring {
-		if err := l.freshOut(ctx, l.Lot.Out); err != nil {
+		if err := l.freshOut(ctx, l.Out); err != nil {
 			return err
 		}
 	}

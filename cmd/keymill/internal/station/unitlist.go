@@ -232,10 +232,8 @@ func (v *View) reportLine(ctx context.Context, line int, value func(string) stri
 	default:
 		return l, fmt.Sprintf("result %q is neither ok nor failed", value("result")), nil
 	}
-	if l.at != "" {
-		if _, err := time.Parse(time.RFC3339, l.at); err != nil {
-			return l, fmt.Sprintf("time %q is not like 2026-11-30T10:00:00Z", l.at), nil
-		}
+	if _, badTime := time.Parse(time.RFC3339, l.at); l.at != "" && badTime != nil {
+		return l, fmt.Sprintf("time %q is not like 2026-11-30T10:00:00Z", l.at), nil
 	}
 	name := value("device")
 	found, err := v.Find(ctx, v.Planned.Name, name)

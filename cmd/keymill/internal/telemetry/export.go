@@ -37,64 +37,65 @@ func (c *collector) httpClient(heard *tally) (*http.Client, error) {
 	}, nil
 }
 
-// tracesClient returns the client for spans; heard learns how it fares.
-func (c *collector) tracesClient(heard *tally) (otlptrace.Client, error) {
-	retry := otlptracehttp.RetryConfig{
-		Enabled: true, InitialInterval: exportRetryFirst, MaxInterval: exportRetryMost, MaxElapsedTime: exportTimeout,
+// grpcOptions are an exporter's options for gRPC. Each signal has the same
+// functions, with a type of its own.
+func grpcOptions[O any](c *collector, endpoint func(string) O, headers func(map[string]string) O,
+	timeout func(time.Duration) O, tls func(credentials.TransportCredentials) O, retry O) []O {
+	options := append(commonOptions(c, endpoint, headers), timeout(c.timeout), retry)
+	if strings.HasPrefix(c.url, "https:") {
+		options = append(options, tls(credentials.NewTLS(c.tls)))
 	}
-	if c.grpc {
-		options := []otlptracegrpc.Option{
-			otlptracegrpc.WithEndpointURL(c.url), otlptracegrpc.WithTimeout(c.timeout),
-			otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig(retry)),
-		}
-		if strings.HasPrefix(c.url, "https:") {
-			options = append(options, otlptracegrpc.WithTLSCredentials(credentials.NewTLS(c.tls)))
-		}
-		if c.headers != nil {
-			options = append(options, otlptracegrpc.WithHeaders(c.headers))
-		}
-		return otlptracegrpc.NewClient(options...), nil
-	}
-	client, err := c.httpClient(heard)
+	return options
+}
+
+// httpOptions are an exporter's options for HTTP; heard learns how it fares.
+func httpOptions[O any](c *collector, endpoint func(string) O, headers func(map[string]string) O,
+	client func(*http.Client) O, retry O, heard *tally) ([]O, error) {
+	own, err := c.httpClient(heard)
 	if err != nil {
 		return nil, err
 	}
-	options := []otlptracehttp.Option{
-		otlptracehttp.WithEndpointURL(c.url), otlptracehttp.WithHTTPClient(client), otlptracehttp.WithRetry(retry),
-	}
+	return append(commonOptions(c, endpoint, headers), client(own), retry), nil
+}
+
+func commonOptions[O any](c *collector, endpoint func(string) O, headers func(map[string]string) O) []O {
+	options := []O{endpoint(c.url)}
 	if c.headers != nil {
-		options = append(options, otlptracehttp.WithHeaders(c.headers))
+		options = append(options, headers(c.headers))
+	}
+	return options
+}
+
+// exportRetry is how every exporter tries again: the exporters' types for it have
+// the same fields.
+var exportRetry = otlptracehttp.RetryConfig{
+	Enabled: true, InitialInterval: exportRetryFirst, MaxInterval: exportRetryMost, MaxElapsedTime: exportTimeout,
+}
+
+// tracesClient returns the client for spans; heard learns how it fares.
+func (c *collector) tracesClient(heard *tally) (otlptrace.Client, error) {
+	if c.grpc {
+		return otlptracegrpc.NewClient(grpcOptions(c, otlptracegrpc.WithEndpointURL, otlptracegrpc.WithHeaders, otlptracegrpc.WithTimeout,
+			otlptracegrpc.WithTLSCredentials, otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig(exportRetry)))...), nil
+	}
+	options, err := httpOptions(c, otlptracehttp.WithEndpointURL, otlptracehttp.WithHeaders, otlptracehttp.WithHTTPClient,
+		otlptracehttp.WithRetry(exportRetry), heard)
+	if err != nil {
+		return nil, err
 	}
 	return otlptracehttp.NewClient(options...), nil
 }
 
-// metricsExporter returns the exporter for metrics.
+// metricsExporter returns the exporter for metrics; heard learns how it fares.
 func (c *collector) metricsExporter(ctx context.Context, heard *tally) (sdkmetric.Exporter, error) {
-	retry := otlpmetrichttp.RetryConfig{
-		Enabled: true, InitialInterval: exportRetryFirst, MaxInterval: exportRetryMost, MaxElapsedTime: exportTimeout,
-	}
 	if c.grpc {
-		options := []otlpmetricgrpc.Option{
-			otlpmetricgrpc.WithEndpointURL(c.url), otlpmetricgrpc.WithTimeout(c.timeout),
-			otlpmetricgrpc.WithRetry(otlpmetricgrpc.RetryConfig(retry)),
-		}
-		if strings.HasPrefix(c.url, "https:") {
-			options = append(options, otlpmetricgrpc.WithTLSCredentials(credentials.NewTLS(c.tls)))
-		}
-		if c.headers != nil {
-			options = append(options, otlpmetricgrpc.WithHeaders(c.headers))
-		}
-		return otlpmetricgrpc.New(ctx, options...)
+		return otlpmetricgrpc.New(ctx, grpcOptions(c, otlpmetricgrpc.WithEndpointURL, otlpmetricgrpc.WithHeaders, otlpmetricgrpc.WithTimeout,
+			otlpmetricgrpc.WithTLSCredentials, otlpmetricgrpc.WithRetry(otlpmetricgrpc.RetryConfig(exportRetry)))...)
 	}
-	client, err := c.httpClient(heard)
+	options, err := httpOptions(c, otlpmetrichttp.WithEndpointURL, otlpmetrichttp.WithHeaders, otlpmetrichttp.WithHTTPClient,
+		otlpmetrichttp.WithRetry(otlpmetrichttp.RetryConfig(exportRetry)), heard)
 	if err != nil {
 		return nil, err
-	}
-	options := []otlpmetrichttp.Option{
-		otlpmetrichttp.WithEndpointURL(c.url), otlpmetrichttp.WithHTTPClient(client), otlpmetrichttp.WithRetry(retry),
-	}
-	if c.headers != nil {
-		options = append(options, otlpmetrichttp.WithHeaders(c.headers))
 	}
 	return otlpmetrichttp.New(ctx, options...)
 }
