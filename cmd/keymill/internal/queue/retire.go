@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/logs"
@@ -78,9 +77,6 @@ func Retire(ctx context.Context, o station.Options, name, reason string, rekeyRe
 	for _, lot := range lots {
 		r := retiring{known: known, changes: changes, lot: lot, rekeyReleased: rekeyReleased, done: &done}
 		if err := r.devices(ctx); err != nil {
-			return done, err
-		}
-		if err := r.signHead(ctx, o); err != nil {
 			return done, err
 		}
 	}
@@ -161,27 +157,6 @@ func (r *retiring) rekey(ctx context.Context, rec *pipeline.Record) error {
 	}
 	r.done.Rekeyed++
 	return nil
-}
-
-// signHead signs the last head of the retired station's part of the lot, which
-// nobody else will.
-func (r *retiring) signHead(ctx context.Context, o station.Options) error {
-	logs, err := r.known.Logs(ctx, r.lot.Name)
-	if err != nil {
-		return err
-	}
-	if !slices.ContainsFunc(logs, func(l pipeline.Log) bool {
-		return l.Kind == pipeline.LogLot && l.Station == r.done.Station && l.Size > 0
-	}) {
-		return nil
-	}
-	o.Shared = true
-	l, err := station.OpenPlanned(ctx, o, r.lot.Name)
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	return l.SignFor(ctx, r.done.Station, r.done.Reason)
 }
 
 func (r *retiring) device(rec *pipeline.Record) Device {

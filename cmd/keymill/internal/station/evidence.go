@@ -85,6 +85,9 @@ func SignRetired(ctx context.Context, o Options, cfg *config.Config, known *ledg
 		if err := reports.SignFor(ctx, known, lot.Name, retired, reason, signing); err != nil {
 			return err
 		}
+		if err := known.SignedBy(ctx, lot.Name, retired, cfg.Audit.Station); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -173,14 +176,7 @@ func (s Signer) Exporting(cfg *config.Config, known *ledger.Ledger, formats []st
 // signPart signs this station's part of a lot that several work on, and returns
 // the name of one whose part is not signed as it stands, "" where all are.
 func (l *Lot) signPart(ctx context.Context) (missing string, err error) {
-	if err := l.openSigner(ctx); err != nil {
-		return "", err
-	}
-	signing, err := l.signer.Signing(l.Config, l.Ledger)
-	if err != nil {
-		return "", err
-	}
-	if err := reports.SignLot(ctx, l.Ledger, l.Name, signing); err != nil {
+	if err := l.Sign(ctx); err != nil {
 		return "", err
 	}
 	logs, err := l.Ledger.Logs(ctx, l.Name)
@@ -200,20 +196,4 @@ func (l *Lot) signPart(ctx context.Context) (missing string, err error) {
 		}
 	}
 	return "", nil
-}
-
-// SignFor signs the last head of a retired station's part of the lot in this
-// station's log, with the reason.
-func (l *Lot) SignFor(ctx context.Context, station, reason string) error {
-	if err := l.openSigner(ctx); err != nil {
-		return err
-	}
-	signing, err := l.signer.Signing(l.Config, l.Ledger)
-	if err != nil {
-		return err
-	}
-	if err := reports.SignFor(ctx, l.Ledger, l.Name, station, reason, signing); err != nil {
-		return err
-	}
-	return l.Ledger.SignedBy(ctx, l.Name, station, signing.Station)
 }
