@@ -139,12 +139,16 @@ func (a *app) certRevokeCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if a.json {
+				return a.writeJSON(viewCert(rec))
+			}
 			a.printf("Revoked certificate %s of %q. Servers learn it from the next `keymill cert crl`.\n", rec.Cert.Serial, rec.Identity.Name())
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why: "+strings.Join(names, ", "))
 	addSettings(cmd)
+	a.jsonFlag(cmd)
 	return cmd
 }
 

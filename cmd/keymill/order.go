@@ -107,6 +107,7 @@ func (a *app) orderShowCmd() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&keyFile, "key", "", "the owner's public key (PEM)")
+	a.jsonFlag(cmd) // which is what it prints anyhow
 	return cmd
 }
 

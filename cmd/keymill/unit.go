@@ -129,12 +129,20 @@ other hands, give the device a new key instead: ` + "`keymill retry LOT --rekey 
 			if err != nil {
 				return err
 			}
+			if a.json {
+				list, err := known.UnitsOfDevice(cmd.Context(), rec)
+				if err != nil {
+					return err
+				}
+				return a.printUnits(list)
+			}
 			a.printf("Unit %d of %s is scrapped. Destroy its medium, if that is not done.\n", unit.Number, rec.Identity)
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why; it is recorded")
 	addSettings(cmd)
+	a.jsonFlag(cmd)
 	return cmd
 }
 
