@@ -133,7 +133,7 @@ func freePorts(t testing.TB) int {
 // eventually polls for a condition.
 func eventually(t testing.TB, condition func() bool) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(5 * time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !condition() {

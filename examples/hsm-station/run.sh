@@ -52,7 +52,7 @@ cp --sparse=always trial/golden.sdimg golden.sdimg
 title 'A trial server stands in for the real one.'
 "$keymill" sandbox --dir server >url 2>server.log & # not by the function: its process would be a shell's
 server=$!
-for ((i = 0; i < 400; i++)); do [[ -s url ]] && break; sleep 0.05; done
+for ((i = 0; i < 6000; i++)); do [[ -s url ]] && break; sleep 0.05; done
 [[ -s url ]] || die "no server: $(cat server.log)"
 KEYMILL_SERVER_URL=$(cat url)
 export KEYMILL_SERVER_URL

@@ -25,10 +25,11 @@ die() {
   exit 1
 }
 
-# until TRIES COMMAND..: a command that must succeed within TRIES/20 seconds.
+# until TRIES COMMAND..: a command that must succeed within TRIES/2 seconds: ten
+# times what a machine at rest needs.
 until_true() {
   local tries=$1; shift
-  for ((i = 0; i < tries; i++)); do
+  for ((i = 0; i < 10 * tries; i++)); do
     if "$@"; then return; fi
     sleep 0.05
   done

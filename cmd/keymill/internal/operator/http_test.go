@@ -193,7 +193,7 @@ func (s *served) tab(name string) <-chan string {
 
 func TestEventsAreTheState(t *testing.T) {
 	s := serve(t, 2, 1, nil)
-	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer stop()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/api/v1/events", nil)
 	if err != nil {

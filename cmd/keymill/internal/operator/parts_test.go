@@ -342,7 +342,7 @@ func TestPrograms(t *testing.T) {
 // waitUntil waits for a view, outside of synctest.
 func (b *bench) waitUntil(good func(*View) bool) {
 	b.t.Helper()
-	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
+	ctx, stop := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer stop()
 	for {
 		v, changed := b.View()

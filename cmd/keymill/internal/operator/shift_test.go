@@ -229,7 +229,7 @@ func (l *line) state() *State {
 // until waits for the stream of states to bring what is wanted.
 func (l *line) until(what string, good func(*State) bool) *State {
 	l.t.Helper()
-	ctx, stop := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, stop := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer stop()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+l.address+"/api/v1/events", nil)
 	if err != nil {
