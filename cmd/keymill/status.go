@@ -1,6 +1,9 @@
 package main
 
 import (
+	"context"
+	"time"
+
 	"github.com/spf13/cobra"
 
 	"keymill/cmd/keymill/internal/station"
@@ -76,6 +79,9 @@ func (a *app) statusOf(cmd *cobra.Command, known *ledger.Ledger, name string) er
 	if totals.InventoryPending+totals.InventoryFailed > 0 {
 		a.printf("Inventory: %d pending, %d refused; `keymill retry %s --inventory` goes on\n", totals.InventoryPending, totals.InventoryFailed, name)
 	}
+	if err := a.printStations(cmd.Context(), known, name); err != nil {
+		return err
+	}
 	shown := 0
 	for rec, err := range known.Records(cmd.Context(), name, pipeline.Failed, pipeline.Conflicted) {
 		if err != nil {
@@ -88,4 +94,44 @@ func (a *app) statusOf(cmd *cobra.Command, known *ledger.Ledger, name string) er
 		a.printf("  row %d %s: %s: %s\n", rec.Row, rec.Identity.Name(), rec.State, rec.Reason)
 	}
 	return nil
+}
+
+// printStations says which stations work on a lot, and who is silent. Of a lot
+// that one station has to itself it says nothing.
+func (a *app) printStations(ctx context.Context, known *ledger.Ledger, lot string) error {
+	parts, err := known.LotStations(ctx, lot)
+	if err != nil || len(parts) < 2 {
+		return err
+	}
+	all, err := known.Stations(ctx)
+	if err != nil {
+		return err
+	}
+	now, err := known.Now(ctx)
+	if err != nil {
+		return err
+	}
+	a.printf("Stations:\n")
+	for _, part := range parts {
+		for _, s := range all {
+			if s.Name == part.Station {
+				a.printf("  %-20s %s, %s\n", s.Name, stationState(s, now), part.Out)
+			}
+		}
+	}
+	return nil
+}
+
+// stationState says whether a station is at work.
+func stationState(s ledger.Station, now time.Time) string {
+	switch silent := now.Sub(s.Beat); {
+	case !s.Retired.IsZero():
+		return "retired: " + s.RetiredReason
+	case s.Beat.IsZero() || s.PID == 0:
+		return "not at work"
+	case silent > ledger.Silence:
+		return "silent for " + silent.Round(time.Second).String()
+	default:
+		return "at work"
+	}
 }
