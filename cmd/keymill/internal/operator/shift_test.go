@@ -77,7 +77,6 @@ type line struct {
 	backing map[string]string // file by slot
 	media   map[string]string // finished media, by device's serial
 	files   int
-	scans   int
 }
 
 const mediumBytes = 80 << 20
@@ -258,26 +257,6 @@ func (l *line) until(what string, good func(*State) bool) *State {
 	}
 	l.t.Fatalf("never %s: %s; the station says %s", what, last, l.log)
 	return nil
-}
-
-// scan posts a scan with an id of its own.
-func (l *line) scan(text string) *State {
-	l.t.Helper()
-	l.scans++
-	body, err := json.Marshal(map[string]string{"id": fmt.Sprintf("%s-%d", l.t.Name(), l.scans), "text": text})
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	resp, err := http.Post("http://"+l.address+"/api/v1/scan", "application/json", bytes.NewReader(body))
-	if err != nil {
-		l.t.Fatalf("%v; the station says %s", err, l.log)
-	}
-	defer resp.Body.Close()
-	var s State
-	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil || resp.StatusCode != http.StatusOK {
-		l.t.Fatalf("%v, status %d", err, resp.StatusCode)
-	}
-	return &s
 }
 
 // units reads the ledger.

@@ -108,11 +108,11 @@ func (l *Lot) Plan(ctx context.Context, path string) (err error) {
 		}
 	}
 	facts := map[string]string{
-		"manifest_sha256": summary.SHA256, "devices": strconv.Itoa(summary.Rows), "golden_sha256": l.Lot.GoldenSHA256,
-		"inject_sha256": l.Lot.InjectSHA256, "format": l.Lot.Format, "identity": strings.Join(summary.Identity, ","),
+		"manifest_sha256": summary.SHA256, "devices": strconv.Itoa(summary.Rows), "golden_sha256": l.GoldenSHA256,
+		"inject_sha256": l.InjectSHA256, "format": l.Format, "identity": strings.Join(summary.Identity, ","),
 	}
 	maps.Copy(facts, l.order.facts())
-	event := pipeline.Event{Station: l.Lot.Station, Lot: l.Name, Action: pipeline.ActionPlan, Facts: Facts(facts)}
+	event := pipeline.Event{Station: l.Station, Lot: l.Name, Action: pipeline.ActionPlan, Facts: Facts(facts)}
 	err = l.Ledger.Plan(ctx, l.Lot, event, l.distinctNames(l.certifiable(l.allowed(manifest.Devices(ctx)))))
 	if sourceErr, ok := errors.AsType[*nameTaken](err); ok {
 		return fault.As(fault.Manifest, pipeline.WithHint(sourceErr,
@@ -144,7 +144,7 @@ func (n *nameTaken) Error() string {
 // distinctNames passes devices on as long as their image files have names of
 // their own.
 func (l *Lot) distinctNames(devices iter.Seq2[pipeline.Device, error]) iter.Seq2[pipeline.Device, error] {
-	if l.Lot.Format == config.FormatPack {
+	if l.Format == config.FormatPack {
 		return devices
 	}
 	return func(yield func(pipeline.Device, error) bool) {

@@ -232,7 +232,7 @@ func (v *View) reportLine(ctx context.Context, line int, value func(string) stri
 	default:
 		return l, fmt.Sprintf("result %q is neither ok nor failed", value("result")), nil
 	}
-	if _, badTime := time.Parse(time.RFC3339, l.at); l.at != "" && badTime != nil {
+	if l.at != "" && !isTime(l.at) {
 		return l, fmt.Sprintf("time %q is not like 2026-11-30T10:00:00Z", l.at), nil
 	}
 	name := value("device")
@@ -285,4 +285,10 @@ func (v *View) otherLot(ctx context.Context, name string) string {
 		}
 	}
 	return ""
+}
+
+// isTime reports whether text is a time as RFC 3339 writes it.
+func isTime(text string) bool {
+	_, err := time.Parse(time.RFC3339, text)
+	return err == nil
 }

@@ -166,7 +166,7 @@ func (w *watcher) receive(ctx context.Context) (stop func(), err error) {
 	}
 	return func() {
 		_ = server.Close()
-		<-ended
+		_ = <-ended
 	}, nil
 }
 

@@ -158,7 +158,7 @@ func usedByLot(ctx context.Context, known *ledger.Ledger, order string, lot *pip
 		case pipeline.ActionPlan:
 			var facts map[string]string
 			if err := json.Unmarshal(event.Facts, &facts); err != nil || facts["work_order"] != order {
-				return false, 0, nil //nolint:nilerr // a lot without such facts is no lot of the order
+				return false, 0, nil // a lot without such facts is no lot of the order
 			}
 			ours = true
 		case pipeline.ActionRelease:
