@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -121,10 +122,20 @@ func (t *Transitions) Undone(ctx context.Context, rec *Record, removal, key stri
 // server before the new one goes on it. Nothing of the old key is destroyed yet:
 // the record's Stale says where it lies, until StaleDestroyed.
 func (t *Transitions) Rekeyed(ctx context.Context, rec *Record, reason string) error {
+	return t.givenUp(ctx, rec, Event{Reason: reason})
+}
+
+// Returned is Rekeyed for a unit that came back: a person says why, and the unit
+// that the device's image went to is scrapped in the same transaction.
+func (t *Transitions) Returned(ctx context.Context, rec *Record, reason string) error {
+	return t.givenUp(ctx, rec, Event{Action: ActionReturn, Reason: reason})
+}
+
+func (t *Transitions) givenUp(ctx context.Context, rec *Record, event Event) error {
 	if !rec.Stale.IsZero() {
 		return fmt.Errorf("device %s has a key that was given up and is not destroyed yet", rec.Identity)
 	}
-	return t.rekeyed(ctx, rec, Event{Reason: reason}, func(next *Record) {
+	return t.rekeyed(ctx, rec, event, func(next *Record) {
 		next.Stale = Stale{Pack: rec.Pack, Output: rec.Output.Name, Fingerprint: rec.Fingerprint()}
 	})
 }
@@ -139,7 +150,8 @@ func (t *Transitions) Abandoned(ctx context.Context, rec *Record, reason string)
 }
 
 func (t *Transitions) rekeyed(ctx context.Context, rec *Record, event Event, change func(next *Record)) error {
-	event.Action, event.SPKI, event.Algorithm = ActionRekey, rec.Fingerprint(), rec.Algorithm
+	event.Action = cmp.Or(event.Action, ActionRekey)
+	event.SPKI, event.Algorithm = rec.Fingerprint(), rec.Algorithm
 	event.CertSerial, event.CertSHA256 = rec.Cert.Serial, rec.Cert.SHA256
 	return t.commit(ctx, rec, Planned, event, func(next *Record) {
 		// A key that the server never confirmed does not displace the one before
@@ -259,8 +271,11 @@ func (t *Transitions) commit(ctx context.Context, rec *Record, to State, event E
 		event.Algorithm, event.SPKI = next.Algorithm, next.Fingerprint()
 	}
 	c := Change{From: rec.State, Record: &next, Event: event, Details: next.Details != rec.Details}
-	if event.Action == ActionUndo || event.Action == ActionRekey {
+	switch event.Action {
+	case ActionUndo, ActionRekey:
 		c.Scrap = event.Action
+	case ActionReturn:
+		c.Scrap = event.Reason
 	}
 	err := t.Ledger.Commit(context.WithoutCancel(ctx), c)
 	if errors.Is(err, ErrLost) || errors.Is(err, ErrUnitBusy) {

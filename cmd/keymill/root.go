@@ -117,7 +117,7 @@ func (a *app) verbs() []verbGroup {
 	return []verbGroup{
 		{"lots", "Lots:", []*cobra.Command{
 			a.demoCmd(), a.initCmd(), a.allocateCmd(), a.checkCmd(), a.planCmd(), a.traced(a.runCmd()), a.batchCmd(), a.statusCmd(),
-			a.traced(a.retryCmd()), a.traced(a.verifyCmd()), a.watchCmd(), a.traced(a.undoCmd()),
+			a.traced(a.retryCmd()), a.traced(a.verifyCmd()), a.watchCmd(), a.traced(a.undoCmd()), a.traced(a.rmaCmd()),
 		}},
 		{"stations", "Stations:", []*cobra.Command{a.stationCmd(), a.unitCmd(), a.labelCmd(), a.submitCmd(), a.workerCmd(), a.imageCmd(), a.hsmCmd(), a.certCmd(), a.orderCmd()}},
 		{"auditor", "The auditor:", []*cobra.Command{a.traced(a.exportCmd()), a.auditCmd()}},

@@ -18,44 +18,55 @@ import (
 // the old ones cannot be had back; then the ledger says what is given up, and
 // only then anything is destroyed. It works also where the lot's pack is gone.
 func (l *Lot) Rekey(ctx context.Context, devices []string) error {
+	_, err := l.rekey(ctx, devices, func(changes *pipeline.Transitions, rec *pipeline.Record) error {
+		return changes.Rekeyed(ctx, rec, "retry --rekey")
+	})
+	return err
+}
+
+// giveUp records that a device gives its key up, and why.
+type giveUp func(changes *pipeline.Transitions, rec *pipeline.Record) error
+
+// rekey is Rekey; it returns the devices' records.
+func (l *Lot) rekey(ctx context.Context, devices []string, giveUp giveUp) ([]*pipeline.Record, error) {
 	if l.Keys == pipeline.KeysInManifest || l.Keys == pipeline.KeysInFiles {
-		return fault.As(fault.Usage, pipeline.WithHint(errors.New("this lot's keys were given: there is nothing to make new ones from"),
+		return nil, fault.As(fault.Usage, pipeline.WithHint(errors.New("this lot's keys were given: there is nothing to make new ones from"),
 			"Undo the device's lot, and plan another one with the new keys."))
 	}
 	records := make([]*pipeline.Record, 0, len(devices))
 	for _, value := range devices {
 		found, err := l.Ledger.Find(ctx, l.Name, value)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		rec, err := theDevice(l.Lot, value, found)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		records = append(records, rec)
 	}
 	if err := l.openServer(ctx, 0); err != nil {
-		return err
+		return nil, err
 	}
 	lost, err := l.openForRekey(ctx, records)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	token, err := l.openKept(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if token == nil { // else it is the keys' source, too, and opened by one at a time
 		if err := l.openServices(ctx, 0); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	for _, rec := range records {
-		if err := l.rekeyOne(ctx, token, rec, lost); err != nil {
-			return errors.Join(err, token.Close())
+		if err := l.rekeyOne(ctx, token, rec, lost, giveUp); err != nil {
+			return nil, errors.Join(err, token.Close())
 		}
 	}
-	return token.Close() // before the keys' source opens it
+	return records, token.Close() // before the keys' source opens it
 }
 
 // openForRekey opens the lot's products. lost says that the pack is gone, and
@@ -70,7 +81,7 @@ func (l *Lot) openForRekey(ctx context.Context, records []*pipeline.Record) (los
 	return lost, l.openProducts(ctx)
 }
 
-func (l *Lot) rekeyOne(ctx context.Context, token *kept, rec *pipeline.Record, lost bool) error {
+func (l *Lot) rekeyOne(ctx context.Context, token *kept, rec *pipeline.Record, lost bool, giveUp giveUp) error {
 	changes := pipeline.Transitions{Ledger: l.Ledger, Station: l.Config.Audit.Station}
 	if !rec.Stale.IsZero() { // an interrupted rekeying's
 		if err := l.destroyGiven(ctx, &changes, token, rec, givenUp(rec), lost); err != nil {
@@ -86,7 +97,7 @@ func (l *Lot) rekeyOne(ctx context.Context, token *kept, rec *pipeline.Record, l
 		}
 	}
 	before := *rec
-	if err := changes.Rekeyed(ctx, rec, "retry --rekey"); err != nil {
+	if err := giveUp(&changes, rec); err != nil {
 		return err
 	}
 	return l.destroyGiven(ctx, &changes, token, rec, before, lost)

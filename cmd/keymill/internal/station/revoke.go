@@ -42,7 +42,7 @@ func Revoked(ctx context.Context, known *ledger.Ledger) ([]ca.Revoked, error) {
 	if err != nil {
 		return nil, err
 	}
-	reasons := map[string]ca.Reason{pipeline.ActionUndo: ca.CessationOfOperation, pipeline.ActionRekey: ca.Superseded}
+	reasons := map[string]ca.Reason{pipeline.ActionUndo: ca.CessationOfOperation, pipeline.ActionRekey: ca.Superseded, pipeline.ActionReturn: ca.Superseded}
 	var revoked []ca.Revoked
 	seen := map[string]bool{}
 	for _, lot := range lots {

@@ -90,11 +90,16 @@ func (l *Lot) Work(ctx context.Context, states ...pipeline.State) (Outcome, erro
 	if due == 0 {
 		return l.settle(ctx, before)
 	}
+	return l.work(ctx, due, l.Ledger.Records(ctx, l.Name, states...))
+}
+
+// work carries the given devices, due in number.
+func (l *Lot) work(ctx context.Context, due int, records iter.Seq2[*pipeline.Record, error]) (Outcome, error) {
 	if err := l.Begin(ctx, due); err != nil {
 		return Outcome{}, err
 	}
 	carrying, ended := trace.Phase(ctx, "carry")
-	err = l.Carry(carrying, l.Ledger.Records(ctx, l.Name, states...))
+	err := l.Carry(carrying, records)
 	ended(&err)
 	totals, err := l.End(ctx, err)
 	if err != nil {
