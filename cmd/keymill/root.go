@@ -120,7 +120,7 @@ func (a *app) verbs() []verbGroup {
 			a.traced(a.retryCmd()), a.traced(a.verifyCmd()), a.watchCmd(), a.traced(a.undoCmd()), a.traced(a.rmaCmd()),
 		}},
 		{"stations", "Stations:", []*cobra.Command{a.stationCmd(), a.unitCmd(), a.labelCmd(), a.submitCmd(), a.workerCmd(), a.imageCmd(), a.hsmCmd(), a.certCmd(), a.orderCmd()}},
-		{"auditor", "The auditor:", []*cobra.Command{a.traced(a.exportCmd()), a.auditCmd()}},
+		{"auditor", "The auditor:", []*cobra.Command{a.traced(a.exportCmd()), a.affectedCmd(), a.auditCmd()}},
 		{"machine", "The machine:", []*cobra.Command{a.ledgerCmd(), a.sandboxCmd(), a.doctorCmd(), a.configCmd(), a.versionCmd()}},
 	}
 }
