@@ -84,6 +84,9 @@ func (a *app) tellRestored(done station.Restored) error {
 			a.printf("  %s left alone, of devices that the lot does not have: the pack is another lot's.\n", say.Count(l.Foreign, "key"))
 		}
 	}
+	if done.Restarted > 0 {
+		a.printf("%s signed with more events than this ledger has: bundles will say that those are lost.\n", say.Count(done.Restarted, "log"))
+	}
 	a.printf("Go on with `keymill run`; the same command as before.\n")
 	return nil
 }

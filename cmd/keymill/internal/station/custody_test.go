@@ -347,6 +347,28 @@ func (c *custodian) strayKey() string {
 	return pipeline.Fingerprint(public)
 }
 
+// TestRestoreRestartsLogs: after heads were signed of events that the copy lacks,
+// the logs go on under their next epoch, and so does the lot.
+func TestRestoreRestartsLogs(t *testing.T) {
+	c := newCustodian(t, "pack", nil)
+	c.half()
+	if err := c.run(); err != nil { // it closes the lot, and signs
+		t.Fatal(err)
+	}
+	server, inFiles := c.serverKeys(), c.fileKeys()
+	done, err := Restore(t.Context(), c.o, c.copy)
+	if err != nil || done.Restarted == 0 {
+		t.Fatalf("%v: %+v", err, done)
+	}
+	if again, err := Restore(t.Context(), c.o, ""); err != nil || again.Restarted != 0 {
+		t.Errorf("restarted twice: %v: %+v", err, again)
+	}
+	if err := c.run(); err != nil {
+		t.Fatal(err)
+	}
+	c.nothingLost(server, inFiles)
+}
+
 // TestRekeyWithoutPack: devices whose pack is gone get new keys, and nothing is
 // called destroyed that nobody saw.
 func TestRekeyWithoutPack(t *testing.T) {

@@ -23,6 +23,9 @@ type Restored struct {
 	Ledger string        `json:"ledger"`
 	Aside  string        `json:"aside,omitempty"` // what was there before
 	Lots   []RestoredLot `json:"lots"`
+	// Restarted is how many logs go on under their next epoch, as this station had
+	// signed more of them than the ledger has now.
+	Restarted int `json:"logs_restarted,omitempty"`
 }
 
 // RestoredLot is what was found of one lot that the copy lacked.
@@ -90,7 +93,17 @@ func Restore(ctx context.Context, o Options, file string) (done Restored, err er
 			return done, errors.Join(err, closeSurveys(found, known))
 		}
 	}
-	err = applyAll(ctx, cfg, known, found, file, &done)
+	// Before anything is appended: what follows belongs to the next epoch.
+	if _, err = os.Stat(headsPath(cfg)); err == nil {
+		done.Restarted, err = RestartLogs(ctx, cfg, known, "an older copy of the ledger was put back")
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = nil // this station has signed nothing
+	} else {
+		err = fault.StorageOutage(err)
+	}
+	if err == nil {
+		err = applyAll(ctx, cfg, known, found, file, &done)
+	}
 	return done, errors.Join(err, closeSurveys(found, known))
 }
 
