@@ -221,7 +221,8 @@ func openList(ctx context.Context, data []byte, keys []PublicKey) (st listStatem
 	if err := dec.Decode(&st); err != nil {
 		return st, key, err
 	}
-	if st.Type != statementType || st.PredicateType != PredicateAffected || len(st.Subject) != 1 || st.Subject[0].Name != fileAffected {
+	known := map[string]string{PredicateAffected: fileAffected, PredicateEPCIS: fileEPCIS}[st.PredicateType]
+	if st.Type != statementType || known == "" || len(st.Subject) != 1 || st.Subject[0].Name != known {
 		return st, key, pipeline.WithHint(fmt.Errorf("a statement with predicate %q is not that of a listing", st.PredicateType),
 			"`keymill audit verify` verifies bundles.")
 	}

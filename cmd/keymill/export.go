@@ -20,9 +20,14 @@ and signed by the station. It holds no private key. "keymill audit verify" check
 anywhere, offline. With --encrypt the folder becomes DIR.tar.age, which only the
 recipients can read.
 
+--format epcis makes no bundle but epcis.jsonld, with a signed statement beside it:
+EPCIS 2.0 events of the serial numbers that were commissioned and decommissioned.
+It needs label.gtin; "keymill affected --check" verifies it.
+
 ` + exitCodesHelp,
 		Example: "  keymill export 2026-W47 -o audit\n  keymill export 2026-W47 -o audit --format csv,jsonl\n" +
-			"  keymill export 2026-W47 -o audit --encrypt age1...",
+			"  keymill export 2026-W47 -o audit --encrypt age1...\n" +
+			"  keymill export 2026-W47 -o epcis --format epcis",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if flags.Dir == "" {
@@ -32,7 +37,7 @@ recipients can read.
 		},
 	}
 	cmd.Flags().StringVarP(&flags.Dir, "output", "o", "", "folder of the bundle; it must not exist yet")
-	cmd.Flags().StringSliceVar(&flags.Formats, "format", nil, strings.Join(reports.FormatNames(), ", ")+" (default all)")
+	cmd.Flags().StringSliceVar(&flags.Formats, "format", nil, strings.Join(reports.FormatNames(), ", ")+" (default all); or epcis")
 	cmd.Flags().StringSliceVar(&flags.Recipients, "encrypt", nil, "age recipients (age1..) of an encrypted bundle, DIR.tar.age")
 	addSettings(cmd)
 	a.jsonFlag(cmd)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"keymill/cmd/keymill/internal/build"
 	"keymill/cmd/keymill/internal/config"
 	"keymill/cmd/keymill/internal/fault"
 	"keymill/cmd/keymill/internal/files"
@@ -29,8 +30,11 @@ type ExportOptions struct {
 
 // check refuses what cannot be exported before anything is read.
 func (f ExportOptions) check() error {
+	if slices.Contains(f.Formats, reports.FormatEPCIS) && (len(f.Formats) > 1 || len(f.Recipients) > 0) {
+		return fault.Usagef("--format epcis stands alone: it makes no bundle, and is not encrypted")
+	}
 	for _, format := range f.Formats {
-		if known := reports.FormatNames(); !slices.Contains(known, format) {
+		if known := append(reports.FormatNames(), reports.FormatEPCIS); !slices.Contains(known, format) {
 			return fault.Usagef("--format has %q; it can have %s%s", format, strings.Join(known, ", "), say.DidYouMean(say.Nearest(format, known)))
 		}
 	}
@@ -57,6 +61,9 @@ func Export(ctx context.Context, o station.Options, name string, flags ExportOpt
 		return result, err
 	}
 	defer key.Close()
+	if slices.Contains(flags.Formats, reports.FormatEPCIS) {
+		return exportEPCIS(ctx, known, key, flags.Dir)
+	}
 	opt, err := key.Exporting(known.Config, known.Ledger, flags.Formats)
 	if err != nil {
 		return result, err
@@ -75,6 +82,20 @@ func Export(ctx context.Context, o station.Options, name string, flags ExportOpt
 		result.Dir += ".tar.age"
 	}
 	return result, nil
+}
+
+// exportEPCIS writes the lot's EPCIS events, signed, instead of a bundle.
+func exportEPCIS(ctx context.Context, known *station.View, key station.Signer, dir string) (reports.Result, error) {
+	cfg := known.Config
+	n, err := reports.WriteEPCIS(ctx, known, known.Planned.Name, dir, reports.LabelOptions{GTIN: cfg.Label.GTIN, Serial: cfg.Label.Serial},
+		reports.ListSigning{Station: cfg.Audit.Station, Signer: key.Signer, Time: time.Now().UTC().Format(time.RFC3339), MadeBy: "keymill " + build.Version()})
+	if _, ok := errors.AsType[*reports.LabelError](err); ok {
+		return reports.Result{}, fault.As(fault.Usage, err)
+	}
+	if err != nil {
+		return reports.Result{}, exportFault(err)
+	}
+	return reports.Result{Dir: dir, Devices: known.Planned.Devices, Events: n}, nil
 }
 
 // timestamp returns how checkpoints are stamped, nil where they are not.
