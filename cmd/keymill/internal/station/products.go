@@ -23,7 +23,7 @@ func (l *Lot) openProducts(ctx context.Context) error {
 	if l.images.pack != nil {
 		return nil
 	}
-	out := l.Lot.Out
+	out := l.Out
 	if err := files.MakeDirs(out); err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (l *Lot) openProducts(ctx context.Context) error {
 	if err := l.join(ctx, pack); err != nil {
 		return err
 	}
-	if l.Lot.Format == config.FormatPack {
+	if l.Format == config.FormatPack {
 		return nil
 	}
 	l.images.dir = filepath.Join(out, "images")
@@ -56,7 +56,7 @@ func (l *Lot) openProducts(ctx context.Context) error {
 	if _, err := imaging.RemoveLeftovers(l.images.dir); err != nil {
 		return fault.StorageOutage(err)
 	}
-	if l.images.format, err = imaging.FindFormat(l.Lot.Format); err != nil {
+	if l.images.format, err = imaging.FindFormat(l.Format); err != nil {
 		return fault.As(fault.Usage, err)
 	}
 	l.images.hasher = imaging.NewHasher(l.images.golden)

@@ -159,14 +159,17 @@ func (w *watcher) receive(ctx context.Context) (stop func(), err error) {
 		return nil, fault.As(fault.Usage, pipeline.WithHint(err, "Name another address with --webhook."))
 	}
 	server := &http.Server{Handler: mender.NewWebhook(trimSecret(secret), w.happened), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second}
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(ln) }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = server.Serve(ln) // it ends by Close
+	}()
 	if w.opts.Ready != nil {
 		w.opts.Ready(ln.Addr().String())
 	}
 	return func() {
 		_ = server.Close()
-		_ = <-ended
+		<-ended
 	}, nil
 }
 
