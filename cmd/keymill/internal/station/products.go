@@ -90,7 +90,7 @@ func (l *Lot) ownPlaces(out, pack string) error {
 // join records that this station keeps a part of the lot, and in which pack.
 func (l *Lot) join(ctx context.Context, pack *imaging.Pack) error {
 	id := pack.UUID()
-	part := ledger.LotStation{Lot: l.Name, Station: l.Config.Audit.Station, Out: l.Lot.Out, PackUUID: hex.EncodeToString(id[:])}
+	part := ledger.LotStation{Lot: l.Name, Station: l.Config.Audit.Station, Out: l.Out, PackUUID: hex.EncodeToString(id[:])}
 	join := l.Ledger.JoinLot
 	if len(l.rekeying) > 0 { // the known pack may be gone
 		join = l.Ledger.ReplacePack
@@ -112,11 +112,11 @@ func (l *Lot) packStillThere(ctx context.Context, path string) error {
 	if _, err := os.Stat(path); !l.resumed() || !errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	for packed, err := range l.Ledger.Packed(ctx, l.Lot.Name, l.Config.Audit.Station) {
+	for packed, err := range l.Ledger.Packed(ctx, l.Name, l.Config.Audit.Station) {
 		if err != nil {
 			return err
 		}
-		if packed.State == pipeline.Released && l.Lot.Format != config.FormatPack || l.rekeying[packed.Identity] {
+		if packed.State == pipeline.Released && l.Format != config.FormatPack || l.rekeying[packed.Identity] {
 			continue
 		}
 		return fault.StorageOutage(pipeline.WithHint(fmt.Errorf("the pack %s is gone, and keys of this lot lie only there", path),
