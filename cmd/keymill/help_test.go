@@ -81,7 +81,7 @@ func TestReportsAreJSONToo(t *testing.T) {
 	makers := []string{
 		"demo", "init", "sandbox", "config schema", "man", "help", "image write", "image serve",
 		"audit key", "audit proof", "audit cosign", "ledger vacuum",
-		"cert crl", "order new", "label", "station", "hsm ceremony", "move-a-lot",
+		"cert crl", "order new", "label", "station", "hsm ceremony", "move-a-lot", "package", "telemetry",
 	}
 	for cmd := range everyVerb((&app{}).root()) {
 		name := strings.TrimPrefix(cmd.CommandPath(), "keymill ")
