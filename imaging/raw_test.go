@@ -24,6 +24,8 @@ type handGolden struct {
 	size int64
 	sum  [32]byte
 	info os.FileInfo
+	// trusted spares Prove the reading.
+	trusted bool
 	// matter is what Matter returns; nil: all of it.
 	matter []Span
 }
@@ -38,6 +40,9 @@ func (g *handGolden) Matter(context.Context) ([]Span, error) {
 	return []Span{{0, g.size}}, nil
 }
 func (g *handGolden) Prove(ctx context.Context) error {
+	if g.trusted {
+		return nil
+	}
 	sum, err := sumFile(ctx, g.Name(), g.size, nil)
 	if err == nil && sum != g.sum {
 		err = errors.New("golden reads otherwise")
